@@ -1,0 +1,66 @@
+"""One binary, ``edge-cl``, one file per group of commands.
+
+A command is imported only when it is called, so that ``edge-cl run`` on a board never pays
+for what ``edge-cl simulate`` needs. Other packages add commands through the entry point group
+``edge_cl.commands`` (the exporter adds ``export``).
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from importlib.metadata import entry_points
+
+import click
+
+from edge_cl.errors import EdgeCLError
+
+_COMMANDS = {
+    "bench": "edge_cl.cli.bench:bench",
+    "data": "edge_cl.cli.data:data",
+    "label": "edge_cl.cli.device:label",
+    "run": "edge_cl.cli.run:run",
+    "simulate": "edge_cl.cli.simulate:simulate",
+    "status": "edge_cl.cli.device:status",
+    "verify": "edge_cl.cli.verify:verify",
+}
+
+
+class _LazyGroup(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        plugins = {point.name for point in entry_points(group="edge_cl.commands")}
+        return sorted({*_COMMANDS, *plugins})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name in _COMMANDS:
+            module, _, attribute = _COMMANDS[cmd_name].partition(":")
+            command = getattr(importlib.import_module(module), attribute)
+            return command if isinstance(command, click.Command) else None
+        for point in entry_points(group="edge_cl.commands", name=cmd_name):
+            command = point.load()
+            return command if isinstance(command, click.Command) else None
+        return None
+
+
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="edge-cl")
+def cli() -> None:
+    """A model on a small board that keeps learning after it is deployed."""
+
+
+def main() -> None:
+    """Entry point of ``edge-cl``: the one place that turns errors into messages."""
+    try:
+        cli.main(standalone_mode=False)
+    except click.exceptions.Exit as done:
+        sys.exit(done.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except click.Abort:
+        sys.exit(130)
+    except EdgeCLError as error:
+        click.echo(f"edge-cl: {error}", err=True)
+        sys.exit(1)
+    except BrokenPipeError:
+        sys.exit(0)

@@ -1,0 +1,180 @@
+"""Typed settings from one TOML file; secrets come from the environment, never from the file."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from edge_cl.budget import MIB, Budget
+from edge_cl.errors import ConfigError
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+
+
+class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A table of the settings file; unknown keys are refused."""
+
+
+class DeviceSettings(Section, frozen=True, kw_only=True):
+    """Who this device is. Both names become MQTT topic parts: lower-case letters, digits, dashes."""
+
+    name: str = "edge-cl"
+    site: str = "home"
+
+
+class BudgetSettings(Section, frozen=True, kw_only=True):
+    """Hard limits; see :class:`edge_cl.Budget`."""
+
+    ram_mb: float = 16.0
+    disk_mb: float = 64.0
+
+
+class HeadSettings(Section, frozen=True, kw_only=True):
+    """Which head learns; "" is the bundle's own choice."""
+
+    name: str = ""
+    options: dict[str, Any] = {}
+
+
+class TrustSettings(Section, frozen=True, kw_only=True):
+    """When to believe a prediction."""
+
+    min_confidence: float = 0.5
+
+
+class SleepSettings(Section, frozen=True, kw_only=True):
+    """When to rest and how much.
+
+    Sleep begins when `after_labels` labels were learned since the last one (pressure), or when
+    `idle_s` seconds pass without a reading while at least `min_labels` wait. 0 turns a cause off.
+    """
+
+    after_labels: int = 256
+    idle_s: float = 5.0
+    min_labels: int = 32
+    slice_ms: float = 20.0
+
+
+class StateSettings(Section, frozen=True, kw_only=True):
+    """How often learned state is made durable."""
+
+    commit_ms: float = 50.0
+    snapshot_labels: int = 1000
+
+
+class MqttSettings(Section, frozen=True, kw_only=True):
+    """Where status goes. `url` is ``mqtt://host[:port]`` or ``mqtts://…``; "" means no MQTT.
+
+    The password is read from the environment variable ``EDGE_CL_MQTT_PASSWORD``.
+    """
+
+    url: str = ""
+    username: str = ""
+    ca_file: str = ""
+    status_s: float = 5.0
+
+
+class Settings(Section, frozen=True, kw_only=True):
+    """All settings; every key has a default, so an empty file is valid."""
+
+    device: DeviceSettings = DeviceSettings()
+    budget: BudgetSettings = BudgetSettings()
+    head: HeadSettings = HeadSettings()
+    trust: TrustSettings = TrustSettings()
+    sleep: SleepSettings = SleepSettings()
+    state: StateSettings = StateSettings()
+    mqtt: MqttSettings = MqttSettings()
+
+    def to_budget(self) -> Budget:
+        """The byte budget that the settings describe."""
+        return Budget(ram_bytes=int(self.budget.ram_mb * MIB), disk_bytes=int(self.budget.disk_mb * MIB))
+
+
+def load_settings(path: str | Path) -> Settings:
+    """Read and check a settings file.
+
+    Raises
+    ------
+    ConfigError
+        Names the key, what was found, and what is allowed; an unknown key suggests the nearest.
+    """
+    try:
+        raw = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot read settings ({error.strerror})") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}") from error
+    return settings_from(raw, str(path))
+
+
+def settings_from(raw: dict[str, Any], where: str = "settings") -> Settings:
+    """Check a nested dictionary of settings; `where` names its origin in messages.
+
+    >>> settings_from({"sleep": {"idel_s": 3}})
+    Traceback (most recent call last):
+    ...
+    edge_cl.errors.ConfigError: settings: unknown key sleep.idel_s; did you mean sleep.idle_s?
+    """
+    _refuse_unknown(raw, where)
+    try:
+        settings = msgspec.convert(raw, Settings)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{where}: {str(error).replace('`$.', '`')}") from error
+    for key, value, valid, allowed in _bounds(settings):
+        if not valid:
+            raise ConfigError(f"{where}: {key} is {value!r}; allowed: {allowed}")
+    return settings
+
+
+def _bounds(s: Settings) -> list[tuple[str, object, bool, str]]:
+    names = [("device.name", s.device.name), ("device.site", s.device.site)]
+    positive = [
+        ("budget.ram_mb", s.budget.ram_mb),
+        ("budget.disk_mb", s.budget.disk_mb),
+        ("sleep.slice_ms", s.sleep.slice_ms),
+        ("state.snapshot_labels", s.state.snapshot_labels),
+        ("mqtt.status_s", s.mqtt.status_s),
+    ]
+    not_negative = [
+        ("sleep.after_labels", s.sleep.after_labels),
+        ("sleep.idle_s", s.sleep.idle_s),
+        ("sleep.min_labels", s.sleep.min_labels),
+        ("state.commit_ms", s.state.commit_ms),
+    ]
+    allowed_name = "1 to 63 of a-z, 0-9 and -, beginning with a letter or digit"
+    return [
+        *[(key, v, bool(_NAME.fullmatch(v)), allowed_name) for key, v in names],
+        *[(key, v, v > 0, "above 0") for key, v in positive],
+        *[(key, v, v >= 0, "0 or more") for key, v in not_negative],
+        ("trust.min_confidence", s.trust.min_confidence, 0 <= s.trust.min_confidence <= 1, "0 to 1"),
+        (
+            "mqtt.url",
+            s.mqtt.url,
+            not s.mqtt.url or "://" in s.mqtt.url,
+            "mqtt://host:port or mqtts://host:port",
+        ),
+    ]
+
+
+def _refuse_unknown(raw: dict[str, Any], where: str) -> None:
+    sections = {f.name: f.type for f in msgspec.structs.fields(Settings)}
+    for section, table in raw.items():
+        if section not in sections:
+            raise ConfigError(f"{where}: unknown section [{section}]{_nearest(section, list(sections))}")
+        known = [f.name for f in msgspec.structs.fields(sections[section])]
+        for key in table if isinstance(table, dict) else ():
+            if key not in known:
+                options = [f"{section}.{name}" for name in known]
+                raise ConfigError(
+                    f"{where}: unknown key {section}.{key}{_nearest(f'{section}.{key}', options)}"
+                )
+
+
+def _nearest(found: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(found, known, n=1)
+    return f"; did you mean {close[0]}?" if close else f"; known: {', '.join(known)}"

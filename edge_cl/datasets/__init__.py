@@ -1,0 +1,1 @@
+"""Recordings of real sensors: loading, splitting, fetching from their publishers."""

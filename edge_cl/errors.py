@@ -1,0 +1,73 @@
+"""Everything that can go wrong, as one tree.
+
+::
+
+    EdgeCLError
+    ├── ConfigError          a setting is wrong; names the key, its value and what is allowed
+    ├── SensorError          the world did not deliver a usable sample
+    │   ├── SensorUnavailable    the source is absent or ended; try again later
+    │   └── BadReading           one sample or window is unusable; it is dropped and counted
+    ├── BundleError          a bundle file cannot be trusted or understood
+    ├── StateError           learned state cannot be read, written or matched
+    │   ├── StateCorrupt         a file failed its checksum; an older generation is used
+    │   └── StateUnwritable      the disk is full or failing; the device only predicts
+    ├── NumericalError       a computation left the finite numbers; rebuilt from statistics
+    ├── BudgetExceeded       something does not fit into the byte budget
+    ├── SyncError            the broker refused or cannot be reached; the outbox is kept
+    └── DataError            a data set cannot be fetched, checked or understood
+
+Every message says what was wrong, what was found and what to do. A caller's own
+mistake (a wrong shape, a wrong type) is a plain ``ValueError`` or ``TypeError``.
+"""
+
+
+class EdgeCLError(Exception):
+    """The root: catch this to catch everything edge-cl raises on purpose."""
+
+
+class ConfigError(EdgeCLError):
+    """A setting is wrong."""
+
+
+class SensorError(EdgeCLError):
+    """The world did not deliver a usable sample."""
+
+
+class SensorUnavailable(SensorError):
+    """The source is absent or ended."""
+
+
+class BadReading(SensorError):
+    """One sample or window is unusable; it is dropped and counted."""
+
+
+class BundleError(EdgeCLError):
+    """A bundle file cannot be trusted or understood."""
+
+
+class StateError(EdgeCLError):
+    """Learned state cannot be read, written or matched."""
+
+
+class StateCorrupt(StateError):
+    """A state file failed its checksum."""
+
+
+class StateUnwritable(StateError):
+    """The disk is full or failing."""
+
+
+class NumericalError(EdgeCLError):
+    """A computation left the finite numbers."""
+
+
+class BudgetExceeded(EdgeCLError):
+    """Something does not fit into the byte budget."""
+
+
+class SyncError(EdgeCLError):
+    """The broker refused or cannot be reached."""
+
+
+class DataError(EdgeCLError):
+    """A data set cannot be fetched, checked or understood."""

@@ -1,0 +1,5 @@
+"""THE LOOP: under construction."""
+
+
+class Learner:
+    """Connects the stages."""

@@ -1,0 +1,166 @@
+"""What flows between the stages. Records are immutable; a stage never changes one it was given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, Protocol, TypeAlias
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray: TypeAlias = NDArray[np.floating[Any]]
+
+
+class Reading(msgspec.Struct, frozen=True, kw_only=True):
+    """One window of sensor samples, in the bundle's channels, units and rate.
+
+    Attributes
+    ----------
+    id
+        Unique per device; a late label names the reading by it.
+    t_s
+        Time of the window's last sample, in the source's own clock (seconds).
+    window
+        (n_samples, n_channels) float32, physical units.
+    """
+
+    id: str
+    t_s: float
+    window: FloatArray
+
+
+class Label(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What somebody says a reading was: now, late, or never.
+
+    `source` names who said it. `reading_id` may be empty: then the label is meant for the
+    newest reading.
+    """
+
+    label: str
+    reading_id: str = ""
+    source: str = "cli"
+    t_s: float = 0.0
+
+
+class Decision(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer to one reading.
+
+    `label` is the best class ("" while no class is known), `confidence` its calibrated
+    probability in [0, 1], `abstained` whether that is below the set threshold, and
+    `scores` the probabilities of at most five best classes, best first.
+    """
+
+    reading_id: str
+    t_s: float
+    label: str
+    confidence: float
+    abstained: bool = False
+    scores: dict[str, float] = {}
+
+
+ReceiptStatus: TypeAlias = Literal["learned", "duplicate", "unknown-reading", "refused"]
+
+
+class Receipt(msgspec.Struct, frozen=True, kw_only=True):
+    """What a label did. Given only after the label is safe on disk.
+
+    Attributes
+    ----------
+    status
+        ``learned``; ``duplicate`` (this reading already has this label); ``unknown-reading``
+        (never seen, or seen so long ago that its feature is gone); ``refused``.
+    seq
+        The label's number in the journal, 0 when it was not learned.
+    confidence_before, confidence_after
+        Probability of the given label for this reading, before and after learning it.
+    new_class
+        True when the label's name was not known before.
+    changed
+        Of the last remembered readings, those whose answer changed: ``{id: "old → new"}``.
+    n_compared
+        How many remembered readings were looked at for `changed`.
+    message
+        For a person: what happened and, if nothing was learned, what to do.
+    """
+
+    reading_id: str
+    label: str
+    status: ReceiptStatus
+    source: str = ""
+    seq: int = 0
+    confidence_before: float = 0.0
+    confidence_after: float = 0.0
+    new_class: bool = False
+    changed: dict[str, str] = {}
+    n_compared: int = 0
+    message: str = ""
+
+
+class SleepProgress(msgspec.Struct, frozen=True, kw_only=True):
+    """One slice of sleep is done: `done` of `total` slices in `phase`."""
+
+    phase: Literal["rehearse", "gate", "snapshot"]
+    done: int
+    total: int
+
+
+class SleepReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What one sleep did, and whether the device woke with the new head.
+
+    Accuracies are class-balanced, on held-back exemplars that are never rehearsed.
+    """
+
+    n_sleep: int
+    cause: str
+    n_exemplars: int
+    n_held_back: int
+    accuracy_before: float
+    accuracy_after: float
+    adopted: bool
+    reason: str
+    cpu_s: float
+
+
+class Status(msgspec.Struct, frozen=True, kw_only=True):
+    """How a device is doing: what `edge-cl status` shows and what goes out over MQTT.
+
+    `accuracy_now` is prequential (predicted before learned) over the last 200 labels, or None
+    before the first label. `held` is bytes by holder; `held_bytes` their sum.
+    """
+
+    bundle_name: str
+    bundle_id: str
+    head: str
+    class_names: list[str]
+    n_readings: int
+    n_labels: int
+    journal_seq: int
+    n_pending: int
+    n_bad_readings: int
+    accuracy_now: float | None
+    held: dict[str, int]
+    held_bytes: int
+    budget_bytes: int
+    n_sleeps: int
+    last_sleep: SleepReport | None
+    recovered: str
+    alarm: str
+
+
+Event: TypeAlias = Reading | Label | None
+"""What a stream yields: a reading, a label, or None for "nothing yet" (a tick)."""
+
+Answer: TypeAlias = Decision | Receipt | SleepReport | Status
+"""What a device says."""
+
+Sink: TypeAlias = Callable[[Answer], None]
+"""Where answers go: standard output, MQTT, a list in a test."""
+
+
+class LabelSource(Protocol):
+    """Where labels come from besides the stream itself: MQTT, the command line, a button."""
+
+    def poll(self) -> Sequence[Label]:
+        """Labels that arrived since the last call; never blocks."""
+        ...

@@ -1,0 +1,1 @@
+"""Readings in: recorded files, standard input, simulated sensors; windowing."""

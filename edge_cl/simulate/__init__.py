@@ -1,0 +1,1 @@
+"""A whole device on a desktop: synthetic people and sensors, scenarios, the report."""
