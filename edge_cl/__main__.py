@@ -1,0 +1,5 @@
+"""``python -m edge_cl`` is ``edge-cl``."""
+
+from edge_cl.cli import main
+
+main()
