@@ -48,6 +48,8 @@ class Head(abc.ABC):
     """
 
     name: ClassVar[str]
+    shares_memory: ClassVar[bool] = False
+    """Whether the constructor takes `memory`, a replay memory that the caller fills."""
 
     def __init__(self, n_features: int, n_classes: int = 0) -> None:
         if n_features < 1 or n_classes < 0:
@@ -101,6 +103,11 @@ class Head(abc.ABC):
     def nbytes(self) -> int:
         """Bytes held by the head's arrays."""
 
+    @property
+    @abc.abstractmethod
+    def bytes_per_class(self) -> int:
+        """Bytes that one more class costs."""
+
     @abc.abstractmethod
     def warm_start(self, prior: Prior, *, strength: float) -> None:
         """Begin from a bundle's prior, weighed as if `strength` labels per class had been seen.
@@ -129,6 +136,10 @@ class Head(abc.ABC):
     def _options(self) -> dict[str, Any]:
         """The constructor's keyword arguments."""
 
+    def _shared(self) -> dict[str, Any]:
+        """What the head was made with but does not own."""
+        return {}
+
     @abc.abstractmethod
     def _get_state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]: ...
 
@@ -149,15 +160,18 @@ class Head(abc.ABC):
         )
 
     @classmethod
-    def from_state(cls, state: HeadState) -> Self:
-        """Rebuild a head from `state`; raises ValueError when it is another head's or newer."""
+    def from_state(cls, state: HeadState, **shared: Any) -> Self:
+        """Rebuild a head from `state`; raises ValueError when it is another head's or newer.
+
+        `shared` is what the head was made with but does not own: the replay memory.
+        """
         if state.head != cls.name:
             raise ValueError(f"state is of head {state.head!r}, not {cls.name!r}")
         if state.version > STATE_VERSION:
             raise ValueError(
                 f"head state version {state.version}; this edge-cl reads {STATE_VERSION}: upgrade edge-cl"
             )
-        head = cls(state.n_features, state.n_classes, **state.options)
+        head = cls(state.n_features, state.n_classes, **state.options, **shared)
         arrays = {key: np.array(value) for key, value in state.arrays.items()}
         head.class_counts = arrays.pop("class_counts")
         head._set_state(arrays, state.meta)
@@ -165,7 +179,7 @@ class Head(abc.ABC):
 
     def copy(self) -> Self:
         """An independent copy that predicts and learns the same, bit for bit."""
-        return self.from_state(self.state())
+        return self.from_state(self.state(), **self._shared())
 
     def _checked(self, x: ArrayLike, ndim: int) -> FloatArray:
         array = np.ascontiguousarray(x, dtype=np.float32)

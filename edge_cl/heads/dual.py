@@ -55,6 +55,7 @@ class DualHead(Head):
     """
 
     name: ClassVar[str] = "dual"
+    shares_memory: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -103,6 +104,11 @@ class DualHead(Head):
         """Class probabilities of the slow memory alone: "as it has always been", (n, D) → (n, C)."""
         slow = self.lift(self._checked(X, 2)) @ self.mean
         return softmax(np.exp(self._log_temperature) * slow, self.class_counts > 0)
+
+    @property
+    def bytes_per_class(self) -> int:
+        """Bytes that one more class costs."""
+        return 4 * (self.lift.n_lifted + 2 * self.fast.window) + 8
 
     def warm_start(self, prior: Prior, *, strength: float) -> None:
         """Learn the prior's exemplars into the slow memory, at most `strength` per class."""
@@ -195,6 +201,9 @@ class DualHead(Head):
 
     def _options(self) -> dict[str, Any]:
         return dict(self._wanted)
+
+    def _shared(self) -> dict[str, Any]:
+        return {} if self._owns_memory else {"memory": self.memory}
 
     def _get_state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         arrays = {

@@ -72,6 +72,11 @@ class KalmanHead(Head):
         design = self._design(self._checked(x, 1)[None])[0]
         return float(design @ self.cov @ design) + self.obs_noise_var
 
+    @property
+    def bytes_per_class(self) -> int:
+        """Bytes that one more class costs."""
+        return 4 * (self.n_features + 1) + 8
+
     def warm_start(self, prior: Prior, *, strength: float) -> None:
         """Condition on the prior's class means and covariance as `strength` labels per class."""
         self.class_counts = prior_weights(prior, strength)

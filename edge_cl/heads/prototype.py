@@ -49,6 +49,11 @@ class PrototypeHead(Head):
             self.class_means.nbytes + self.fast_means.nbytes + self.scatter.nbytes + self.class_counts.nbytes
         )
 
+    @property
+    def bytes_per_class(self) -> int:
+        """Bytes that one more class costs."""
+        return 8 * self.n_features + 8
+
     def warm_start(self, prior: Prior, *, strength: float) -> None:
         """Take means and variances from the prior, weighed as `strength` labels per class."""
         self.class_counts = prior_weights(prior, strength)

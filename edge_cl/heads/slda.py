@@ -65,6 +65,11 @@ class SldaHead(Head):
         cov: FloatArray = self.scatter / np.float32(max(freedom, 1.0))
         return cov
 
+    @property
+    def bytes_per_class(self) -> int:
+        """Bytes that one more class costs."""
+        return 8 * self.n_features + 12
+
     def warm_start(self, prior: Prior, *, strength: float) -> None:
         """Take means and scatter from the prior, weighed as `strength` labels per class."""
         self.class_counts = prior_weights(prior, strength)

@@ -38,7 +38,8 @@ class Pending:
         self.capacity = capacity
         self._features = np.zeros((capacity, n_features), dtype=np.float32)
         self._features.fill(0)
-        self._answers = np.full(capacity, -1, dtype=np.int32)
+        self._answers = np.full(capacity, -1, dtype=np.int32)  # as given when the reading came
+        self._current = np.full(capacity, -1, dtype=np.int32)  # as the head would answer now
         self._taught = np.full(capacity, -1, dtype=np.int32)
         self._ids: list[str] = [""] * capacity
         self._slot_of: dict[str, int] = {}
@@ -48,7 +49,7 @@ class Pending:
     @staticmethod
     def row_bytes(n_features: int) -> int:
         """Bytes one remembered reading costs, its id and table entries included."""
-        return 4 * n_features + 8 + 8 + 170
+        return 4 * n_features + 12 + 8 + 170
 
     @property
     def nbytes(self) -> int:
@@ -69,7 +70,8 @@ class Pending:
         self._ids[slot] = self.newest_id = reading_id
         self._slot_of[reading_id] = slot
         self._features[slot] = feature
-        self._answers[slot], self._taught[slot] = answer, -1
+        self._answers[slot] = self._current[slot] = answer
+        self._taught[slot] = -1
 
     def get(self, reading_id: str) -> PendingFeature | None:
         """The remembered reading, or None when it is unknown or forgotten."""
@@ -85,13 +87,20 @@ class Pending:
         self._taught[self._slot_of[reading_id]] = class_index
 
     def recent(self, n: int) -> tuple[list[str], FloatArray, NDArray[np.int32]]:
-        """The newest at most `n` readings, oldest first: ids, features (k, D), answers (k,)."""
-        k = min(n, len(self._slot_of))
-        slots = (self._next - k + np.arange(k)) % self.capacity
-        slots = slots[[bool(self._ids[s]) for s in slots]] if k else slots
-        return [self._ids[s] for s in slots], self._features[slots], self._answers[slots]
+        """The newest at most `n` readings, oldest first: ids, features (k, D), present answers (k,)."""
+        slots = (self._next - min(n, self.capacity) + np.arange(min(n, self.capacity))) % self.capacity
+        slots = slots[[self._slot_of.get(self._ids[s]) == s for s in slots]]
+        return [self._ids[s] for s in slots], self._features[slots], self._current[slots]
 
-    def set_answers(self, ids: list[str], answers: NDArray[np.int64]) -> None:
-        """Replace the remembered answers of the named readings."""
+    def set_current(self, ids: list[str], answers: NDArray[np.int64]) -> None:
+        """Note how the head would answer the named readings now."""
         for reading_id, answer in zip(ids, answers, strict=True):
-            self._answers[self._slot_of[reading_id]] = answer
+            self._current[self._slot_of[reading_id]] = answer
+
+    def take_back(self, reading_ids: list[str], n_classes: int) -> None:
+        """The named readings' labels were not kept, and only `n_classes` classes are known again."""
+        for reading_id in reading_ids:
+            if reading_id in self._slot_of:
+                self._taught[self._slot_of[reading_id]] = -1
+        for answers in (self._answers, self._current, self._taught):
+            answers[answers >= n_classes] = -1

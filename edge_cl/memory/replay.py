@@ -62,12 +62,12 @@ class ReplayMemory:
         held_back = self.held_back_every and self.n_offered % self.held_back_every == 0
         (self.held_back if held_back else self.rehearsed).add(x, y)
 
-    def shrink(self, capacity_bytes: int) -> None:
-        """Give bytes back; exemplars of the fullest classes go first."""
+    def resize(self, capacity_bytes: int) -> None:
+        """Take or give back bytes; when it shrinks, exemplars of the fullest classes go first."""
         row = Reservoir.row_bytes(self.rehearsed.n_features, self.rehearsed.codec)
         rehearsed, held_back = self._split(capacity_bytes // row)
-        self.rehearsed.shrink(rehearsed)
-        self.held_back.shrink(held_back)
+        self.rehearsed.resize(rehearsed)
+        self.held_back.resize(held_back)
 
     def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """Arrays and JSON values that `restore` takes back."""

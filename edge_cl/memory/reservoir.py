@@ -107,15 +107,15 @@ class Reservoir:
         slots = np.concatenate(picked) if picked else np.empty(0, dtype=np.int64)
         return self._codec.decode(self._rows[slots]), self._labels[slots].astype(np.int64)
 
-    def shrink(self, capacity: int) -> None:
-        """Lower the capacity, dropping random exemplars of the fullest class until it fits."""
-        if capacity >= self.capacity:
-            return
-        while self.n > max(capacity, 1):
+    def resize(self, capacity: int) -> None:
+        """Change the capacity; when it shrinks, random exemplars of the fullest class go first."""
+        capacity = max(capacity, 1)
+        while self.n > capacity:
             self._remove(self._random_slot(self._fullest()))
-        self.capacity = max(capacity, 1)
-        for name in ("_rows", "_labels", "_position"):
-            setattr(self, name, getattr(self, name)[: self.capacity].copy())
+        rows, labels, position = self._rows, self._labels, self._position
+        self._allocate(capacity)
+        for new, old in ((self._rows, rows), (self._labels, labels), (self._position, position)):
+            new[: self.n] = old[: self.n]
 
     def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """Arrays and JSON values that `restore` takes back."""
@@ -133,8 +133,7 @@ class Reservoir:
         """Take back what `state` gave; a smaller capacity than then drops the surplus."""
         rows, labels = arrays["rows"], arrays["labels"]
         wanted = self.capacity
-        if len(rows) > self.capacity:
-            self._allocate(len(rows))
+        self._allocate(max(wanted, len(rows)))
         self.n = len(rows)
         self._rows[: self.n], self._labels[: self.n] = rows, labels
         self._slots = [list(slots) for slots in meta["order"]]
@@ -142,7 +141,7 @@ class Reservoir:
         for slots in self._slots:
             self._position[slots] = np.arange(len(slots))
         self.rng.bit_generator.state = meta["rng"]
-        self.shrink(wanted)
+        self.resize(wanted)
 
     def _slot_for(self, y: int) -> int:
         """A free slot for class y, made by eviction when full; -1 when the sample is not kept."""

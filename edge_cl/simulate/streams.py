@@ -106,5 +106,7 @@ def _prequential(head: Head, X: FloatArray, y: NDArray[np.int64], delay: int = 0
 
 
 def _balanced_accuracy(head: Head, X: FloatArray, y: NDArray[np.int64]) -> float:
-    predicted = np.concatenate([head.predict_many(X[i : i + 256]).argmax(axis=1) for i in range(0, len(X), 256)])
+    predicted = np.concatenate(
+        [head.predict_many(X[i : i + 256]).argmax(axis=1) for i in range(0, len(X), 256)]
+    )
     return float(np.mean([(predicted[y == c] == c).mean() for c in np.unique(y)]))
