@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 
+import msgspec
+
 from edge_cl.errors import StateCorrupt, StateUnwritable
 from edge_cl.knowledge import Knowledge, Lesson
 from edge_cl.records import FloatArray, Label, SleepProgress
@@ -27,18 +29,26 @@ class DurableKnowledge:
         The state folder, or None to keep nothing on disk.
     snapshot_labels
         Journal entries between two snapshots: bounds the replay after a stop.
+    describe
+        Gives the status that a snapshot keeps for whoever looks at a stopped device.
     """
 
     def __init__(
-        self, make: Callable[[], Knowledge], store: StateStore | None, *, snapshot_labels: int
+        self,
+        make: Callable[[], Knowledge],
+        store: StateStore | None,
+        *,
+        snapshot_labels: int,
+        describe: Callable[[], Status],
     ) -> None:
         self._make = make
         self._store = store
         self._snapshot_labels = snapshot_labels
+        self._describe = describe
         self.alarm = ""
         self.recovered = "nothing is kept on disk"
         self.seq = self._snapshot_seq = 0
-        self._recover()
+        self.knowledge = make()
 
     def learn(self, label: Label, reading_id: str, feature: FloatArray) -> tuple[int, Lesson]:
         """Journal and learn one label; returns its journal number and what it changed.
@@ -88,7 +98,8 @@ class DurableKnowledge:
         """Forget what was not committed."""
         if self._store is not None:
             self._store.journal.rollback()
-            self._recover()
+            self.knowledge = self._make()
+            self.recover()
 
     def snapshot(self) -> None:
         """Write everything learned; a failure raises the alarm and only costs a longer replay."""
@@ -120,9 +131,8 @@ class DurableKnowledge:
             self._store.append(entry)
         self.seq = entry.seq
 
-    def _recover(self) -> None:
-        """Knowledge from the newest sound snapshot and the journal after it."""
-        self.knowledge = self._make()
+    def recover(self) -> None:
+        """New knowledge becomes what the newest sound snapshot and the journal after it hold."""
         self.seq = self._snapshot_seq = 0
         if self._store is None:
             return
@@ -161,4 +171,5 @@ class DurableKnowledge:
 
     def _as_snapshot(self) -> Snapshot:
         meta, arrays = self.knowledge.state()
+        meta["status"] = msgspec.to_builtins(self._describe())
         return Snapshot(seq=self.seq, meta=meta, arrays=arrays)

@@ -82,8 +82,12 @@ class Learner:
         self._refusing = ""
         store = None if state_dir is None else StateStore(state_dir, bundle.bundle_id, budget.disk_bytes)
         self._durable = DurableKnowledge(
-            self._make_knowledge, store, snapshot_labels=settings.state.snapshot_labels
+            self._make_knowledge,
+            store,
+            snapshot_labels=settings.state.snapshot_labels,
+            describe=self.status,
         )
+        self._durable.recover()
 
     @classmethod
     def from_bundle(
