@@ -276,7 +276,7 @@ def _rotation(vector: FloatArray) -> FloatArray:
         return np.eye(3)
     a, b, c = vector / angle
     cross = np.array([[0, -c, b], [c, 0, -a], [-b, a, 0]])
-    turned: FloatArray = np.eye(3) + np.sin(angle) * cross + (1 - np.cos(angle)) * cross @ cross
+    turned: FloatArray = np.eye(3) + np.sin(angle) * cross + (1 - np.cos(angle)) * (cross @ cross)
     return turned
 
 
