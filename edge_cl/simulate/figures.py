@@ -17,7 +17,9 @@ from edge_cl.simulate.scenario import Scenario, majority
 Pair = dict[str, float]
 
 
-def figures(runs: Sequence[Run], *, counts: dict[str, int], budget_bytes: int, **about: Any) -> dict[str, Any]:
+def figures(
+    runs: Sequence[Run], *, counts: dict[str, int], budget_bytes: int, **about: Any
+) -> dict[str, Any]:
     """Everything the end table shows, as nested dictionaries of plain numbers.
 
     With several devices (one per person) accuracies are means over devices, bytes the largest
