@@ -48,7 +48,7 @@ def _export(data: Path, scenario: str, out: Path) -> None:
     if missing:
         raise BundleError(
             f"no bundle for scenario {scenario} yet, and {' and '.join(missing)} is not installed to make "
-            "one; `pip install 'edge-cl[export]'`, or export on another machine and name the file with --bundle"
+            "one; `pip install 'edge-cl[export]'`, or export elsewhere and name the file with --bundle"
         )
     out.parent.mkdir(parents=True, exist_ok=True)
     command = [
