@@ -70,7 +70,9 @@ class ControlServer:
         # Holding the lock proves that a socket file found here belongs to a dead process.
         path.unlink(missing_ok=True)
         self._server = _Server(path, self._reply)
-        threading.Thread(target=self._server.serve_forever, name="edge-cl-control", daemon=True).start()
+        self._closing = False
+        self._thread = threading.Thread(target=self._serve, name="edge-cl-control", daemon=True)
+        self._thread.start()
 
     def poll(self) -> list[Label]:
         """Labels that arrived since the last call; never blocks."""
@@ -94,7 +96,9 @@ class ControlServer:
 
     def close(self) -> None:
         """Stop serving and remove the socket."""
-        self._server.shutdown()
+        self._closing = True
+        self._server.socket.shutdown(socket.SHUT_RDWR)  # wakes the thread at once
+        self._thread.join()
         self._server.server_close()
         self._path.unlink(missing_ok=True)
         self._lock_file.close()
@@ -104,6 +108,10 @@ class ControlServer:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _serve(self) -> None:
+        while not self._closing:
+            self._server.handle_request()
 
     def _reply(self, line: bytes) -> Reply:
         try:
@@ -174,6 +182,7 @@ def ask(path: Path, request: Request, *, timeout_s: float = 35.0) -> Reply:
 
 class _Server(socketserver.ThreadingUnixStreamServer):
     daemon_threads = True
+    request_queue_size = 64
     block_on_close = False
 
     def __init__(self, path: Path, reply: Callable[[bytes], Reply]) -> None:
