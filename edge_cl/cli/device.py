@@ -65,7 +65,7 @@ def _find_status(state_dir: Path) -> tuple[Status | None, str, float]:
     try:
         reply = ask(state_dir / SOCKET_NAME, Request(op="status"), timeout_s=5.0)
     except DeviceNotRunning:
-        from edge_cl.state import describe  # type: ignore[attr-defined]
+        from edge_cl.state import describe
 
         return describe(state_dir), "stopped", 0.0
     return reply.status, "running", reply.age_s

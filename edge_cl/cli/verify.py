@@ -36,9 +36,8 @@ def verify(bundle: Path, as_json: bool) -> None:
         click.echo(f"  channels  {channels}")
         click.echo(f"  windows   {window_s:g} s, every {hop_s:g} s at {manifest.rate_hz:g} Hz")
         click.echo(f"  classes   {', '.join(manifest.class_names)}")
-        click.echo(
-            f"  encoder   {manifest.encoder.kind}, {manifest.feature_size} features; head {manifest.head.name}"
-        )
+        click.echo(f"  encoder   {manifest.encoder.kind}, {manifest.feature_size} features")
+        click.echo(f"  head      {manifest.head.name}")
         click.echo(f"  members   {len(manifest.members)}, all sizes and SHA-256 as in the manifest")
     if error is None:
         click.echo("  self-test none: the bundle carries no golden pair", err=as_json)
@@ -46,6 +45,7 @@ def verify(bundle: Path, as_json: bool) -> None:
     if not error <= encoders.GOLDEN_TOLERANCE:
         raise BundleError(
             f"{bundle}: features differ from the exporter's by {error:.1e} "
-            f"(allowed {encoders.GOLDEN_TOLERANCE:g}); do not deploy it here: update onnxruntime, or export for this machine"
+            f"(allowed {encoders.GOLDEN_TOLERANCE:g}); do not deploy it here: update onnxruntime, "
+            "or export for this machine"
         )
     click.echo(f"  self-test features equal the exporter's to {error:.1e}", err=as_json)
