@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     "--broker", default="", metavar="URL", help="mqtt://host:port; by default a broker in this process."
 )
 @click.option(
-    "--windows", "n_windows", default=4000, show_default=True, help="Length of the simulated stream."
+    "--windows", "n_windows", default=6000, show_default=True, help="Length of the simulated stream."
 )
 @click.option("--seed", default=0, show_default=True, help="Of the simulated people.")
 @click.option("--state", "state_dir", type=click.Path(path_type=Path), help="Keep the learned state here.")

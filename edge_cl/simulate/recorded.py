@@ -94,9 +94,10 @@ class _Cutter:
         self, name: str, cut: Windows, *, labels: list[Due], marks: list[Mark], exams: list[Exam]
     ) -> Scenario:
         starts = np.flatnonzero(np.diff(cut.recording, prepend=-1))
-        # recordings follow each other a second apart in the stream's own clock
-        lengths = np.append(cut.t_s[np.append(starts[1:], 0) - 1][:-1], 0.0) + 1.0
-        begin_s = np.concatenate([[0.0], np.cumsum(lengths)[:-1]])
+        one_class_each = all(len(set(part)) == 1 for part in np.split(cut.y, starts[1:]))
+        # Each recording's clock begins at 0; in the stream they follow each other a second apart.
+        lengths_s = cut.t_s[starts[1:] - 1] + 1.0
+        begin_s = np.concatenate([[0.0], np.cumsum(lengths_s)])
         which = np.searchsorted(starts, np.arange(len(cut.X)), side="right") - 1
         return Scenario(
             name=name,
@@ -106,7 +107,7 @@ class _Cutter:
             labels=labels,
             marks=marks,
             exams=exams,
-            recording=cut.recording.tolist(),
+            recording=cut.recording.tolist() if one_class_each else [],
         )
 
 
