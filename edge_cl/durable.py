@@ -9,7 +9,7 @@ import msgspec
 
 from edge_cl.errors import StateCorrupt, StateUnwritable
 from edge_cl.knowledge import Knowledge, Lesson
-from edge_cl.records import FloatArray, Label, SleepProgress
+from edge_cl.records import FloatArray, Label, SleepProgress, Status
 from edge_cl.state import Entry, Snapshot, StateStore
 
 log = logging.getLogger(__name__)
@@ -114,14 +114,15 @@ class DurableKnowledge:
             return
         self._snapshot_seq = self.seq
 
-    def close(self) -> None:
-        """Commit, snapshot, let the folder go."""
+    def close(self, *, save: bool) -> None:
+        """Let the folder go, after a commit and a snapshot when `save` is true."""
         if self._store is None:
             return
         try:
-            self.commit()
-            if not self.knowledge.asleep:
-                self.snapshot()
+            if save:
+                self.commit()
+                if not self.knowledge.asleep:
+                    self.snapshot()
         finally:
             self._store.close()
             self._store = None

@@ -75,6 +75,8 @@ class Learner:
         self.accuracy = PrequentialAccuracy()
         self.n_readings = 0
         self.n_bad_readings = 0
+        self.n_bad_inputs = 0
+        """Lines and samples that the source dropped before they were readings; set by whoever knows."""
         self._shape = (bundle.manifest.window_samples, bundle.manifest.n_channels)
         self._idle_since = self._committed_at = time.monotonic()
         self._uncommitted: list[Receipt] = []
@@ -210,7 +212,7 @@ class Learner:
             n_labels=self.knowledge.n_labels,
             journal_seq=self._durable.seq,
             n_pending=len(self.pending),
-            n_bad_readings=self.n_bad_readings,
+            n_bad_readings=self.n_bad_readings + self.n_bad_inputs,
             accuracy_now=self.accuracy.value,
             held=held,
             held_bytes=sum(held.values()),
@@ -227,7 +229,7 @@ class Learner:
 
     def close(self) -> None:
         """Commit, snapshot and let the state folder go. Also done by leaving a ``with`` block."""
-        self._durable.close()
+        self._durable.close(save=True)
 
     def __enter__(self) -> Self:
         return self
@@ -235,7 +237,8 @@ class Learner:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        # After an exception knowledge may be half-changed: the disk is right, so nothing is saved over it.
+        self._durable.close(save=kind is None)
 
     def _make_pending(self) -> Pending:
         n_features = self.bundle.manifest.feature_size

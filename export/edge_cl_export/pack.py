@@ -1,0 +1,204 @@
+"""Everything a device needs, in one bundle file."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from numpy.typing import NDArray
+
+import edge_cl
+from edge_cl.bundle import (
+    FORMAT_VERSION,
+    Bundle,
+    Channel,
+    EncoderSpec,
+    HeadSpec,
+    Manifest,
+    Prior,
+    npz_bytes,
+    write_bundle,
+)
+from edge_cl.records import FloatArray
+from edge_cl_export.encoders import SensorEncoder, triplets
+from edge_cl_export.freeze import INPUT, OUTPUT, freeze, run_graph
+from edge_cl_export.prior import make_prior
+from edge_cl_export.train import Progress, TrainSettings, accuracy, train
+
+N_GOLDEN = 12
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Source:
+    """Labelled training windows and what their numbers mean.
+
+    Attributes
+    ----------
+    X
+        (n, window_samples, n_channels) float32, physical units.
+    y, person
+        (n,) int64; windows of one person are never split over training and validation.
+    """
+
+    name: str
+    X: FloatArray
+    y: NDArray[np.int64]
+    person: NDArray[np.int64]
+    class_names: Sequence[str]
+    channels: Sequence[Channel]
+    rate_hz: float
+    hop_samples: int
+
+
+def split_people(source: Source, validation_people: Sequence[int]) -> tuple[Source, Source]:
+    """(training part, validation part). Raises `ValueError` when either would be empty."""
+    held_out = np.isin(source.person, list(validation_people))
+    if held_out.all() or not held_out.any():
+        raise ValueError(
+            f"validation people {sorted(validation_people)} leave {int((~held_out).sum())} windows to train on "
+            f"and {int(held_out.sum())} to validate on; people are {np.unique(source.person).tolist()}"
+        )
+    return _rows(source, ~held_out), _rows(source, held_out)
+
+
+def train_and_pack(
+    source: Source,
+    validation: Source,
+    out: str | Path,
+    *,
+    settings: TrainSettings | None = None,
+    feature_size: int = 128,
+    exemplars: int = 100,
+    provenance: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+) -> Bundle:
+    """Train the built-in encoder on `source`, freeze it and write the bundle `out`.
+
+    Channels named ``…_x, …_y, …_z`` are vectors: unless `settings` says otherwise they are
+    turned at random in training. Deterministic for a seed on one machine with one thread.
+    """
+    vectors = triplets(source.channels)
+    settings = settings or TrainSettings(vectors=vectors)
+    # The layers' own initialisation only knows torch's global generator.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)
+        encoder = SensorEncoder(source.X.shape[2], feature_size=feature_size, vectors=vectors)
+        encoder.fit_normalisation(torch.from_numpy(np.asarray(source.X, np.float32)))
+        report = train(
+            encoder,
+            (source.X, source.y),
+            (validation.X, validation.y),
+            n_classes=len(source.class_names),
+            settings=settings,
+            progress=progress,
+        )
+    return pack(
+        freeze(encoder, spread(source.X, N_GOLDEN)),
+        source,
+        out,
+        validation=validation,
+        exemplars=exemplars,
+        seed=settings.seed,
+        provenance={**(provenance or {}), "encoder": "built-in", "best_epoch": report.best_epoch},
+    )
+
+
+def pack(
+    graph: bytes,
+    source: Source,
+    out: str | Path,
+    *,
+    validation: Source | None = None,
+    exemplars: int = 100,
+    seed: int = 0,
+    provenance: Mapping[str, Any] | None = None,
+) -> Bundle:
+    """Write a bundle around a frozen encoder `graph`; prior and golden pairs come from `source`."""
+    features = run_graph(graph, source.X)
+    rng = np.random.default_rng(seed)
+    prior = make_prior(features, source.y, n_classes=len(source.class_names), exemplars=exemplars, rng=rng)
+    golden = np.asarray(spread(source.X, N_GOLDEN), np.float32)
+    members = {
+        "encoder.onnx": graph,
+        "prior.npz": npz_bytes(**{name: getattr(prior, name) for name in Prior.__struct_fields__}),
+        "golden.npz": npz_bytes(inputs=golden, features=run_graph(graph, golden)),
+    }
+    metrics = {} if validation is None else _metrics(graph, prior, validation)
+    manifest = Manifest(
+        format="edge-cl-bundle",
+        format_version=FORMAT_VERSION,
+        name=source.name,
+        class_names=tuple(source.class_names),
+        channels=tuple(source.channels),
+        rate_hz=float(source.rate_hz),
+        window_samples=source.X.shape[1],
+        hop_samples=source.hop_samples,
+        feature_size=features.shape[1],
+        encoder=EncoderSpec(input=INPUT, output=OUTPUT),
+        head=HeadSpec(),
+        provenance={
+            **(provenance or {}),
+            "seed": seed,
+            "metrics": metrics,
+            "n_windows": len(source.X),
+            "people": sorted({int(p) for p in source.person}),
+            "versions": versions(),
+        },
+    )
+    return write_bundle(out, manifest, members)
+
+
+def linear_scores(prior: Prior, features: FloatArray) -> FloatArray:
+    """Log-posterior, up to a constant, of a linear discriminant on the prior: (n, D) to (n, C).
+
+    The covariance is shrunk by 1 % of its mean variance; absent classes score −inf.
+    What a head that never learns would answer: a floor for any that does.
+    """
+    cov = np.asarray(prior.shared_cov, np.float64)
+    cov = cov + 0.01 * np.trace(cov) / len(cov) * np.eye(len(cov))
+    means = np.asarray(prior.class_means, np.float64)
+    weights = np.linalg.solve(cov, means.T)
+    counts = np.asarray(prior.class_counts, np.float64)
+    with np.errstate(divide="ignore"):
+        offset = np.log(counts / counts.sum()) - 0.5 * (means.T * weights).sum(0)
+    scores: FloatArray = features @ weights + offset
+    return scores
+
+
+def versions() -> dict[str, str]:
+    """Versions of what made the bundle."""
+    return {
+        "edge_cl": edge_cl.__version__,
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "onnx": onnx.__version__,
+        "onnxruntime": onnxruntime.__version__,
+        "numpy": np.__version__,
+    }
+
+
+def _metrics(graph: bytes, prior: Prior, validation: Source) -> dict[str, Any]:
+    scores = linear_scores(prior, run_graph(graph, validation.X))
+    plain, balanced = accuracy(scores.argmax(1), validation.y)
+    return {
+        "validation_accuracy": round(plain, 4),
+        "validation_balanced_accuracy": round(balanced, 4),
+        "validation_windows": len(validation.X),
+        "validation_people": sorted({int(p) for p in validation.person}),
+    }
+
+
+def spread(X: FloatArray, k: int) -> FloatArray:
+    """At most `k` rows of X, evenly over its length."""
+    return X[np.unique(np.linspace(0, len(X) - 1, k).astype(np.int64))]
+
+
+def _rows(source: Source, keep: NDArray[np.bool_]) -> Source:
+    return replace(source, X=source.X[keep], y=source.y[keep], person=source.person[keep])
