@@ -121,6 +121,10 @@ def _play(
                 runs.append(
                     desktop.run(bundle, scenario, link, state_dir=folder, on_progress=begin(scenario))
                 )
+        if link.counts["queued"]:
+            click.echo(
+                f"edge-cl: {link.counts['queued']} messages were not delivered: {link.alarm}", err=True
+            )
         return runs, dict(link.counts)
 
 

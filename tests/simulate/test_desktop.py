@@ -243,6 +243,11 @@ def test_the_cache_is_used_and_a_missing_exporter_is_explained(tmp_path, monkeyp
     assert bundles.bundle_for(data, "phone-to-watch").manifest.name == "stand-in"
 
 
+def test_missing_data_is_named_before_anything_is_exported(tmp_path):
+    with pytest.raises(DataError, match=r"none\.npz: no such file"):
+        bundles.bundle_for(tmp_path / "none.npz", "phone-to-watch")
+
+
 def test_data_without_scenario_is_refused():
     result = CliRunner().invoke(simulate, ["--data", "x.npz"])
     assert isinstance(result.exception, ConfigError)
