@@ -182,13 +182,14 @@ class Head(abc.ABC):
         return self.from_state(self.state(), **self._shared())
 
     def _checked(self, x: ArrayLike, ndim: int) -> FloatArray:
-        array = np.ascontiguousarray(x, dtype=np.float32)
+        with np.errstate(over="ignore"):  # an overflow is refused below, as infinite
+            array = np.asarray(x, dtype=np.float32)
         if array.ndim != ndim or array.shape[-1] != self.n_features:
             want = f"({self.n_features},)" if ndim == 1 else f"(n, {self.n_features})"
             raise ValueError(f"features have shape {np.shape(x)}, should be {want}")
         if not np.isfinite(array).all():
             raise ValueError("features are not all finite float32 values; drop the reading")
-        return array
+        return np.ascontiguousarray(array)
 
     def _checked_class(self, y: Any) -> int:
         if isinstance(y, bool | np.bool_) or not isinstance(y, int | np.integer):

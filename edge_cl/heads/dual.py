@@ -80,7 +80,7 @@ class DualHead(Head):
             "memory_bytes": memory_bytes,
         }
         self.gate = gate
-        self.lift = Lift(n_features, max(lift, n_features + 257), seed)
+        self.lift = Lift(n_features, max(lift, n_features + 1), seed)
         self.fast = FastMemory(window, n_features, n_classes)
         self.mean = np.zeros((self.lift.n_lifted, n_classes), dtype=np.float32)
         self.cov = np.eye(self.lift.n_lifted, dtype=np.float32)

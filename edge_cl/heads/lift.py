@@ -14,7 +14,7 @@ class Lift:
     Parameters
     ----------
     n_features, n_lifted
-        D and d, d > D + 1.
+        D and d ≥ D + 1; with D + 1 nothing random is added.
     seed
         W ~ N(0, 1/D) and b ~ U(-1, 1) are drawn from it, so they are never stored.
 

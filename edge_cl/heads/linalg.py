@@ -8,30 +8,32 @@ from edge_cl.errors import NumericalError
 from edge_cl.records import FloatArray
 
 
-def shrunk_precision(cov: FloatArray, shrinkage: float) -> FloatArray:
+def shrunk_precision(cov: FloatArray, shrinkage: float, magnitude: FloatArray) -> FloatArray:
     """Inverse of a covariance shrunk towards its own diagonal.
 
-    Shrinking towards the diagonal, with a floor relative to the mean variance, is unchanged by
-    rescaling all features; an absolute ridge is not.
+    Worked out on correlations, so rescaling a feature changes nothing; an absolute ridge would.
 
     Parameters
     ----------
     cov
         (D, D) symmetric, positive semi-definite up to rounding.
     shrinkage
-        In (0, 1]: 0.01 keeps 99 % of the off-diagonal.
+        In (0, 1]: 0.01 keeps 99 % of each correlation.
+    magnitude
+        (D,) typical absolute value of each feature: what varies less than 1e-5 of it is constant but
+        for rounding, and gets that much spread.
 
     Returns
     -------
     (D, D) float32. Costs one float64 inverse, O(D³).
     """
     full = np.asarray(cov, dtype=np.float64)
-    variances = np.diagonal(full)
-    floor = max(float(variances.mean()), 1e-12) * 1e-6
-    shrunk = (1 - shrinkage) * full
-    shrunk[np.diag_indices_from(shrunk)] = np.maximum(variances, floor) + shrinkage * floor
+    std = np.maximum(np.sqrt(np.maximum(np.diagonal(full), 0)), 1e-5 * magnitude.astype(np.float64))
+    std[std == 0] = 1.0
+    correlation = (1 - shrinkage) * full / std[:, None] / std[None, :]
+    correlation[np.diag_indices_from(correlation)] = 1.0
     try:
-        return np.linalg.inv(shrunk).astype(np.float32)
+        return (np.linalg.inv(correlation) / std[:, None] / std[None, :]).astype(np.float32)
     except np.linalg.LinAlgError as error:
         raise NumericalError(f"covariance of {len(full)} features cannot be inverted ({error})") from error
 

@@ -106,10 +106,9 @@ class SldaHead(Head):
             self._block.clear()
 
     def _solve(self) -> None:
-        cov = self.shared_cov()
-        self._precision = (
-            shrunk_precision(cov, self.shrinkage) if cov.any() else np.eye(len(cov), dtype=np.float32)
-        )
+        seen = self.class_counts > 0
+        magnitude = np.abs(self.class_means[seen]).max(axis=0, initial=0)
+        self._precision = shrunk_precision(self.shared_cov(), self.shrinkage, magnitude)
         self._weights = self.class_means @ self._precision
         self._bias = -0.5 * np.einsum("cd,cd->c", self._weights, self.class_means)
         self._n_solved = float(self.class_counts.sum())
