@@ -30,11 +30,17 @@ if TYPE_CHECKING:
     "--broker", default="", metavar="URL", help="mqtt://host:port; by default a broker in this process."
 )
 @click.option(
-    "--windows", "n_windows", default=4000, show_default=True, help="Length of the simulated stream."
+    "--windows", "n_windows", default=6000, show_default=True, help="Length of the simulated stream."
 )
 @click.option("--seed", default=0, show_default=True, help="Of the simulated people.")
 @click.option("--state", "state_dir", type=click.Path(path_type=Path), help="Keep the learned state here.")
 @click.option("--report", type=click.Path(path_type=Path), default=Path("report.html"), show_default=True)
+@click.option(
+    "--spread-labels",
+    is_flag=True,
+    help="new-person: label one window of each of a gesture's first four recordings, "
+    "not four windows of its first.",
+)
 @click.option("--no-report", is_flag=True, help="Write no report.")
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the figures as JSON.")
 def simulate(
@@ -51,7 +57,7 @@ def simulate(
     it has never seen. With --data: the same on real recordings.
     """
     started_s = time.monotonic()
-    scenarios, bundle = _prepare(data, name, bundle_path, n_windows=how["n_windows"], seed=how["seed"])
+    scenarios, bundle = _prepare(data, name, bundle_path, **how)
     runs, counts = _play(scenarios, bundle, broker, how["state_dir"])
     from edge_cl.simulate.desktop import DEMO_SETTINGS
     from edge_cl.simulate.figures import figures
@@ -64,6 +70,7 @@ def simulate(
         bundle=bundle.manifest.name,
         bundle_id=bundle.bundle_id,
         seed=how["seed"],
+        spread_labels=how["spread_labels"],
         elapsed_s=round(time.monotonic() - started_s, 1),
     )
     _show(shown)
@@ -77,7 +84,7 @@ def simulate(
 
 
 def _prepare(
-    data: Path | None, name: str | None, bundle_path: Path | None, *, n_windows: int, seed: int
+    data: Path | None, name: str | None, bundle_path: Path | None, **how: Any
 ) -> tuple[list[Scenario], Bundle]:
     from edge_cl.bundle import Bundle
     from edge_cl.simulate import bundles
@@ -90,11 +97,11 @@ def _prepare(
         from edge_cl.simulate.scenario import demo
 
         bundle = Bundle.load(bundle_path) if bundle_path else bundles.default_bundle()
-        return [demo(seed, n_windows=n_windows)], bundle
+        return [demo(how["seed"], n_windows=how["n_windows"])], bundle
     from edge_cl.simulate.recorded import load_scenarios
 
     bundle = Bundle.load(bundle_path) if bundle_path else bundles.bundle_for(data, name)
-    return load_scenarios(data, name, bundle.manifest), bundle
+    return load_scenarios(data, name, bundle.manifest, spread_labels=how["spread_labels"]), bundle
 
 
 def _play(
@@ -106,12 +113,18 @@ def _play(
     with tempfile.TemporaryDirectory(prefix="edge-cl-") as scratch:
         root = state_dir or Path(scratch)
         root.mkdir(parents=True, exist_ok=True)
+        if any(root.iterdir()):
+            raise ConfigError(f"--state {root} is not empty; a simulation starts afresh, name another folder")
         with desktop.connected(broker, root) as link, _progress(scenarios) as begin:
             for k, scenario in enumerate(scenarios):
                 folder = root / f"device-{k}" if len(scenarios) > 1 else root
                 runs.append(
                     desktop.run(bundle, scenario, link, state_dir=folder, on_progress=begin(scenario))
                 )
+        if link.counts["queued"]:
+            click.echo(
+                f"edge-cl: {link.counts['queued']} messages were not delivered: {link.alarm}", err=True
+            )
         return runs, dict(link.counts)
 
 

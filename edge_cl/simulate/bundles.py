@@ -10,7 +10,7 @@ from importlib.resources import as_file, files
 from pathlib import Path
 
 from edge_cl.bundle import Bundle
-from edge_cl.errors import BundleError
+from edge_cl.errors import BundleError, DataError
 
 DEFAULT = "wrist.ecl"
 
@@ -19,7 +19,9 @@ def default_bundle() -> Bundle:
     """The bundle that comes with the package, trained on the simulator's source people."""
     with as_file(files("edge_cl") / "assets" / DEFAULT) as path:
         if not path.exists():
-            raise BundleError(f"this installation has no assets/{DEFAULT}; name a bundle with --bundle")
+            raise BundleError(
+                f"this installation has no assets/{DEFAULT}; build it with `make assets` or use --bundle"
+            )
         return Bundle.load(path)
 
 
@@ -28,10 +30,14 @@ def bundle_for(data: Path, scenario: str) -> Bundle:
 
     Raises
     ------
+    DataError
+        When there is no such data file.
     BundleError
         When none is cached and the exporter is missing or fails.
     """
-    cached = cache_dir() / f"{data.stem}-{scenario}-{data.stat().st_size if data.exists() else 0}.ecl"
+    if not data.is_file():
+        raise DataError(f"{data}: no such file; `edge-cl data list` shows what is here")
+    cached = cache_dir() / f"{data.stem}-{scenario}-{data.stat().st_size}.ecl"
     if not cached.exists():
         _export(data, scenario, cached)
     return Bundle.load(cached)

@@ -113,7 +113,7 @@ def _exams(runs: Sequence[Run]) -> list[dict[str, Any]]:
     return [
         {
             "condition": condition,
-            "windows": sum(len(exam.truth) for exam in exams),
+            "windows": len(exams[0].truth),
             **_rounded(
                 float(np.mean([balanced(exam.truth, exam.learning) for exam in exams])),
                 float(np.mean([balanced(exam.truth, exam.frozen) for exam in exams])),

@@ -30,32 +30,37 @@ def accuracy_plot(runs: Sequence[Run]) -> str:
         axes.plot(at, 100 * rolling(hits(truth, run.learning)), color=LEARNING, lw=2.2)
         for index, text in _marks(run, several=len(runs) > 1):
             axes.axvline(start + index, color=INK, lw=0.8, alpha=0.35, ls=(0, (3, 3)))
-            axes.text(start + index, 104, " " + text, color=INK, fontsize=9, va="bottom", clip_on=False)
+            label = axes.text(start + index, 104, " " + text, color=INK, fontsize=9, va="bottom")
+            label.set_in_layout(False)
         slept = [start + index for index, _ in run.sleeps]
         axes.plot(slept, [3] * len(slept), "o", color=LEARNING, ms=4, alpha=0.8, clip_on=False)
         start += n
+    axes.set_title(" ", fontsize=9)  # room for the marks' texts
     axes.set(xlim=(0, start), ylim=(0, 103), xlabel="windows")
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0f} %")
     return _svg(figure, "Rolling accuracy, learning and frozen")
 
 
 def memory_plot(run: Run) -> str:
-    """Kilobytes by holder along the stream of one device."""
+    """Megabytes by holder along the stream of one device, against the budget."""
     names = (
         [name for name, _ in sorted(run.held[-1][1].items(), key=lambda item: -item[1])] if run.held else []
     )
     figure, axes = _axes(height=2.8)
     at = [index for index, _ in run.held]
-    levels = np.array([[held.get(name, 0) / 1000 for _, held in run.held] for name in names])
+    levels = np.array([[held.get(name, 0) / 1e6 for _, held in run.held] for name in names])
     if len(names):
         axes.stackplot(
             at, levels, labels=names, colors=[_HOLDERS[k % len(_HOLDERS)] for k in range(len(names))]
         )
-        axes.set(xlim=(0, max(at)), ylim=(0, 1.25 * levels.sum(axis=0).max() + 1))
-        legend = axes.legend(loc="upper left", ncols=3, frameon=False, fontsize=9)
+        budget = run.status.budget_bytes / 1e6
+        axes.axhline(budget, color=INK, lw=1, ls=(0, (4, 3)))
+        axes.text(0, budget, f" budget {budget:.1f} MB", color=INK, fontsize=9, va="bottom")
+        axes.set(xlim=(0, max(at)), ylim=(0, 1.45 * budget))
+        legend = axes.legend(loc="upper right", ncols=6, frameon=False, fontsize=9)
         for text in legend.get_texts():
             text.set_color(INK)
-    axes.set(xlabel="windows", ylabel="kB")
+    axes.set(xlabel="windows", ylabel="MB")
     return _svg(figure, "Memory by holder")
 
 

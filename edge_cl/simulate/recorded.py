@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,8 +21,13 @@ LABELS_PER_CLASS = 4
 MAX_EXAM_WINDOWS = 800
 
 
-def load_scenarios(path: str | Path, name: str, manifest: Manifest) -> list[Scenario]:
+def load_scenarios(
+    path: str | Path, name: str, manifest: Manifest, *, spread_labels: bool = False
+) -> list[Scenario]:
     """The streams of a named scenario: one device each.
+
+    Where every person gets a fresh device, they label four windows of each class: the first
+    four of its first recording, or (`spread_labels`) one of each of its first four recordings.
 
     Raises
     ------
@@ -34,7 +39,7 @@ def load_scenarios(path: str | Path, name: str, manifest: Manifest) -> list[Scen
     if found != need:
         raise DataError(f"{path} has channels {found}, the bundle expects {need}; use a bundle made for it")
     parts = scenarios.split(dataset, plan)
-    cut = _Cutter(manifest, dataset.class_names)
+    cut = _Cutter(manifest, dataset.class_names, per_recording=1 if spread_labels else LABELS_PER_CLASS)
     if plan.stream_device:
         others = scenarios.select(dataset, plan.validation_people, plan.stream_device)
         exams = [
@@ -49,8 +54,9 @@ def load_scenarios(path: str | Path, name: str, manifest: Manifest) -> list[Scen
 class _Cutter:
     """Cuts recordings into streams and exams as the bundle's manifest asks."""
 
-    def __init__(self, manifest: Manifest, class_names: Sequence[str]) -> None:
+    def __init__(self, manifest: Manifest, class_names: Sequence[str], *, per_recording: int) -> None:
         self._manifest = manifest
+        self._per_recording = per_recording
         self._class_names = class_names
 
     def one_device(self, name: str, stream: Sequence[Recording], exams: list[Exam]) -> Scenario:
@@ -65,7 +71,7 @@ class _Cutter:
     def one_device_per_person(
         self, name: str, stream: Sequence[Recording], exams: list[Exam]
     ) -> list[Scenario]:
-        """A fresh device for each person, who labels four windows of each gesture's first recording."""
+        """A fresh device for each person, who labels a few windows of each class."""
         people = dict.fromkeys(recording.person for recording in stream)
         return [
             self._person(f"{name}, person {who}", [r for r in stream if r.person == who], exams)
@@ -74,7 +80,9 @@ class _Cutter:
 
     def _person(self, name: str, stream: Sequence[Recording], exams: list[Exam]) -> Scenario:
         cut = self._cut(stream)
-        return self._scenario(name, cut, labels=_first_of_each_class(cut), marks=[], exams=exams)
+        return self._scenario(
+            name, cut, labels=few_of_each_class(cut, per_recording=self._per_recording), marks=[], exams=exams
+        )
 
     def exam(self, condition: str, held_out: Sequence[Recording]) -> Exam:
         """Windows spread over these recordings."""
@@ -94,9 +102,10 @@ class _Cutter:
         self, name: str, cut: Windows, *, labels: list[Due], marks: list[Mark], exams: list[Exam]
     ) -> Scenario:
         starts = np.flatnonzero(np.diff(cut.recording, prepend=-1))
-        # recordings follow each other a second apart in the stream's own clock
-        lengths = np.append(cut.t_s[np.append(starts[1:], 0) - 1][:-1], 0.0) + 1.0
-        begin_s = np.concatenate([[0.0], np.cumsum(lengths)[:-1]])
+        one_class_each = all(len(set(part)) == 1 for part in np.split(cut.y, starts[1:]))
+        # Each recording's clock begins at 0; in the stream they follow each other a second apart.
+        lengths_s = cut.t_s[starts[1:] - 1] + 1.0
+        begin_s = np.concatenate([[0.0], np.cumsum(lengths_s)])
         which = np.searchsorted(starts, np.arange(len(cut.X)), side="right") - 1
         return Scenario(
             name=name,
@@ -106,17 +115,21 @@ class _Cutter:
             labels=labels,
             marks=marks,
             exams=exams,
-            recording=cut.recording.tolist(),
+            recording=cut.recording.tolist() if one_class_each else [],
         )
 
 
-def _first_of_each_class(cut: Windows) -> list[Due]:
-    """Labels for four windows of each class, learned once their whole recording was answered."""
+def few_of_each_class(cut: Windows, *, per_recording: int) -> list[Due]:
+    """Labels for the first windows of each class, four in all and `per_recording` in one recording.
+
+    They are learned once the whole recording was answered.
+    """
     last = {int(recording): k for k, recording in enumerate(cut.recording)}
-    given: dict[int, int] = defaultdict(int)
+    in_class, in_recording = Counter[int](), Counter[int]()
     labels = []
     for k, (y, recording) in enumerate(zip(cut.y.tolist(), cut.recording.tolist(), strict=True)):
-        if given[y] < LABELS_PER_CLASS:
-            given[y] += 1
+        if in_class[y] < LABELS_PER_CLASS and in_recording[recording] < per_recording:
+            in_class[y] += 1
+            in_recording[recording] += 1
             labels.append(Due(last[recording], k))
     return sorted(labels)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from html import escape
 from importlib.resources import files
@@ -47,8 +48,8 @@ def write_report(path: str | Path, runs: Sequence[Run], shown: dict[str, Any]) -
 
 
 def percent(share: float) -> str:
-    """A share as a percentage with one decimal."""
-    return f"{100 * share:.1f} %"
+    """A share as a percentage with one decimal and a space that does not break."""
+    return f"{100 * share:.1f}\N{NO-BREAK SPACE}%"
 
 
 def _headline(shown: dict[str, Any]) -> str:
@@ -81,7 +82,9 @@ def _cards(shown: dict[str, Any]) -> str:
                 for name, pair, note in cards
             ),
             _card(
-                "memory", f"{memory['held_bytes'] / 1e6:.2f} MB", f"of {memory['budget_bytes'] / 1e6:.1f} MB"
+                "memory",
+                f"{memory['held_bytes'] / 1e6:.1f}\N{NO-BREAK SPACE}MB",
+                f"of {memory['budget_bytes'] / 1e6:.1f} MB",
             ),
             _card("sleeps", str(shown["sleeps"]), f"{shown['sleeps_adopted']} woke with a new head"),
             _card(
@@ -159,7 +162,7 @@ def _receipts(runs: Sequence[Run]) -> str:
             receipt.reading_id,
             receipt.label + (" (new)" if receipt.new_class else ""),
             f"{percent(receipt.confidence_before)} → {percent(receipt.confidence_after)}",
-            "; ".join(receipt.changed.values()) or "nothing",
+            _changes(receipt),
         )
         for receipt in chosen
     ]
@@ -170,6 +173,11 @@ def _receipts(runs: Sequence[Run]) -> str:
         f"what else changed among the last {_n_compared(learned)}",
     )
     return _table(head, rows)
+
+
+def _changes(receipt: Receipt) -> str:
+    counts = Counter(receipt.changed.values())
+    return "; ".join(f"{n} × {change}" for change, n in counts.most_common()) or "nothing"
 
 
 def _interest(receipt: Receipt) -> float:

@@ -49,7 +49,7 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     truth
         What each window is; the device only hears of those in `labels`.
     recording
-        (n,) which recording each window was cut from, or empty.
+        (n,) which recording each window was cut from; empty where recordings mix classes.
     """
 
     name: str
@@ -98,14 +98,14 @@ def labels_every(n: int, *, every: int, delay: int) -> list[Due]:
 
 
 PHASES = (
-    ("somebody like the source people", 0.15),
+    ("familiar person", 0.15),
     ("new person", 0.3),
     ("sensor knocked", 0.3),
     ("new class: washing", 0.25),
 )
 
 
-def demo(seed: int = 0, *, n_windows: int = 4000, policy: LabelPolicy | None = None) -> Scenario:
+def demo(seed: int = 0, *, n_windows: int = 6000, policy: LabelPolicy | None = None) -> Scenario:
     """The scripted day: a familiar person, a new one, a knock to the sensor, an activity never seen.
 
     Each change comes after a pause in which nothing happens. One exam per condition.
@@ -113,8 +113,8 @@ def demo(seed: int = 0, *, n_windows: int = 4000, policy: LabelPolicy | None = N
     if n_windows < 100:
         raise ConfigError(f"the demo was asked for {n_windows} windows; it needs 100 or more")
     rng = np.random.default_rng([seed, 2])
-    familiar, newcomer = wrist.person(rng, spread=0.8), wrist.person(rng, spread=2.0, left_handed=True)
-    mount = wrist.knock(rng, turn_rad=1.3)
+    familiar, newcomer = wrist.person(rng, spread=0.5), wrist.person(rng, spread=2.0, left_handed=True)
+    mount = wrist.knock(rng, turn_rad=2.2, drift=1.5)
     known, everything = list(wrist.SOURCE_ACTIVITIES), list(wrist.ACTIVITIES)
     cast = [
         (familiar, wrist.STRAIGHT, known),

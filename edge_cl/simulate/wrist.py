@@ -237,7 +237,8 @@ def _slow(n: int, rng: np.random.Generator, period_s: float = 2.5) -> FloatArray
     at = np.arange(n) / (period_s * RATE_HZ)
     whole = at.astype(int)
     ease = (1 - np.cos(np.pi * (at - whole))) / 2
-    return knots[whole] * (1 - ease) + knots[whole + 1] * ease
+    drift: FloatArray = knots[whole] * (1 - ease) + knots[whole + 1] * ease
+    return drift
 
 
 def _bursts(n: int, does: Activity, rng: np.random.Generator) -> FloatArray:
