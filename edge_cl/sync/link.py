@@ -268,11 +268,8 @@ class MqttLink:
     def _commit(self) -> None:
         self._commit_at_s = None
         if self._outbox.commit():
-            self._acknowledge_labels()
-
-    def _acknowledge_labels(self) -> None:
-        for mid in self._inbox.take_settled(self._session):
-            self._client.ack(mid, 1)
+            for mid in self._inbox.take_settled(self._session):
+                self._client.ack(mid, 1)
 
     def _send(self) -> None:
         if not self.connected:
@@ -306,7 +303,7 @@ class MqttLink:
         self._counts["connections"] += 1
         self.connected, self._unreachable, self._trouble = True, False, ""
         self._outbox.session = session
-        self._commit_at_s = time.monotonic() + COMMIT_S
+        self._commit()  # before the birth: a number that was seen must not be used again
         self._outbox.rewind()
         self._inflight.clear()
         self._client.subscribe(f"{self._root}/cmd/label", qos=1)

@@ -342,6 +342,19 @@ def test_birth_and_last_will_of_a_killed_device(
         wait_until(lambda: len(watcher.of("status")) == 3, "the next birth arrives")
     rebirth = watcher.of("status")[2]
     assert rebirth.online and will.is_stale_against(rebirth)
+    assert rebirth.session > will.session
+
+
+@pytest.mark.broker
+def test_a_stopped_device_is_not_reported_lost(
+    broker: Broker, tmp_path: Path, watch: Callable[..., Watcher]
+) -> None:
+    watcher = watch(broker.url)
+    code = DEVICE.split("print(")[0] + "link.stop(10); import os; os._exit(0)"
+    subprocess.run([sys.executable, "-c", code, broker.url, str(tmp_path), "3"], check=True, timeout=30)
+    wait_until(lambda: len(watcher.of("status")) == 2, "birth and farewell arrive")
+    assert [presence.reason for presence in watcher.of("status")] == ["", "stopped"]
+    assert sorted(watcher.receipts()) == [0, 1, 2]
 
 
 @pytest.mark.broker
@@ -468,7 +481,7 @@ def test_a_dead_network_thread_is_started_again(
         watcher.send_label(b'{"label": "lost", "reading_id": "r"}')
         watcher.send_label(b'{"label": "walk", "reading_id": "r1"}')
         link.sink(receipt(1))
-        wait_until(lambda: watcher.receipts() == [1], "the receipt arrives all the same")
+        wait_until(lambda: delivered(link), "acknowledgements are read again")
 
 
 @pytest.mark.broker
@@ -561,6 +574,8 @@ def test_never_more_than_the_window_is_in_flight() -> None:
             broker.hang_up()
         link.stop(0.1)
         assert max(broker.unacknowledged) == 16
+        for n, connect in enumerate(broker.connects, start=1):
+            assert b'"online":false' in connect and b'"session":%d' % n in connect
 
 
 def test_a_broker_that_refuses_is_an_alarm() -> None:
