@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,7 +33,9 @@ def list_() -> None:
 
 @data.command()
 @click.argument("name", type=click.Choice(["spsw-har"]))
-@click.option("--to", "folder", type=click.Path(path_type=Path, file_okay=False), help="Folder for the files.")
+@click.option(
+    "--to", "folder", type=click.Path(path_type=Path, file_okay=False), help="Folder for the files."
+)
 @click.option("--base-url", default=BASE_URL, help="Where the publisher's DATA folder is.")
 def get(name: str, folder: Path | None, base_url: str) -> None:
     """Download a data set from its publisher, check every file, and convert it.
@@ -48,7 +49,7 @@ def get(name: str, folder: Path | None, base_url: str) -> None:
     out = folder / "spsw_har.npz"
     click.echo(f"converting {len(files)} files")
     convert(folder / name, out)
-    click.echo(f"{out} ({os.stat(out).st_size:,} bytes)")
+    click.echo(f"{out} ({out.stat().st_size:,} bytes)")
 
 
 @contextmanager

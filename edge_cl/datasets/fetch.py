@@ -61,9 +61,7 @@ def fetch_all(
         _fetch_patiently(file, f"{base_url.rstrip('/')}/{file.path}", target, on_bytes, backoff_s)
 
 
-def _fetch_patiently(
-    file: RemoteFile, url: str, target: Path, on_bytes: OnBytes, backoff_s: float
-) -> None:
+def _fetch_patiently(file: RemoteFile, url: str, target: Path, on_bytes: OnBytes, backoff_s: float) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(target.name + ".part")
     counted = 0  # bytes of this file that on_bytes has been told of

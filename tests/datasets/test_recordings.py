@@ -115,7 +115,7 @@ def test_windows_never_cross_recordings(lengths: list[int], window: int, hop: in
         return
     cut = windows(parts, rate_hz=10, window_samples=window, hop_samples=hop)
     assert np.bincount(cut.recording, minlength=len(lengths)).tolist() == expected
-    assert (cut.X == cut.person[:, None, None]).all()
+    assert (cut.person[:, None, None] == cut.X).all()
 
 
 def test_a_window_is_of_the_class_that_most_of_its_samples_have() -> None:
