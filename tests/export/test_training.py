@@ -230,7 +230,7 @@ def test_the_command_trains_and_tells_how_good_it_is(tmp_path: Path) -> None:
 
 def test_the_command_takes_your_own_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "own_encoder.py").write_text(
-        "import torch\ndef build():\n    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(120, 6))\n"
+        "from torch import nn\ndef build():\n    return nn.Sequential(nn.Flatten(), nn.Linear(120, 6))\n"
     )
     monkeypatch.chdir(tmp_path)
     out = tmp_path / "out.ecl"
