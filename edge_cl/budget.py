@@ -49,6 +49,10 @@ class Ledger:
         """Add a holder; `nbytes()` must say what it holds now."""
         self._holders[name] = nbytes
 
+    def release(self, name: str) -> None:
+        """Remove a holder; one that is not there is none."""
+        self._holders.pop(name, None)
+
     def held(self) -> dict[str, int]:
         """Bytes held now, by holder."""
         return {name: nbytes() for name, nbytes in self._holders.items()}

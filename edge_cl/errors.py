@@ -14,6 +14,7 @@
     ├── NumericalError       a computation left the finite numbers; rebuilt from statistics
     ├── BudgetExceeded       something does not fit into the byte budget
     ├── SyncError            the broker refused or cannot be reached; the outbox is kept
+    │   └── DeviceNotRunning     nobody serves the state folder's control socket
     └── DataError            a data set cannot be fetched, checked or understood
 
 Every message says what was wrong, what was found and what to do. A caller's own
@@ -67,6 +68,10 @@ class BudgetExceeded(EdgeCLError):
 
 class SyncError(EdgeCLError):
     """The broker refused or cannot be reached."""
+
+
+class DeviceNotRunning(SyncError):
+    """Nobody serves the state folder's control socket."""
 
 
 class DataError(EdgeCLError):

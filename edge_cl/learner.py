@@ -1,5 +1,406 @@
-"""THE LOOP: under construction."""
+"""THE LOOP. Everything a device does is one of four calls: observe, teach, sleep, run.
+
+::
+
+    reading ─▶ encoder ─▶ head ─▶ trust ─▶ Decision
+                 │
+              pending (the feature waits for a label)
+                 │
+    label ────▶ teach: journal ─▶ head learns ─▶ memory remembers ─▶ commit ─▶ Receipt
+                                                    │
+              sleep: rehearse from memory ─▶ candidate ─▶ gate ─▶ swap or keep ─▶ snapshot
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import msgspec
+import numpy as np
+
+from edge_cl import encoders
+from edge_cl.budget import Budget, Ledger
+from edge_cl.bundle import Bundle
+from edge_cl.config import Settings
+from edge_cl.durable import DurableKnowledge
+from edge_cl.errors import BadReading, BudgetExceeded, StateUnwritable
+from edge_cl.knowledge import Knowledge, Lesson
+from edge_cl.memory import Pending, PendingFeature
+from edge_cl.records import (
+    Answer,
+    Decision,
+    Event,
+    FloatArray,
+    Label,
+    LabelSource,
+    Reading,
+    Receipt,
+    ReceiptStatus,
+    Sink,
+    SleepProgress,
+    Status,
+)
+from edge_cl.sleep import sleep_cause
+from edge_cl.state import StateStore
+from edge_cl.trust import PrequentialAccuracy
+
+log = logging.getLogger(__name__)
+
+N_COMPARED = 16
+"""A receipt says which of this many last readings would now be answered differently."""
+N_SCORES = 5
+PENDING_SHARE = 0.1
+"""Part of the budget for features that wait for a label, within 64 and 4,096 readings."""
 
 
 class Learner:
-    """Connects the stages."""
+    """Connects the stages. Make one with :meth:`from_bundle`.
+
+    Predicting always comes before learning, so the accuracy it reports is prequential.
+    """
+
+    def __init__(
+        self, bundle: Bundle, *, settings: Settings, budget: Budget, state_dir: str | Path | None
+    ) -> None:
+        self.bundle = bundle
+        self.settings = settings
+        self.encoder = encoders.create(bundle)
+        self.ledger = Ledger(budget.ram_bytes)
+        self.pending = self._make_pending()
+        self.accuracy = PrequentialAccuracy()
+        self.n_readings = 0
+        self.n_bad_readings = 0
+        self.n_bad_inputs = 0
+        """Lines and samples that the source dropped before they were readings; set by whoever knows."""
+        self._shape = (bundle.manifest.window_samples, bundle.manifest.n_channels)
+        self._idle_since = self._committed_at = time.monotonic()
+        self._uncommitted: list[Receipt] = []
+        self._nap: Iterator[SleepProgress] | None = None
+        self._refusing = ""
+        store = None if state_dir is None else StateStore(state_dir, bundle.bundle_id, budget.disk_bytes)
+        self._durable = DurableKnowledge(
+            self._make_knowledge,
+            store,
+            snapshot_labels=settings.state.snapshot_labels,
+            describe=self.status,
+        )
+        self._durable.recover()
+
+    @classmethod
+    def from_bundle(
+        cls,
+        bundle: Bundle,
+        *,
+        state_dir: str | Path | None = None,
+        budget: Budget | None = None,
+        settings: Settings | None = None,
+    ) -> Self:
+        """A device for this bundle, as it was when it last stopped.
+
+        Parameters
+        ----------
+        bundle
+            A verified bundle.
+        state_dir
+            Where learned state lives; made when absent, locked while open. None keeps it in memory.
+        budget
+            Hard byte limits; by default the settings'.
+        settings
+            By default all defaults.
+
+        Raises
+        ------
+        BudgetExceeded, BundleError, StateError
+            Each says what was found and what to do.
+        """
+        settings = settings or Settings()
+        return cls(bundle, settings=settings, budget=budget or settings.to_budget(), state_dir=state_dir)
+
+    @property
+    def knowledge(self) -> Knowledge:
+        """Everything learned: head, memory, class names, calibration."""
+        return self._durable.knowledge
+
+    @property
+    def class_names(self) -> list[str]:
+        """The classes by index; grows when a label brings a new name."""
+        return self.knowledge.class_names
+
+    # ------------------------------------------------------------------ the four calls
+
+    def observe(self, reading: Reading) -> Decision:
+        """Answer one reading; never learns. Raises BadReading for a window that cannot be used."""
+        feature = self._encode(reading)
+        scores = self.knowledge.predict_one(feature)
+        best = np.argsort(scores)[::-1][:N_SCORES]
+        answer = int(best[0]) if scores.any() else -1
+        confidence = float(scores[answer]) if answer >= 0 else 0.0
+        self.pending.add(reading.id, feature, answer)
+        self.n_readings += 1
+        return Decision(
+            reading_id=reading.id,
+            t_s=reading.t_s,
+            label=self.class_names[answer] if answer >= 0 else "",
+            confidence=confidence,
+            abstained=confidence < self.settings.trust.min_confidence,
+            scores={self.class_names[c]: round(float(scores[c]), 4) for c in best},
+        )
+
+    def teach(self, label: Label) -> Receipt:
+        """Learn one label; when the receipt says ``learned``, the label is safe on disk."""
+        return (self._teach(label) + self._commit())[-1]
+
+    def sleep(self, cause: str = "asked") -> Iterator[SleepProgress]:
+        """Rehearse, judge, swap or keep, snapshot: in slices, so that predicting goes on between.
+
+        Labels taught between slices are kept whichever head wakes. `status().last_sleep` then says what
+        came of it.
+        """
+        return self._durable.sleep(cause, self.settings.sleep.slice_ms / 1000)
+
+    def run(
+        self, events: Iterable[Event], labels: Sequence[LabelSource] = (), sinks: Sequence[Sink] = ()
+    ) -> None:
+        """Live: answer every reading, learn every label, sleep when it is time.
+
+        Parameters
+        ----------
+        events
+            Readings, labels, and None for "nothing yet", in order.
+        labels
+            More sources of labels, polled once per event.
+        sinks
+            Called with every Decision, Receipt, SleepReport and Status, in this thread. A receipt is
+            given only after its label is on disk.
+        """
+        status_due = 0.0
+        self._doze(sinks)  # a sleep that a power cut prevented comes before any new label
+        for event in events:
+            if time.monotonic() >= status_due:
+                status_due = time.monotonic() + self.settings.mqtt.status_s
+                _emit(sinks, [self.status()])
+            for source in labels:
+                for label in source.poll():
+                    _emit(sinks, self._teach(label))
+            if isinstance(event, Reading):
+                _emit(sinks, self._answer(event))
+            elif isinstance(event, Label):
+                _emit(sinks, self._teach(event))
+            if time.monotonic() - self._committed_at >= self.settings.state.commit_ms / 1000:
+                _emit(sinks, self._commit())
+            self._doze(sinks)
+        while self._nap is not None:
+            self._doze(sinks)
+        _emit(sinks, [*self._commit(), self.status()])
+
+    # ------------------------------------------------------------------ around them
+
+    def status(self) -> Status:
+        """How the device is doing now."""
+        held = self.ledger.held()
+        return Status(
+            bundle_name=self.bundle.manifest.name,
+            bundle_id=self.bundle.bundle_id,
+            head=self.knowledge.head.name,
+            class_names=list(self.class_names),
+            n_readings=self.n_readings,
+            n_labels=self.knowledge.n_labels,
+            journal_seq=self._durable.seq,
+            n_pending=len(self.pending),
+            n_bad_readings=self.n_bad_readings + self.n_bad_inputs,
+            accuracy_now=self.accuracy.value,
+            held=held,
+            held_bytes=sum(held.values()),
+            budget_bytes=self.ledger.capacity_bytes,
+            n_sleeps=self.knowledge.n_sleeps,
+            last_sleep=self.knowledge.last_sleep,
+            recovered=self._durable.recovered,
+            alarm=self._refusing or self._durable.alarm,
+        )
+
+    def predict(self, windows: FloatArray) -> FloatArray:
+        """Class probabilities of many windows (n, n_samples, n_channels); changes nothing."""
+        return self.knowledge.predict(self.encoder.encode_many(windows))
+
+    def close(self) -> None:
+        """Commit, snapshot and let the state folder go. Also done by leaving a ``with`` block."""
+        self._durable.close(save=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        # After an exception knowledge may be half-changed: the disk is right, so nothing is saved over it.
+        self._durable.close(save=kind is None)
+
+    def _make_pending(self) -> Pending:
+        n_features = self.bundle.manifest.feature_size
+        wanted = int(PENDING_SHARE * self.ledger.capacity_bytes) // Pending.row_bytes(n_features)
+        pending = Pending(max(64, min(wanted, 4096)), n_features)
+        self.ledger.require("pending features", pending.nbytes)
+        self.ledger.register("pending", lambda: pending.nbytes)
+        return pending
+
+    def _make_knowledge(self) -> Knowledge:
+        head = self.settings.head
+        return Knowledge(self.bundle, self.ledger, head_name=head.name, head_options=head.options)
+
+    def _encode(self, reading: Reading) -> FloatArray:
+        window = np.asarray(reading.window, dtype=np.float32)
+        if window.shape != self._shape:
+            raise BadReading(
+                f"reading {reading.id}: window {window.shape} is not the bundle's {self._shape}; dropped"
+            )
+        if not np.isfinite(window).all():
+            raise BadReading(f"reading {reading.id}: the window holds values that are not finite; dropped")
+        feature = self.encoder.encode(window)
+        if not np.isfinite(feature).all():
+            raise BadReading(f"reading {reading.id}: the encoder's feature is not finite; dropped")
+        return feature
+
+    def _answer(self, reading: Reading) -> list[Decision]:
+        self._idle_since = time.monotonic()
+        try:
+            return [self.observe(reading)]
+        except BadReading as error:
+            self.n_bad_readings += 1
+            log.warning("%s", error)
+            return []
+
+    # ------------------------------------------------------------------ one label
+
+    def _teach(self, label: Label) -> list[Receipt]:
+        """Journal and learn one label. Returns the receipts that may be given at once; one that
+        promises something waits for the commit."""
+        reading_id = label.reading_id or self.pending.newest_id
+        known = self.pending.get(reading_id)
+        refusal = self._refuse(label, reading_id, known)
+        if known is None or refusal is not None:
+            return [refusal] if refusal else []
+        try:
+            seq, lesson = self._durable.learn(label, reading_id, known.feature)
+        except StateUnwritable as error:
+            return [*self._predict_only(error), _refusal(label, reading_id, "refused", self._refusing)]
+        except BudgetExceeded as error:
+            return [_refusal(label, reading_id, "refused", str(error))]
+        self._uncommitted.append(self._receipt(label, known, seq, lesson))
+        return []
+
+    def _refuse(self, label: Label, reading_id: str, known: PendingFeature | None) -> Receipt | None:
+        """The receipt for a label that teaches nothing, None for one that can be learned."""
+        if not label.label.strip():
+            return _refusal(label, reading_id, "refused", "the label is empty; name a class")
+        taught = self._durable.label_of(reading_id) if known is None and reading_id else None
+        if known is not None and known.taught >= 0:
+            taught = self.class_names[known.taught]
+        if taught == label.label:
+            return _refusal(label, reading_id, "duplicate", "this reading already has this label")
+        if known is not None:
+            return None
+        message = (
+            f"reading {reading_id!r} is not among the last {self.pending.capacity} readings since the device "
+            "started; label newer readings, or label sooner"
+            if reading_id
+            else "no reading was seen yet; label after the first one"
+        )
+        return _refusal(label, reading_id, "unknown-reading", message)
+
+    def _receipt(self, label: Label, known: PendingFeature, seq: int, lesson: Lesson) -> Receipt:
+        if known.answer >= 0:
+            self.accuracy.update(known.answer == lesson.class_index)
+        self.pending.mark_taught(known.reading_id, lesson.class_index)
+        changed, n_compared = self._compare()
+        new = "a new class; " if lesson.new_class else ""
+        return Receipt(
+            reading_id=known.reading_id,
+            label=label.label,
+            status="learned",
+            source=label.source,
+            seq=seq,
+            confidence_before=round(lesson.before, 4),
+            confidence_after=round(lesson.after, 4),
+            new_class=lesson.new_class,
+            changed=changed,
+            n_compared=n_compared,
+            message=f"learned: {new}before {lesson.before:.2f}, now {lesson.after:.2f}; "
+            f"{len(changed)} of the last {n_compared} answers changed",
+        )
+
+    def _compare(self) -> tuple[dict[str, str], int]:
+        """Answers to the last readings that the newest label changed: {id: "old → new"}."""
+        ids, features, old = self.pending.recent(N_COMPARED)
+        new = self.knowledge.predict(features).argmax(axis=1)
+        changed = np.flatnonzero((new != old) & (old >= 0))
+        self.pending.set_current([ids[i] for i in changed], new[changed])
+        names = self.class_names
+        return {ids[i]: f"{names[old[i]]} → {names[new[i]]}" for i in changed}, len(ids)
+
+    def _commit(self) -> list[Receipt]:
+        """Make what was learned durable; only now its receipts may be given."""
+        self._committed_at = time.monotonic()
+        try:
+            self._durable.commit()
+        except StateUnwritable as error:
+            return self._predict_only(error)
+        receipts, self._uncommitted = self._uncommitted, []
+        if receipts:
+            self._refusing = ""
+        return receipts
+
+    def _predict_only(self, error: StateUnwritable) -> list[Receipt]:
+        """The disk takes nothing: what could not be kept is forgotten and refused; predicting goes on.
+
+        Every later label tries again, so the device comes back by itself when there is room.
+        """
+        self._refusing = f"predicting only, not learned: {error}"
+        log.error("%s", self._refusing)
+        lost, self._uncommitted = self._uncommitted, []
+        self._nap = None
+        if lost:
+            self._durable.rollback()
+            self.pending.take_back([receipt.reading_id for receipt in lost], len(self.class_names))
+        return [
+            msgspec.structs.replace(
+                receipt, status="refused", seq=0, confidence_after=0.0, changed={}, message=self._refusing
+            )
+            for receipt in lost
+        ]
+
+    # ------------------------------------------------------------------ sleep
+
+    def _doze(self, sinks: Sequence[Sink]) -> None:
+        """One slice of sleep, when asleep or when it is time to be."""
+        if self._nap is None:
+            idle_s = time.monotonic() - self._idle_since
+            cause = sleep_cause(self.settings.sleep, self.knowledge.labels_since_sleep, idle_s)
+            if not cause or self._refusing:
+                return
+            self._nap = self.sleep(cause)
+        try:
+            if next(self._nap, None) is not None:
+                return
+        except StateUnwritable as error:
+            _emit(sinks, self._predict_only(error))
+            return
+        self._nap = None
+        if self.knowledge.last_sleep is not None:
+            _emit(sinks, [self.knowledge.last_sleep])
+
+
+def _emit(sinks: Sequence[Sink], answers: Sequence[Answer]) -> None:
+    for answer in answers:
+        for sink in sinks:
+            sink(answer)
+
+
+def _refusal(label: Label, reading_id: str, status: ReceiptStatus, message: str) -> Receipt:
+    return Receipt(
+        reading_id=reading_id, label=label.label, source=label.source, status=status, message=message
+    )

@@ -1,4 +1,7 @@
-"""What flows between the stages. Records are immutable; a stage never changes one it was given."""
+"""What flows between the stages. Records are immutable; a stage never changes one it was given.
+
+Answers (Decision, Receipt, SleepReport, Status) are JSON objects outside, told apart by ``type``.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +46,7 @@ class Label(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     t_s: float = 0.0
 
 
-class Decision(msgspec.Struct, frozen=True, kw_only=True):
+class Decision(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="decision"):
     """The answer to one reading.
 
     `label` is the best class ("" while no class is known), `confidence` its calibrated
@@ -62,7 +65,7 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
 ReceiptStatus: TypeAlias = Literal["learned", "duplicate", "unknown-reading", "refused"]
 
 
-class Receipt(msgspec.Struct, frozen=True, kw_only=True):
+class Receipt(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="receipt"):
     """What a label did. Given only after the label is safe on disk.
 
     Attributes
@@ -105,7 +108,7 @@ class SleepProgress(msgspec.Struct, frozen=True, kw_only=True):
     total: int
 
 
-class SleepReport(msgspec.Struct, frozen=True, kw_only=True):
+class SleepReport(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="sleep"):
     """What one sleep did, and whether the device woke with the new head.
 
     Accuracies are class-balanced, on held-back exemplars that are never rehearsed.
@@ -122,7 +125,7 @@ class SleepReport(msgspec.Struct, frozen=True, kw_only=True):
     cpu_s: float
 
 
-class Status(msgspec.Struct, frozen=True, kw_only=True):
+class Status(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="status"):
     """How a device is doing: what `edge-cl status` shows and what goes out over MQTT.
 
     `accuracy_now` is prequential (predicted before learned) over the last 200 labels, or None

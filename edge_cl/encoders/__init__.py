@@ -1,1 +1,50 @@
-""" """
+"""feature = encoder(window): one small class per runtime, picked by the bundle."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from edge_cl.bundle import Bundle
+from edge_cl.encoders.base import Encoder
+from edge_cl.encoders.identity import IdentityEncoder
+from edge_cl.errors import BundleError
+
+GOLDEN_TOLERANCE = 1e-3
+"""Largest accepted difference to the exporter's features, relative to their scale."""
+
+__all__ = ["GOLDEN_TOLERANCE", "Encoder", "create", "golden_error"]
+
+
+def create(bundle: Bundle) -> Encoder:
+    """The encoder a bundle asks for.
+
+    Raises
+    ------
+    BundleError
+        When its kind is unknown, its runtime is missing, or it does not fit the manifest.
+    """
+    kind = bundle.manifest.encoder.kind
+    if kind == "identity":
+        return IdentityEncoder(bundle.manifest)
+    if kind == "onnx":
+        from edge_cl.encoders.onnx import OnnxEncoder  # only here: a LiteRT board has no onnxruntime
+
+        return OnnxEncoder(bundle)
+    raise BundleError(
+        f"bundle asks for encoder {kind!r}; this edge-cl knows onnx and identity: upgrade edge-cl"
+    )
+
+
+def golden_error(encoder: Encoder, bundle: Bundle) -> float | None:
+    """Self-test: the largest difference to the exporter's features, relative to their scale.
+
+    None when the bundle carries no golden pair. Not finite when the encoder's output is not.
+    """
+    golden = bundle.golden()
+    if golden is None:
+        return None
+    inputs, features = golden
+    found = encoder.encode_many(inputs)
+    if found.shape != features.shape:
+        raise BundleError(f"encoder gives features of shape {found.shape}, the exporter had {features.shape}")
+    return float(np.abs(found - features).max() / max(float(np.abs(features).max()), 1e-6))

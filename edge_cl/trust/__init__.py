@@ -1,1 +1,6 @@
-""" """
+"""When not to believe it: calibrated confidence and accuracy on the labels that come."""
+
+from edge_cl.trust.accuracy import PrequentialAccuracy
+from edge_cl.trust.calibration import Calibrator
+
+__all__ = ["Calibrator", "PrequentialAccuracy"]

@@ -1,0 +1,136 @@
+"""``edge-cl run``: a device, live."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import signal
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import click
+import msgspec
+
+from edge_cl.bundle import Bundle
+from edge_cl.config import Settings, load_settings, settings_from
+from edge_cl.learner import Learner
+from edge_cl.records import Answer, Decision, Event, LabelSource, Sink, Status
+from edge_cl.sensing.labelling import LabelSchedule
+from edge_cl.sensing.stream import FileStream, PipeStream, open_stream, paced
+from edge_cl.sync.control import ControlServer
+from edge_cl.sync.link import MqttLink
+
+OUTBOX_SHARE = 4
+"""The outbox may take one part in this many of the disk budget."""
+
+
+@click.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option(
+    "-i", "--input", "source", default="-", show_default=True, help="A .jsonl or .csv recording; - is stdin."
+)
+@click.option(
+    "--state", type=click.Path(path_type=Path), default="edge-cl-state", show_default=True,
+    envvar="EDGE_CL_STATE", help="Folder of the learned state; made when absent.",
+)  # fmt: skip
+@click.option("--config", type=click.Path(path_type=Path), envvar="EDGE_CL_CONFIG", help="Settings (TOML).")
+@click.option("--mqtt", "mqtt_url", default="", help="mqtt://host[:port]; overrides the settings.")
+@click.option("--device", default="", help="Device name in MQTT topics; overrides the settings.")
+@click.option("--head", default="", help="Which head learns; overrides the bundle and the settings.")
+@click.option("--label-every", default=1, show_default=True, help="Use one in N labels of the recording.")
+@click.option("--label-delay", default=0, show_default=True, help="Give its labels N readings late.")
+@click.option("--realtime", is_flag=True, help="Play a recording at its own speed.")
+@click.option("-q", "--quiet", is_flag=True, help="Write no decisions to standard output.")
+def run(  # noqa: PLR0913  one parameter per option
+    bundle: Path, source: str, state: Path, config: Path | None, mqtt_url: str, device: str, head: str,
+    label_every: int, label_delay: int, realtime: bool, quiet: bool,
+) -> None:  # fmt: skip
+    """Stream readings through BUNDLE: predict, learn from every label, sleep, report.
+
+    Decisions, receipts and sleep reports are written to standard output as JSON lines. Labels may be in
+    the input, come over MQTT, or from `edge-cl label`. Input lines are samples ({"t": 12.31, "x": [...]}),
+    windows ({"t": 12.3, "window": [[...], ...], "id": "r7"}) or labels ({"label": "run", "reading": "r7"}).
+    """
+    logging.basicConfig(level=logging.INFO, format="edge-cl: %(message)s", stream=sys.stderr)
+    settings = _settings(config, mqtt_url, device, head)
+    loaded = Bundle.load(bundle)
+    labels = LabelSchedule(every=label_every, delay=label_delay)
+    stream = open_stream(source, loaded.manifest, labels=labels)
+    with contextlib.ExitStack() as stack:
+        learner = stack.enter_context(Learner.from_bundle(loaded, state_dir=state, settings=settings))
+        sources, sinks = _peripherals(stack, settings, state)
+        sinks.append(_Report(stream, learner, quiet=quiet))
+        logging.info("%s; %s", learner.status().bundle_name, learner.status().recovered)
+        learner.run(_until_stopped(paced(stream) if realtime else stream), sources, sinks)
+
+
+def _settings(config: Path | None, mqtt_url: str, device: str, head: str) -> Settings:
+    settings = load_settings(config) if config else Settings()
+    if not (mqtt_url or device or head):
+        return settings
+    raw = msgspec.to_builtins(settings)
+    raw["mqtt"]["url"] = mqtt_url or raw["mqtt"]["url"]
+    raw["device"]["name"] = device or raw["device"]["name"]
+    if head:
+        raw["head"] = {"name": head}
+    return settings_from(raw, "command line")
+
+
+def _peripherals(
+    stack: contextlib.ExitStack, settings: Settings, state: Path
+) -> tuple[list[LabelSource], list[Sink]]:
+    """The control socket and, when asked for, MQTT: sources of labels, sinks of answers."""
+    control = stack.enter_context(ControlServer(state / "control.sock"))
+    sources: list[LabelSource] = [control]
+    sinks: list[Sink] = [control.sink]
+    mqtt = settings.mqtt
+    if mqtt.url:
+        link = MqttLink(
+            mqtt.url,
+            device=settings.device.name,
+            site=settings.device.site,
+            state_dir=state,
+            disk_bytes=settings.to_budget().disk_bytes // OUTBOX_SHARE,
+            username=mqtt.username,
+            ca_file=mqtt.ca_file,
+        )
+        link.start()
+        stack.callback(link.stop)
+        sources.append(link)
+        sinks.append(link.sink)
+    return sources, sinks
+
+
+class _Report:
+    """Standard output: one JSON object a line."""
+
+    def __init__(self, stream: FileStream | PipeStream, learner: Learner, *, quiet: bool) -> None:
+        self._stream, self._learner, self._quiet = stream, learner, quiet
+        self._out = sys.stdout.buffer
+        self._encoder = msgspec.json.Encoder()
+
+    def __call__(self, answer: Answer) -> None:
+        if isinstance(answer, Status):
+            self._learner.n_bad_inputs = self._stream.assembler.n_bad
+            return
+        if self._quiet and isinstance(answer, Decision):
+            return
+        self._out.write(self._encoder.encode(answer) + b"\n")
+        self._out.flush()
+
+
+def _until_stopped(events: Iterable[Event]) -> Iterator[Event]:
+    """The events until SIGTERM or SIGINT; the loop then ends between two events, never inside a lesson."""
+    stopped = False
+
+    def stop(number: int, frame: object) -> None:
+        nonlocal stopped
+        stopped = True
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
+    for event in events:
+        if stopped:
+            return
+        yield event

@@ -1,0 +1,248 @@
+"""The contract every head keeps, and the checks they share."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Iterator
+from typing import Any, ClassVar, Self
+
+import msgspec
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from edge_cl.bundle import Prior
+from edge_cl.records import FloatArray
+
+STATE_VERSION = 1
+
+
+class HeadState(msgspec.Struct, frozen=True, kw_only=True):
+    """A head as arrays and JSON values: enough to rebuild it bit for bit.
+
+    `options` are the constructor's keyword arguments, `meta` small JSON values, `arrays`
+    everything numeric. No pickle anywhere.
+    """
+
+    head: str
+    version: int
+    n_features: int
+    n_classes: int
+    options: dict[str, Any]
+    meta: dict[str, Any]
+    arrays: dict[str, Any]
+
+
+class Head(abc.ABC):
+    """A classifier that learns one sample at a time.
+
+    Scores are class probabilities: (n_classes,) float32, non-negative, summing to 1; a class that
+    was never seen scores 0, and before the first label all scores are 0. Learning is
+    deterministic. `predict_one` never changes what the head has learned.
+
+    Parameters
+    ----------
+    n_features
+        Length D of a feature vector, at least 1.
+    n_classes
+        Classes known from the start; `add_class` adds more.
+    """
+
+    name: ClassVar[str]
+    shares_memory: ClassVar[bool] = False
+    """Whether the constructor takes `memory`, a replay memory that the caller fills."""
+
+    def __init__(self, n_features: int, n_classes: int = 0) -> None:
+        if n_features < 1 or n_classes < 0:
+            raise ValueError(f"n_features {n_features} must be ≥ 1 and n_classes {n_classes} ≥ 0")
+        self.n_features = int(n_features)
+        self.class_counts: NDArray[np.float64] = np.zeros(n_classes)
+
+    @property
+    def n_classes(self) -> int:
+        """Number of classes, seen or not."""
+        return len(self.class_counts)
+
+    @property
+    def n_seen(self) -> int:
+        """Labels learned (a warm start counts with its prior weight)."""
+        return int(self.class_counts.sum())
+
+    def predict_one(self, x: ArrayLike) -> FloatArray:
+        """Class probabilities of one feature vector: (D,) → (C,) float32."""
+        scores: FloatArray = self._predict(self._checked(x, 1)[None])[0]
+        return scores
+
+    def predict_many(self, X: ArrayLike) -> FloatArray:
+        """Class probabilities of many: (n, D) → (n, C) float32."""
+        features = self._checked(X, 2)
+        if not len(features):
+            return np.zeros((0, self.n_classes), dtype=np.float32)
+        return self._predict(features)
+
+    def learn_one(self, x: ArrayLike, y: int) -> None:
+        """Learn one sample: x (D,), class index y in [0, n_classes)."""
+        self._learn(self._checked(x, 1), self._checked_class(y))
+
+    def learn_many(self, X: ArrayLike, y: ArrayLike) -> None:
+        """Learn samples in order: X (n, D), y (n,). Equal to `learn_one` on each."""
+        features, classes = self._checked(X, 2), np.asarray(y)
+        if classes.shape != (len(features),):
+            raise ValueError(f"y has shape {classes.shape}, X has {len(features)} rows")
+        checked = [self._checked_class(c) for c in classes]
+        for x, c in zip(features, checked, strict=True):
+            self._learn(x, c)
+
+    def add_class(self) -> int:
+        """Make room for one more class; returns its index."""
+        self.class_counts = np.append(self.class_counts, 0.0)
+        self._grow()
+        return self.n_classes - 1
+
+    @property
+    @abc.abstractmethod
+    def nbytes(self) -> int:
+        """Bytes held by the head's arrays."""
+
+    @property
+    @abc.abstractmethod
+    def bytes_per_class(self) -> int:
+        """Bytes that one more class costs."""
+
+    @abc.abstractmethod
+    def warm_start(self, prior: Prior, *, strength: float) -> None:
+        """Begin from a bundle's prior, weighed as if `strength` labels per class had been seen.
+
+        Only for a head that has learned nothing yet, with the prior's classes.
+        """
+
+    @abc.abstractmethod
+    def rehearse(self, X: FloatArray, y: NDArray[np.int64]) -> Iterator[None]:
+        """Relearn from remembered exemplars, X (n, D) and y (n,), in small slices of work.
+
+        Each `yield` ends a slice. The head is usable only after the iterator is exhausted.
+        """
+
+    @abc.abstractmethod
+    def _predict(self, X: FloatArray) -> FloatArray: ...
+
+    @abc.abstractmethod
+    def _learn(self, x: FloatArray, y: int) -> None: ...
+
+    @abc.abstractmethod
+    def _grow(self) -> None:
+        """Give every per-class array a row or column for the class just counted in."""
+
+    @abc.abstractmethod
+    def _options(self) -> dict[str, Any]:
+        """The constructor's keyword arguments."""
+
+    def _shared(self) -> dict[str, Any]:
+        """What the head was made with but does not own."""
+        return {}
+
+    @abc.abstractmethod
+    def _get_state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]: ...
+
+    @abc.abstractmethod
+    def _set_state(self, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> None: ...
+
+    def state(self) -> HeadState:
+        """Everything the head has learned, as copies."""
+        arrays, meta = self._get_state()
+        return HeadState(
+            head=self.name,
+            version=STATE_VERSION,
+            n_features=self.n_features,
+            n_classes=self.n_classes,
+            options=self._options(),
+            meta=meta,
+            arrays={"class_counts": self.class_counts.copy(), **arrays},
+        )
+
+    @classmethod
+    def from_state(cls, state: HeadState, **shared: Any) -> Self:
+        """Rebuild a head from `state`; raises ValueError when it is another head's or newer.
+
+        `shared` is what the head was made with but does not own: the replay memory.
+        """
+        if state.head != cls.name:
+            raise ValueError(f"state is of head {state.head!r}, not {cls.name!r}")
+        if state.version > STATE_VERSION:
+            raise ValueError(
+                f"head state version {state.version}; this edge-cl reads {STATE_VERSION}: upgrade edge-cl"
+            )
+        head = cls(state.n_features, state.n_classes, **state.options, **shared)
+        arrays = {key: np.array(value) for key, value in state.arrays.items()}
+        head.class_counts = arrays.pop("class_counts")
+        head._set_state(arrays, state.meta)
+        return head
+
+    def copy(self) -> Self:
+        """An independent copy that predicts and learns the same, bit for bit."""
+        return self.from_state(self.state(), **self._shared())
+
+    def _checked(self, x: ArrayLike, ndim: int) -> FloatArray:
+        with np.errstate(over="ignore"):  # an overflow is refused below, as infinite
+            array = np.asarray(x, dtype=np.float32)
+        if array.ndim != ndim or array.shape[-1] != self.n_features:
+            want = f"({self.n_features},)" if ndim == 1 else f"(n, {self.n_features})"
+            raise ValueError(f"features have shape {np.shape(x)}, should be {want}")
+        if not np.isfinite(array).all():
+            raise ValueError("features are not all finite float32 values; drop the reading")
+        return np.ascontiguousarray(array)
+
+    def _checked_class(self, y: Any) -> int:
+        if isinstance(y, bool | np.bool_) or not isinstance(y, int | np.integer):
+            raise TypeError(f"a class is an integer index, found {type(y).__name__}")
+        if not 0 <= y < self.n_classes:
+            raise ValueError(
+                f"class {y} is outside the {self.n_classes} known classes; call add_class() first"
+            )
+        return int(y)
+
+
+def softmax(logits: FloatArray, seen: NDArray[np.bool_]) -> FloatArray:
+    """Row-wise softmax over the classes marked `seen`; the others get 0.
+
+    Parameters
+    ----------
+    logits
+        (n, C) float; overwritten.
+    seen
+        (C,) bool; when none is True all scores are 0.
+    """
+    if not seen.any():
+        return np.zeros(logits.shape, dtype=np.float32)
+    logits[:, ~seen] = -np.inf
+    logits -= logits.max(axis=1, keepdims=True)
+    np.exp(logits, out=logits)
+    logits /= logits.sum(axis=1, keepdims=True)
+    return logits.astype(np.float32, copy=False)
+
+
+def prior_weights(prior: Prior, strength: float) -> NDArray[np.float64]:
+    """Labels each prior class counts for: its own count, but at most `strength`; (C,)."""
+    return np.minimum(prior.class_counts.astype(np.float64), strength)
+
+
+def prior_exemplars(prior: Prior, strength: float) -> tuple[FloatArray, NDArray[np.int64]]:
+    """Features that stand for the prior: its real exemplars, or draws from its class Gaussians.
+
+    Returns
+    -------
+    (n, D) float32 and (n,) classes, at most `strength` per class (64 when drawn).
+    """
+    labels = np.asarray(prior.exemplar_labels, dtype=np.int64)
+    if len(labels):
+        rank = np.zeros(len(labels), dtype=np.int64)
+        for c in np.unique(labels):
+            rank[labels == c] = np.arange((labels == c).sum())
+        keep = rank < strength
+        return np.asarray(prior.exemplars[keep], dtype=np.float32), labels[keep]
+    n_classes, n_features = prior.class_means.shape
+    per_class = int(min(strength, 64))
+    noise = np.random.default_rng(0).multivariate_normal(
+        np.zeros(n_features), prior.shared_cov.astype(np.float64), size=(n_classes, per_class), method="eigh"
+    )
+    drawn = noise + prior.class_means[:, None, :]
+    return drawn.reshape(-1, n_features).astype(np.float32), np.repeat(np.arange(n_classes), per_class)

@@ -1,0 +1,245 @@
+"""Everything a device has learned, as one value: a pure function of its bundle and its journal.
+
+Replaying the same journal gives the same knowledge, bit for bit; that is what recovery rests on. No
+clock, no file and no network here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+
+from edge_cl import heads
+from edge_cl.budget import Ledger
+from edge_cl.bundle import Bundle
+from edge_cl.errors import BudgetExceeded
+from edge_cl.heads import HEADS, Head, HeadState
+from edge_cl.memory import ReplayMemory, Reservoir
+from edge_cl.records import FloatArray, SleepProgress, SleepReport
+from edge_cl.sleep import MAX_EXEMPLARS, Rehearsal
+from edge_cl.trust import Calibrator
+
+PRIOR_STRENGTH = 100.0
+"""Labels per class that the bundle's prior counts for: a start, not a verdict."""
+MAX_MEMORY_BYTES = 8 * 1024 * 1024
+
+
+class Lesson(NamedTuple):
+    """What one label changed: class index, new or not, its probability before and after."""
+
+    class_index: int
+    new_class: bool
+    before: float
+    after: float
+
+
+class Knowledge:
+    """Head, replay memory, class names and calibration.
+
+    Parameters
+    ----------
+    bundle
+        Gives the classes, the head's name and the prior to start from.
+    ledger
+        Every holder registers here; the memory is sized to what is left.
+    head_name, head_options
+        Instead of the bundle's choice when the name is given.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        ledger: Ledger,
+        *,
+        head_name: str = "",
+        head_options: dict[str, Any] | None = None,
+    ) -> None:
+        spec = bundle.manifest.head
+        name, options = (head_name, head_options or {}) if head_name else (spec.name, spec.options)
+        self.class_names: list[str] = list(bundle.manifest.class_names)
+        self.calibrate = Calibrator()
+        self.n_labels = 0
+        self.n_sleeps = 0
+        self.labels_since_sleep = 0
+        self.last_sleep: SleepReport | None = None
+        self._ledger = ledger
+        self._rehearsal: Rehearsal[Head] | None = None
+        self._cause = ""
+        self._learned_asleep: list[tuple[FloatArray, int]] = []
+        n_features = bundle.manifest.feature_size
+        self.memory = ReplayMemory(capacity_bytes=Reservoir.row_bytes(n_features) * 16, n_features=n_features)
+        self.head = heads.create(
+            name, n_features=n_features, n_classes=len(self.class_names), **options, **self._shared(name)
+        )
+        self._share_out(n_features)
+        self._begin(bundle)
+
+    def _share_out(self, n_features: int) -> None:
+        """The head and its sleeping copy take what they need of the budget, the memory what is left."""
+        ledger = self._ledger
+        for name in ("head", "sleep", "memory"):
+            ledger.release(name)
+        ledger.require("head", self._head_bytes())
+        ledger.register("head", self._head_bytes)
+        ledger.require("sleep", self._sleep_bytes())
+        ledger.register("sleep", self._sleep_bytes)
+        ledger.require("the smallest memory", self.memory.nbytes)
+        row, asleep = Reservoir.row_bytes(n_features), 4 * n_features + 8
+        spare = ledger.free_bytes + self._sleep_bytes() - self.head.nbytes
+        self.memory.resize(min(spare * row // (row + asleep), MAX_MEMORY_BYTES))
+        ledger.register("memory", lambda: self.memory.nbytes)
+
+    def _head_bytes(self) -> int:
+        return self.head.nbytes
+
+    def _sleep_bytes(self) -> int:
+        """What a sleep holds besides: the candidate head and the exemplars it rehearses, decoded."""
+        rehearsed = min(self.memory.rehearsed.capacity, MAX_EXEMPLARS) + self.memory.held_back.capacity
+        return self.head.nbytes + rehearsed * (4 * self.head.n_features + 8)
+
+    def _begin(self, bundle: Bundle) -> None:
+        prior = bundle.prior()
+        if prior is None:
+            return
+        self.head.warm_start(prior, strength=PRIOR_STRENGTH)
+        for x, y in zip(prior.exemplars, prior.exemplar_labels, strict=True):
+            self.memory.add(x.astype(np.float32), int(y))
+
+    def predict(self, X: FloatArray) -> FloatArray:
+        """Calibrated class probabilities: (n, D) → (n, C)."""
+        return self.calibrate(self.head.predict_many(X))
+
+    def predict_one(self, x: FloatArray) -> FloatArray:
+        """Calibrated class probabilities: (D,) → (C,)."""
+        return self.calibrate(self.head.predict_one(x))
+
+    def learn(self, x: FloatArray, label: str) -> Lesson:
+        """Learn feature x (D,) as class `label`, a new class when the name is new."""
+        scores = self.head.predict_one(x)
+        new_class = label not in self.class_names
+        if new_class:
+            self.head.add_class()
+            self.class_names.append(label)
+        y = self.class_names.index(label)
+        before = 0.0 if new_class else float(self.calibrate(scores)[y])
+        self.calibrate.update(scores, y)
+        self.head.learn_one(x, y)
+        self.memory.add(x, y)
+        self.n_labels += 1
+        self.labels_since_sleep += 1
+        if self._rehearsal is not None:
+            self._learned_asleep.append((x, y))
+        return Lesson(y, new_class, before, float(self.predict_one(x)[y]))
+
+    def begin_sleep(self, cause: str) -> None:
+        """Start a sleep; its outcome depends only on what is known at this moment."""
+        self._cause = cause
+        self.n_sleeps += 1
+        self.labels_since_sleep = 0
+        self._rehearsal = Rehearsal(self.head, self.memory, seed=self.n_sleeps)
+        self._learned_asleep.clear()
+
+    @property
+    def asleep(self) -> bool:
+        """True between `begin_sleep` and the end of `sleep_slices`."""
+        return self._rehearsal is not None
+
+    def sleep_slices(self, slice_s: float) -> Iterator[SleepProgress]:
+        """Work through the sleep that was begun; afterwards `last_sleep` says what came of it."""
+        rehearsal = self._rehearsal
+        if rehearsal is None:
+            raise ValueError("no sleep was begun")
+        yield from rehearsal.slices(slice_s)
+        verdict = rehearsal.verdict
+        if verdict is not None:
+            if verdict.adopted:
+                self._wake_with(rehearsal.candidate)
+            self.last_sleep = SleepReport(
+                n_sleep=self.n_sleeps,
+                cause=self._cause,
+                n_exemplars=rehearsal.n_exemplars,
+                n_held_back=rehearsal.n_held_back,
+                accuracy_before=verdict.accuracy_before,
+                accuracy_after=verdict.accuracy_after,
+                adopted=verdict.adopted,
+                reason=verdict.reason,
+                cpu_s=round(rehearsal.cpu_s, 4),
+            )
+        self._rehearsal = None
+
+    def _wake_with(self, candidate: Head) -> None:
+        """Swap heads; what was learned meanwhile is taught to the new one first, in order."""
+        while candidate.n_classes < self.head.n_classes:
+            candidate.add_class()
+        for x, y in self._learned_asleep:
+            candidate.learn_one(x, y)
+        self._learned_asleep.clear()
+        self.head = candidate
+
+    def make_room(self, label: str) -> None:
+        """Before a label is learned: if its name is new, give bytes from the memory to the head.
+
+        Raises BudgetExceeded when even the smallest memory leaves no room for one more class.
+        """
+        if label in self.class_names:
+            return
+        needed = 2 * self.head.bytes_per_class - self._ledger.free_bytes
+        if needed <= 0:
+            return
+        row = Reservoir.row_bytes(self.head.n_features)
+        smallest = row * max(2 * (self.head.n_classes + 1), 16)
+        if self.memory.nbytes - needed < smallest:
+            raise BudgetExceeded(
+                f"no room for a class {label!r}: the head would grow by {2 * self.head.bytes_per_class:,} "
+                f"bytes and the memory is already at {self.memory.nbytes:,}; raise budget.ram_mb"
+            )
+        self.memory.resize(self.memory.nbytes - needed - row)
+
+    def digest(self) -> str:
+        """SHA-256 (hex) of everything that decides a prediction or what is learned next."""
+        meta, arrays = self.state()
+        meta.pop("last_sleep")
+        digest = hashlib.sha256(msgspec.json.encode(meta, order="deterministic"))
+        for name in sorted(arrays):
+            digest.update(name.encode())
+            digest.update(np.ascontiguousarray(arrays[name]).tobytes())
+        return digest.hexdigest()
+
+    def _shared(self, name: str) -> dict[str, Any]:
+        return {"memory": self.memory} if name in HEADS and HEADS[name].shares_memory else {}
+
+    def state(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """JSON values and arrays that `restore` takes back; only while awake."""
+        head = self.head.state()
+        memory_arrays, memory_meta = self.memory.state()
+        meta = {
+            "head": msgspec.to_builtins(msgspec.structs.replace(head, arrays={})),
+            "memory": memory_meta,
+            "class_names": list(self.class_names),
+            "log_temperature": self.calibrate.log_temperature,
+            "n_labels": self.n_labels,
+            "n_sleeps": self.n_sleeps,
+            "labels_since_sleep": self.labels_since_sleep,
+            "last_sleep": msgspec.to_builtins(self.last_sleep),
+        }
+        arrays = {f"head.{key}": value for key, value in head.arrays.items()}
+        return meta, arrays | {f"memory.{key}": value for key, value in memory_arrays.items()}
+
+    def restore(self, meta: dict[str, Any], arrays: dict[str, Any]) -> None:
+        """Take back what `state` gave, bit for bit."""
+        self.memory.restore(_under(arrays, "memory."), meta["memory"])
+        state = msgspec.convert(meta["head"] | {"arrays": _under(arrays, "head.")}, HeadState)
+        self.head = heads.from_state(state, **self._shared(state.head))
+        self.class_names = list(meta["class_names"])
+        self.calibrate.log_temperature = meta["log_temperature"]
+        self.n_labels, self.n_sleeps = meta["n_labels"], meta["n_sleeps"]
+        self.labels_since_sleep = meta["labels_since_sleep"]
+        self.last_sleep = msgspec.convert(meta["last_sleep"], SleepReport | None)
+
+
+def _under(arrays: dict[str, Any], prefix: str) -> dict[str, Any]:
+    return {key.removeprefix(prefix): value for key, value in arrays.items() if key.startswith(prefix)}

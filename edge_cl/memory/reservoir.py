@@ -1,0 +1,186 @@
+"""A class-balanced reservoir: fixed bytes, every class as long a memory as any other."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_cl.errors import BudgetExceeded
+from edge_cl.memory.codecs import CODECS
+from edge_cl.records import FloatArray
+
+
+class Reservoir:
+    """Class-balanced reservoir sampling (Chrysakis & Moens, 2020, algorithm 1).
+
+    While there is room everything is kept. Then a sample of a class that is not the fullest
+    replaces a random one of the fullest class; a sample of a fullest class is kept with the
+    probability that leaves its class a uniform sample over time.
+
+    Parameters
+    ----------
+    capacity
+        Exemplars at most; at least 1.
+    n_features
+        Length D of a feature vector.
+    codec
+        ``float32`` or ``float16``.
+    rng
+        Source of every random choice; part of the state, so that a replay repeats them.
+
+    Notes
+    -----
+    `add` costs O(D) and allocates nothing. All arrays are written once at the start, so that
+    what the ledger counts is resident from the first moment.
+    """
+
+    def __init__(
+        self, capacity: int, n_features: int, *, codec: str = "float16", rng: np.random.Generator
+    ) -> None:
+        if capacity < 1:
+            raise BudgetExceeded(
+                f"a replay memory needs room for one exemplar ({n_features} features); raise the budget"
+            )
+        self.n_features = n_features
+        self.codec = codec
+        self._codec = CODECS[codec]
+        self._allocate(capacity)
+        self._slots: list[list[int]] = []  # per class: the slots that hold it
+        self._n_seen: list[int] = []  # per class: samples offered so far
+        self.rng = rng
+        self.n = 0
+
+    def _allocate(self, capacity: int) -> None:
+        self.capacity = capacity
+        self._rows = np.empty((capacity, self._codec.row_size(self.n_features)), dtype=self._codec.dtype)
+        self._rows.fill(0)  # touch every page now: what the ledger counts is resident from the start
+        self._labels = np.full(capacity, -1, dtype=np.int32)
+        self._position = np.full(capacity, -1, dtype=np.int32)  # of the slot inside its class list
+
+    @staticmethod
+    def row_bytes(n_features: int, codec: str = "float16") -> int:
+        """Bytes one exemplar costs, its bookkeeping included."""
+        stored = CODECS[codec].row_size(n_features) * np.dtype(CODECS[codec].dtype).itemsize
+        return stored + 4 + 4 + 8
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held, used or not."""
+        return self.capacity * self.row_bytes(self.n_features, self.codec)
+
+    @property
+    def class_counts(self) -> list[int]:
+        """Exemplars held of each class."""
+        return [len(slots) for slots in self._slots]
+
+    @property
+    def holds_everything(self) -> bool:
+        """True while nothing that was offered has been dropped."""
+        return self.n == sum(self._n_seen)
+
+    def add(self, x: FloatArray, y: int) -> bool:
+        """Offer one exemplar: x (n_features,), class y ≥ 0. Returns whether it was kept."""
+        while len(self._slots) <= y:
+            self._slots.append([])
+            self._n_seen.append(0)
+        self._n_seen[y] += 1
+        slot = self._slot_for(y)
+        if slot < 0:
+            return False
+        self._rows[slot] = self._codec.encode(x[None])[0]
+        self._labels[slot] = y
+        self._position[slot] = len(self._slots[y])
+        self._slots[y].append(slot)
+        return True
+
+    def exemplars(self) -> tuple[FloatArray, NDArray[np.int64]]:
+        """All exemplars, decoded: (n, D) float32 and (n,) classes."""
+        return self._codec.decode(self._rows[: self.n]), self._labels[: self.n].astype(np.int64)
+
+    def sample(self, n_per_class: int, rng: np.random.Generator) -> tuple[FloatArray, NDArray[np.int64]]:
+        """At most `n_per_class` exemplars of each class, without replacement, decoded."""
+        picked = [
+            rng.permutation(np.asarray(slots, dtype=np.int64))[:n_per_class] for slots in self._slots if slots
+        ]
+        slots = np.concatenate(picked) if picked else np.empty(0, dtype=np.int64)
+        return self._codec.decode(self._rows[slots]), self._labels[slots].astype(np.int64)
+
+    def resize(self, capacity: int) -> None:
+        """Change the capacity; when it shrinks, random exemplars of the fullest class go first."""
+        capacity = max(capacity, 1)
+        while self.n > capacity:
+            self._remove(self._random_slot(self._fullest()))
+        rows, labels, position = self._rows, self._labels, self._position
+        self._allocate(capacity)
+        for new, old in ((self._rows, rows), (self._labels, labels), (self._position, position)):
+            new[: self.n] = old[: self.n]
+
+    def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Arrays and JSON values that `restore` takes back."""
+        arrays = {"rows": self._rows[: self.n].copy(), "labels": self._labels[: self.n].copy()}
+        order = [list(map(int, slots)) for slots in self._slots]
+        meta = {
+            "capacity": self.capacity,
+            "n_seen": list(self._n_seen),
+            "order": order,
+            "rng": self.rng.bit_generator.state,
+        }
+        return arrays, meta
+
+    def restore(self, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> None:
+        """Take back what `state` gave; a smaller capacity than then drops the surplus."""
+        rows, labels = arrays["rows"], arrays["labels"]
+        wanted = self.capacity
+        self._allocate(max(wanted, len(rows)))
+        self.n = len(rows)
+        self._rows[: self.n], self._labels[: self.n] = rows, labels
+        self._slots = [list(slots) for slots in meta["order"]]
+        self._n_seen = list(meta["n_seen"])
+        for slots in self._slots:
+            self._position[slots] = np.arange(len(slots))
+        self.rng.bit_generator.state = meta["rng"]
+        self.resize(wanted)
+
+    def _slot_for(self, y: int) -> int:
+        """A free slot for class y, made by eviction when full; -1 when the sample is not kept."""
+        if self.n < self.capacity:
+            self.n += 1
+            return self.n - 1
+        fullest = self._fullest()
+        if len(self._slots[y]) < len(self._slots[fullest]):
+            return self._evict(fullest)
+        if self.rng.random() * self._n_seen[y] < len(self._slots[y]):
+            return self._evict(y)
+        return -1
+
+    def _fullest(self) -> int:
+        return max(range(len(self._slots)), key=lambda c: len(self._slots[c]))
+
+    def _random_slot(self, c: int) -> int:
+        return self._slots[c][int(self.rng.integers(len(self._slots[c])))]
+
+    def _evict(self, c: int) -> int:
+        slot = self._random_slot(c)
+        self._forget_slot(slot)
+        return slot
+
+    def _forget_slot(self, slot: int) -> None:
+        """Take the slot out of its class list in O(1): the list's last entry takes its place."""
+        slots = self._slots[self._labels[slot]]
+        last = slots.pop()
+        if last != slot:
+            slots[self._position[slot]] = last
+            self._position[last] = self._position[slot]
+
+    def _remove(self, slot: int) -> None:
+        """Drop a slot and close the gap with the last one."""
+        self._forget_slot(slot)
+        last = self.n - 1
+        if slot != last:
+            self._rows[slot], self._labels[slot] = self._rows[last], self._labels[last]
+            self._position[slot] = self._position[last]
+            self._slots[self._labels[slot]][self._position[slot]] = slot
+        self._labels[last] = -1
+        self.n = last

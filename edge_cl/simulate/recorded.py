@@ -1,0 +1,122 @@
+"""Scenarios from real recordings."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from edge_cl.bundle import Manifest
+from edge_cl.datasets import recordings, scenarios
+from edge_cl.datasets.recordings import Recording
+from edge_cl.datasets.windows import Windows, windows
+from edge_cl.errors import DataError
+from edge_cl.simulate.scenario import Due, Exam, Mark, Scenario, labels_every
+
+LABEL_EVERY = 5
+LABEL_DELAY = 50
+LABELS_PER_CLASS = 4
+MAX_EXAM_WINDOWS = 800
+
+
+def load_scenarios(path: str | Path, name: str, manifest: Manifest) -> list[Scenario]:
+    """The streams of a named scenario: one device each.
+
+    Raises
+    ------
+    DataError
+        When the file cannot be used, the scenario is unknown, or the bundle is for another sensor.
+    """
+    dataset, plan = recordings.load(path), scenarios.get(name)
+    found, need = [c.name for c in dataset.channels], [c.name for c in manifest.channels]
+    if found != need:
+        raise DataError(f"{path} has channels {found}, the bundle expects {need}; use a bundle made for it")
+    parts = scenarios.split(dataset, plan)
+    cut = _Cutter(manifest, dataset.class_names)
+    if plan.stream_device:
+        others = scenarios.select(dataset, plan.validation_people, plan.stream_device)
+        exams = [
+            cut.exam(f"{plan.train_device}, as at export", parts.validation),
+            cut.exam(f"{plan.stream_device} of people never streamed", others),
+        ]
+        return [cut.one_device(name, parts.stream, exams)]
+    exams = [cut.exam("other people, as at export", parts.validation)]
+    return cut.one_device_per_person(name, parts.stream, exams)
+
+
+class _Cutter:
+    """Cuts recordings into streams and exams as the bundle's manifest asks."""
+
+    def __init__(self, manifest: Manifest, class_names: Sequence[str]) -> None:
+        self._manifest = manifest
+        self._class_names = class_names
+
+    def one_device(self, name: str, stream: Sequence[Recording], exams: list[Exam]) -> Scenario:
+        """Everybody's recordings through one device: 1 label in 5, 50 windows late."""
+        cut = self._cut(stream)
+        n = len(cut.X)
+        starts = np.flatnonzero(np.diff(cut.person, prepend=-1))
+        marks = [Mark(int(k), f"person {cut.person[k]}") for k in starts]
+        labels = labels_every(n, every=LABEL_EVERY, delay=LABEL_DELAY)
+        return self._scenario(name, cut, labels=labels, marks=marks, exams=exams)
+
+    def one_device_per_person(
+        self, name: str, stream: Sequence[Recording], exams: list[Exam]
+    ) -> list[Scenario]:
+        """A fresh device for each person, who labels four windows of each gesture's first recording."""
+        people = dict.fromkeys(recording.person for recording in stream)
+        return [
+            self._person(f"{name}, person {who}", [r for r in stream if r.person == who], exams)
+            for who in people
+        ]
+
+    def _person(self, name: str, stream: Sequence[Recording], exams: list[Exam]) -> Scenario:
+        cut = self._cut(stream)
+        return self._scenario(name, cut, labels=_first_of_each_class(cut), marks=[], exams=exams)
+
+    def exam(self, condition: str, held_out: Sequence[Recording]) -> Exam:
+        """Windows spread over these recordings."""
+        cut = self._cut(held_out)
+        some = np.linspace(0, len(cut.X) - 1, min(len(cut.X), MAX_EXAM_WINDOWS)).astype(int)
+        return Exam(condition, cut.X[some], [self._class_names[k] for k in cut.y[some]])
+
+    def _cut(self, found: Sequence[Recording]) -> Windows:
+        return windows(
+            found,
+            rate_hz=self._manifest.rate_hz,
+            window_samples=self._manifest.window_samples,
+            hop_samples=self._manifest.hop_samples,
+        )
+
+    def _scenario(
+        self, name: str, cut: Windows, *, labels: list[Due], marks: list[Mark], exams: list[Exam]
+    ) -> Scenario:
+        starts = np.flatnonzero(np.diff(cut.recording, prepend=-1))
+        # recordings follow each other a second apart in the stream's own clock
+        lengths = np.append(cut.t_s[np.append(starts[1:], 0) - 1][:-1], 0.0) + 1.0
+        begin_s = np.concatenate([[0.0], np.cumsum(lengths)[:-1]])
+        which = np.searchsorted(starts, np.arange(len(cut.X)), side="right") - 1
+        return Scenario(
+            name=name,
+            windows=cut.X,
+            t_s=begin_s[which] + cut.t_s,
+            truth=[self._class_names[k] for k in cut.y],
+            labels=labels,
+            marks=marks,
+            exams=exams,
+            recording=cut.recording.tolist(),
+        )
+
+
+def _first_of_each_class(cut: Windows) -> list[Due]:
+    """Labels for four windows of each class, learned once their whole recording was answered."""
+    last = {int(recording): k for k, recording in enumerate(cut.recording)}
+    given: dict[int, int] = defaultdict(int)
+    labels = []
+    for k, (y, recording) in enumerate(zip(cut.y.tolist(), cut.recording.tolist(), strict=True)):
+        if given[y] < LABELS_PER_CLASS:
+            given[y] += 1
+            labels.append(Due(last[recording], k))
+    return sorted(labels)

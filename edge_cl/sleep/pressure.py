@@ -1,0 +1,30 @@
+"""When to rest."""
+
+from __future__ import annotations
+
+from edge_cl.config import SleepSettings
+
+
+def sleep_cause(settings: SleepSettings, labels_since: int, idle_s: float) -> str:
+    """Why to sleep now ("" = no reason).
+
+    Parameters
+    ----------
+    settings
+        Thresholds; 0 turns a cause off.
+    labels_since
+        Labels learned since the last sleep. Pressure depends on them alone, so a device that restarts
+        sleeps at the same label.
+    idle_s
+        Seconds without a reading.
+
+    >>> sleep_cause(SleepSettings(after_labels=100), 100, 0.0)
+    '100 labels since the last sleep'
+    >>> sleep_cause(SleepSettings(idle_s=5.0, min_labels=32), 31, 60.0)
+    ''
+    """
+    if settings.after_labels and labels_since >= settings.after_labels:
+        return f"{labels_since} labels since the last sleep"
+    if settings.idle_s and idle_s >= settings.idle_s and labels_since >= max(settings.min_labels, 1):
+        return f"idle for {idle_s:.0f} s"
+    return ""

@@ -1,0 +1,238 @@
+"""Local control: ``edge-cl status`` and ``edge-cl label`` talk to a running device over a Unix socket.
+
+One JSON line each way. Whoever may open the state folder's socket (mode 0600) may teach.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import socket
+import socketserver
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
+from pathlib import Path
+from typing import IO, Literal
+
+import msgspec
+
+from edge_cl.errors import DeviceNotRunning, StateError, SyncError
+from edge_cl.records import Answer, Label, Receipt, Status
+from edge_cl.sync.messages import MAX_INBOUND_BYTES, answers, check_label
+
+SOCKET_NAME = "control.sock"
+SOURCE = "local"
+MAX_PATH_BYTES = 107
+READ_S = 5.0
+RECEIPT_S = 30.0
+
+
+class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What a client asks."""
+
+    op: Literal["status", "label"]
+    label: str = ""
+    reading_id: str = ""
+
+
+class Reply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The answer: a status and its age, or a receipt, or what was wrong."""
+
+    status: Status | None = None
+    age_s: float = 0.0
+    receipt: Receipt | None = None
+    error: str = ""
+
+
+class ControlServer:
+    """A source of labels and a sink of answers for the run loop.
+
+    A background thread accepts, one short thread per client waits; labels are handed over by
+    `poll` and answered by `sink`, both on the run loop's thread.
+
+    Raises
+    ------
+    StateError
+        When another process serves the same state folder.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._status: tuple[Status, float] | None = None
+        self._labels: deque[Label] = deque()
+        self._waiting: deque[tuple[Label, Future[Receipt]]] = deque(maxlen=1_000)
+        self._lock_file = _lock(path)
+        # Holding the lock proves that a socket file found here belongs to a dead process.
+        path.unlink(missing_ok=True)
+        self._server = _Server(path, self._reply)
+        self._closing = False
+        self._thread = threading.Thread(target=self._serve, name="edge-cl-control", daemon=True)
+        self._thread.start()
+
+    def poll(self) -> list[Label]:
+        """Labels that arrived since the last call; never blocks."""
+        labels = []
+        while self._labels:
+            labels.append(self._labels.popleft())
+        return labels
+
+    def sink(self, answer: Answer) -> None:
+        """Answer the client that waits for this receipt; remember the newest status."""
+        if isinstance(answer, Status):
+            self._status = (answer, time.monotonic())
+        elif isinstance(answer, Receipt):
+            for waiting in list(self._waiting):
+                label, future = waiting
+                if answers(answer, label):
+                    with contextlib.suppress(ValueError):
+                        self._waiting.remove(waiting)
+                    future.set_result(answer)
+                    return
+
+    def close(self) -> None:
+        """Stop serving and remove the socket."""
+        self._closing = True
+        self._server.socket.shutdown(socket.SHUT_RDWR)  # wakes the thread at once
+        self._thread.join()
+        self._server.server_close()
+        self._path.unlink(missing_ok=True)
+        self._lock_file.close()
+
+    def __enter__(self) -> ControlServer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _serve(self) -> None:
+        while not self._closing:
+            self._server.handle_request()
+
+    def _reply(self, line: bytes) -> Reply:
+        try:
+            request = msgspec.json.decode(line, type=Request)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            return Reply(error=f'not a request: {error}; send {{"op": "status"}} or {{"op": "label", …}}')
+        if request.op == "status":
+            return self._status_reply()
+        try:
+            check_label(request.label, request.reading_id)
+        except SyncError as error:
+            return Reply(error=str(error))
+        return self._teach(Label(label=request.label, reading_id=request.reading_id, source=SOURCE))
+
+    def _status_reply(self) -> Reply:
+        if self._status is None:
+            return Reply(error="the device is starting and has no status yet; ask again in a moment")
+        status, at_s = self._status
+        return Reply(status=status, age_s=round(time.monotonic() - at_s, 1))
+
+    def _teach(self, label: Label) -> Reply:
+        waiting = (label, Future[Receipt]())
+        self._waiting.append(waiting)
+        self._labels.append(label)
+        try:
+            return Reply(receipt=waiting[1].result(timeout=RECEIPT_S))
+        except FutureTimeout:
+            with contextlib.suppress(ValueError):
+                self._waiting.remove(waiting)
+            return Reply(
+                error=f"the device gave no receipt within {RECEIPT_S:.0f} s; it may still learn the label"
+            )
+
+
+def ask(path: Path, request: Request, *, timeout_s: float = 35.0) -> Reply:
+    """Ask the device whose socket is at `path`.
+
+    Raises
+    ------
+    DeviceNotRunning
+        When nobody serves that socket.
+    SyncError
+        When the device does not answer in time or refuses the request.
+    """
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
+            client.settimeout(timeout_s)
+            with _address(path) as address:
+                client.connect(address)
+            client.sendall(msgspec.json.encode(request) + b"\n")
+            with client.makefile("rb") as stream:
+                reply = msgspec.json.decode(stream.readline(), type=Reply)
+    except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError) as error:
+        raise DeviceNotRunning(
+            f"no edge-cl runs with the state folder {path.parent}; "
+            "start it with edge-cl run, or name another with --state"
+        ) from error
+    except TimeoutError as error:
+        raise SyncError(
+            f"the device at {path} did not answer within {timeout_s:g} s; is it suspended?"
+        ) from error
+    except (OSError, msgspec.DecodeError) as error:
+        raise SyncError(f"the device at {path} cannot be asked: {error}") from error
+    if reply.error:
+        raise SyncError(reply.error)
+    return reply
+
+
+class _Server(socketserver.ThreadingUnixStreamServer):
+    daemon_threads = True
+    request_queue_size = 64
+    block_on_close = False
+
+    def __init__(self, path: Path, reply: Callable[[bytes], Reply]) -> None:
+        self.reply = reply
+        self._socket_path = path
+        super().__init__(str(path), _Handler)
+
+    def server_bind(self) -> None:
+        # On an unbound socket this sets the mode of the file to come: it is never open to others.
+        os.fchmod(self.socket.fileno(), 0o600)
+        with _address(self._socket_path) as address:
+            self.socket.bind(address)
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A client that went away is not worth a traceback."""
+
+
+class _Handler(socketserver.StreamRequestHandler):
+    timeout = READ_S
+
+    def handle(self) -> None:
+        line = self.rfile.readline(MAX_INBOUND_BYTES)
+        if line and isinstance(self.server, _Server):
+            self.wfile.write(msgspec.json.encode(self.server.reply(line)) + b"\n")
+
+
+def _lock(path: Path) -> IO[bytes]:
+    try:
+        lock_file = path.with_suffix(".lock").open("ab")
+    except OSError as error:
+        raise StateError(f"{path.parent}: cannot create the control socket ({error.strerror})") from error
+    try:
+        fcntl.flock(lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        lock_file.close()
+        raise StateError(
+            f"another edge-cl runs with the state folder {path.parent}; "
+            "stop it, or choose another with --state"
+        ) from error
+    return lock_file
+
+
+@contextlib.contextmanager
+def _address(path: Path) -> Iterator[str]:
+    """The socket's address; a path too long for one goes through the folder's descriptor."""
+    if len(os.fsencode(path)) <= MAX_PATH_BYTES:
+        yield str(path)
+        return
+    folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY)
+    try:
+        yield f"/proc/self/fd/{folder}/{path.name}"
+    finally:
+        os.close(folder)

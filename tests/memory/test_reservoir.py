@@ -1,0 +1,91 @@
+"""The reservoir keeps its promises for any stream."""
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edge_cl.memory import ReplayMemory, Reservoir
+
+D = 3
+
+
+def filled(labels, capacity, codec="float32", seed=0):
+    reservoir = Reservoir(capacity, D, codec=codec, rng=np.random.default_rng(seed))
+    for k, y in enumerate(labels):
+        reservoir.add(np.full(D, k, dtype=np.float32), y)
+    return reservoir
+
+
+@settings(max_examples=200, deadline=None)
+@given(labels=st.lists(st.integers(0, 5), max_size=120), capacity=st.integers(1, 20), seed=st.integers(0, 99))
+def test_any_stream(labels, capacity, seed):
+    reservoir = filled(labels, capacity, seed=seed)
+    X, y = reservoir.exemplars()
+    assert reservoir.n == len(X) == min(len(labels), capacity)
+    assert [labels[int(k)] for k in X[:, 0]] == y.tolist(), "every exemplar keeps its own label"
+    assert len(set(X[:, 0])) == len(X), "nothing is held twice"
+    counts = np.bincount(y, minlength=6)
+    assert reservoir.class_counts == counts[: len(reservoir.class_counts)].tolist()
+    offered = np.bincount(np.array(labels, dtype=int), minlength=6)
+    if len(labels) > capacity:
+        for c in range(6):
+            if counts[c] < offered[c]:  # a class lost something: then it is (nearly) a fullest one
+                assert counts[c] >= counts.max() - 1
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    labels=st.lists(st.integers(0, 4), max_size=80),
+    capacity=st.integers(1, 20),
+    to=st.integers(1, 30),
+    more=st.lists(st.integers(0, 4), max_size=30),
+)
+def test_resize_and_restore(labels, capacity, to, more):
+    reservoir = filled(labels, capacity)
+    before = set(reservoir.exemplars()[0][:, 0])
+    reservoir.resize(to)
+    assert reservoir.n == min(len(before), to) and reservoir.capacity == to
+    assert set(reservoir.exemplars()[0][:, 0]) <= before
+    twin = Reservoir(to, D, codec="float32", rng=np.random.default_rng(7))
+    twin.restore(*reservoir.state())
+    for k, y in enumerate(more):
+        for one in (reservoir, twin):
+            one.add(np.full(D, 1000 + k, dtype=np.float32), y)
+    for a, b in zip(reservoir.exemplars(), twin.exemplars(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_inside_a_class_every_time_is_kept_alike():
+    kept = np.concatenate([filled([0] * 400, 40, seed=s).exemplars()[0][:, 0] for s in range(50)])
+    quarters = np.histogram(kept, bins=4, range=(0, 400))[0] / len(kept)
+    np.testing.assert_allclose(quarters, 0.25, atol=0.04)
+
+
+def test_sample_is_balanced_and_without_repeats():
+    reservoir = filled([0] * 30 + [1] * 5 + [2] * 30, 60)
+    X, y = reservoir.sample(10, np.random.default_rng(0))
+    assert np.bincount(y).tolist() == [10, 5, 10]
+    assert len(set(X[:, 0])) == len(X)
+
+
+def test_bytes_held_are_the_arrays():
+    for codec in ("float32", "float16"):
+        reservoir = filled([0, 1, 2] * 50, 100, codec)
+        stored = reservoir._rows.nbytes + reservoir._labels.nbytes + reservoir._position.nbytes
+        assert stored <= reservoir.nbytes <= stored + 100 * 8
+
+
+def test_float16_survives_huge_values():
+    reservoir = Reservoir(2, D, codec="float16", rng=np.random.default_rng(0))
+    reservoir.add(np.full(D, 1e9, dtype=np.float32), 0)
+    assert np.isfinite(reservoir.exemplars()[0]).all()
+
+
+def test_every_eighth_is_held_back_and_stays_out_of_rehearsal():
+    memory = ReplayMemory(capacity_bytes=100_000, n_features=D, codec="float32")
+    for k in range(80):
+        memory.add(np.full(D, k, dtype=np.float32), k % 2)
+    rehearsed, held_back = memory.rehearsed.exemplars()[0], memory.held_back.exemplars()[0]
+    assert held_back[:, 0].tolist() == list(range(7, 80, 8))
+    assert not set(rehearsed[:, 0]) & set(held_back[:, 0])
+    assert memory.nbytes <= 100_000

@@ -1,0 +1,147 @@
+"""The heads against closed forms in float64 and against scikit-learn."""
+
+import numpy as np
+import pytest
+
+from edge_cl import heads
+from edge_cl.heads.fast import DECAY, LENGTH_SCALE, OBS_NOISE_VAR, FastMemory
+from edge_cl.heads.linalg import condition_on_block, shrunk_precision
+from tests.worlds import D, World
+
+
+def test_slda_equals_the_batch_estimate():
+    X, y = World().draw(500)
+    head = heads.create("slda", n_features=D, n_classes=3)
+    head.learn_many(X, y)
+    means = np.stack([X[y == c].mean(axis=0, dtype=np.float64) for c in range(3)])
+    within = (X - means[y]).astype(np.float64)
+    np.testing.assert_allclose(head.class_means, means, atol=1e-4)
+    np.testing.assert_allclose(head.shared_cov(), within.T @ within / (len(X) - 3), rtol=1e-3, atol=1e-3)
+
+
+def test_slda_answers_as_scikit_learn_does():
+    discriminant = pytest.importorskip("sklearn.discriminant_analysis")
+    X, y = World().draw(600)
+    head = heads.create("slda", n_features=D, n_classes=3, shrinkage=1e-6)
+    head.learn_many(X, y)
+    for _ in head.rehearse(X, y):
+        pass
+    batch = discriminant.LinearDiscriminantAnalysis(solver="lsqr", priors=np.ones(3) / 3).fit(X, y)
+    X, _ = World(seed=5).draw(200)
+    np.testing.assert_allclose(head.predict_many(X), batch.predict_proba(X), atol=0.02)
+
+
+def test_slda_does_not_change_when_features_are_rescaled():
+    X, y = World().draw(400)
+    scale = np.array([1e-3, 1, 1e3, 10, 0.1, 1], dtype=np.float32)
+    plain, scaled = (heads.create("slda", n_features=D, n_classes=3) for _ in range(2))
+    plain.learn_many(X, y)
+    scaled.learn_many(X * scale, y)
+    np.testing.assert_allclose(scaled.predict_many(X * scale), plain.predict_many(X), atol=5e-3)
+
+
+def test_slda_first_sample_of_a_class_adds_nothing_to_the_scatter():
+    head = heads.create("slda", n_features=D, n_classes=3)
+    for c in range(3):
+        head.learn_one(np.full(D, 1e3 * (c + 1)), c)
+    assert not head.shared_cov().any()
+
+
+def test_kalman_equals_ridge_regression():
+    X, y = World().draw(400)
+    head = heads.create("kalman", n_features=D, n_classes=3)
+    head.learn_many(X, y)
+    z = np.clip((X - head.standardise.mean) * head.standardise.inv_std, -5, 5).astype(np.float64)
+    design = np.concatenate([np.ones((len(z), 1)), z], axis=1)
+    weights = np.linalg.solve(design.T @ design + 0.1 * np.eye(D + 1), design.T @ np.eye(3)[y])
+    np.testing.assert_allclose(head.mean, weights, atol=2e-4)
+
+
+def test_kalman_variance_shrinks_where_it_learned():
+    head = heads.create("kalman", n_features=D, n_classes=3)
+    X, y = World().draw(40)
+    head.learn_many(X, y)
+    early = head.score_var(X[0])
+    head.learn_many(*World(seed=2).draw(400))
+    assert 0.1 < head.score_var(X[0]) < early
+
+
+def test_kalman_with_forgetting_stays_finite_for_long():
+    head = heads.create("kalman", n_features=D, n_classes=3, forgetting=0.99)
+    X, y = World().draw(200)
+    X[:, 3:] = 0  # directions that nothing excites
+    for _ in range(100):
+        head.learn_many(X, y)
+    assert np.isfinite(head.cov).all() and np.diagonal(head.cov).min() > 0
+    assert (head.predict_many(X).argmax(axis=1) == y).mean() > 0.7
+
+
+def test_a_block_equals_single_steps_and_the_inverse():
+    rng = np.random.default_rng(0)
+    design, targets = rng.normal(size=(40, 8)).astype(np.float32), rng.normal(size=(40, 2)).astype(np.float32)
+    at_once = np.zeros((8, 2), np.float32), np.eye(8, dtype=np.float32)
+    singly = np.zeros((8, 2), np.float32), np.eye(8, dtype=np.float32)
+    condition_on_block(*at_once, design, targets, 0.1)
+    for row, target in zip(design, targets, strict=True):
+        condition_on_block(*singly, row[None], target[None], 0.1)
+    exact = np.linalg.inv(design.T.astype(np.float64) @ design / 0.1 + np.eye(8))
+    for mean, cov in (at_once, singly):
+        np.testing.assert_allclose(cov, exact, atol=1e-5)
+        np.testing.assert_allclose(mean, exact @ design.T @ targets / 0.1, atol=1e-4)
+
+
+def test_fast_memory_equals_a_gaussian_process_solved_directly():
+    rng = np.random.default_rng(0)
+    window, n = 16, 50
+    memory = FastMemory(window, D, 2)
+    z = rng.normal(size=(n, D)).astype(np.float32)
+    residuals = rng.normal(size=(n, 2)).astype(np.float32)
+    for k in range(n):
+        memory.learn_one(z[k], z[k], 0, residuals[k])
+    last = slice(n - window, n)
+    time = np.arange(n)[last]
+
+    def kernel(a, b, t, u):
+        squared = ((a[:, None] - b[None]) ** 2).sum(axis=2).astype(np.float64)
+        return np.exp(-squared / (2 * LENGTH_SCALE * D)) * DECAY ** np.abs(t[:, None] - u[None])
+
+    gram = kernel(z[last], z[last], time, time) + OBS_NOISE_VAR * np.eye(window)
+    query = rng.normal(size=(5, D)).astype(np.float32)
+    exact = kernel(query, z[last], np.full(5, n), time) @ np.linalg.solve(gram, residuals[last])
+    np.testing.assert_allclose(memory.predict(query), exact, atol=1e-4)
+
+
+def test_dual_slow_part_equals_ridge_on_lifted_features():
+    X, y = World().draw(300)
+    head = heads.create("dual", n_features=D, n_classes=3, lift=300, window=8)
+    head.learn_many(X[:256], y[:256])  # refitted at 256, so the scales are those of all samples
+    phi = head.lift(X[:256]).astype(np.float64)
+    weights = np.linalg.solve(phi.T @ phi + 0.1 * np.eye(phi.shape[1]), phi.T @ np.eye(3)[y[:256]])
+    np.testing.assert_allclose(head.mean, weights, atol=2e-3)
+
+
+def test_dual_is_right_about_now_and_about_ever():
+    """Classes swap places in one region only: the answer there follows, elsewhere it stays."""
+    rng = np.random.default_rng(0)
+    head = heads.create("dual", n_features=2, n_classes=2, lift=300)
+    here, there = np.array([2.0, 0.0]), np.array([-2.0, 0.0])
+
+    def near(centre, n=1):
+        return (centre + 0.2 * rng.normal(size=(n, 2))).astype(np.float32)
+
+    for _ in range(150):
+        head.learn_one(near(here)[0], 0)
+        head.learn_one(near(there)[0], 1)
+    for _ in range(25):
+        head.learn_one(near(here)[0], 1)
+    assert (head.predict_many(near(here, 50)).argmax(axis=1) == 1).mean() > 0.9
+    assert (head.predict_many(near(there, 50)).argmax(axis=1) == 1).mean() == 1
+    assert (head.predict_slow(near(here, 50)).argmax(axis=1) == 0).mean() > 0.9
+
+
+def test_a_constant_feature_does_not_explode_the_precision():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(100, 3)).astype(np.float32)
+    X[:, 1] = 7 + 1e-7 * rng.normal(size=100)
+    precision = shrunk_precision(np.cov(X.T), 0.01, np.abs(X).max(axis=0))
+    assert np.isfinite(precision).all() and precision.max() < 1e10
