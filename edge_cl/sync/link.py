@@ -30,7 +30,7 @@ from edge_cl.sync.inbox import Arrival, LabelInbox
 from edge_cl.sync.outbox import Outbox, Row
 
 WINDOW = 16  # paho ignores its own limit when it reconnects, so it never holds more than this
-COMMIT_S = 0.2  # at most five flushes of the disk a second, however many receipts
+COMMIT_S = 0.2  # at most five commits a second, however many receipts
 CLEANUP_S = 2.0  # acknowledged rows may linger: after a crash they are only sent twice
 SUPERVISE_S = 5.0
 MAX_TASKS = 10_000
