@@ -69,6 +69,7 @@ class Knowledge:
         self._ledger = ledger
         self._rehearsal: Rehearsal[Head] | None = None
         self._cause = ""
+        self._temperature_before = 0.0
         self._learned_asleep: list[tuple[FloatArray, int]] = []
         n_features = bundle.manifest.feature_size
         self.memory = ReplayMemory(capacity_bytes=Reservoir.row_bytes(n_features) * 16, n_features=n_features)
@@ -119,21 +120,30 @@ class Knowledge:
 
     def learn(self, x: FloatArray, label: str) -> Lesson:
         """Learn feature x (D,) as class `label`, a new class when the name is new."""
-        scores = self.head.predict_one(x)
         new_class = label not in self.class_names
         if new_class:
-            self.head.add_class()
             self.class_names.append(label)
         y = self.class_names.index(label)
-        before = 0.0 if new_class else float(self.calibrate(scores)[y])
-        self.calibrate.update(scores, y)
-        self.head.learn_one(x, y)
+        before = self._teach(self.head, x, y)
         self.memory.add(x, y)
         self.n_labels += 1
         self.labels_since_sleep += 1
         if self._rehearsal is not None:
             self._learned_asleep.append((x, y))
         return Lesson(y, new_class, before, float(self.predict_one(x)[y]))
+
+    def _teach(self, head: Head, x: FloatArray, y: int) -> float:
+        """Calibrate on the head's answer, then let the head learn; y may be the next new class.
+
+        Returns the probability that the answer gave class y.
+        """
+        scores = head.predict_one(x)
+        before = float(self.calibrate(scores)[y]) if y < len(scores) else 0.0
+        self.calibrate.update(scores, y)
+        if y == head.n_classes:
+            head.add_class()
+        head.learn_one(x, y)
+        return before
 
     def begin_sleep(self, cause: str) -> None:
         """Start a sleep; its outcome depends only on what is known at this moment."""
@@ -142,6 +152,7 @@ class Knowledge:
         self.labels_since_sleep = 0
         self._rehearsal = Rehearsal(self.head, self.memory, seed=self.n_sleeps)
         self._learned_asleep.clear()
+        self._temperature_before = self.calibrate.log_temperature
 
     @property
     def asleep(self) -> bool:
@@ -172,12 +183,11 @@ class Knowledge:
         self._rehearsal = None
 
     def _wake_with(self, candidate: Head) -> None:
-        """Swap heads; what was learned meanwhile is taught to the new one first, in order."""
-        while candidate.n_classes < self.head.n_classes:
-            candidate.add_class()
+        """Swap heads as if the sleep had taken no time: what was learned meanwhile, the new head learns
+        now, in order and with the calibration of when the sleep began."""
+        self.calibrate.log_temperature = self._temperature_before
         for x, y in self._learned_asleep:
-            candidate.learn_one(x, y)
-        self._learned_asleep.clear()
+            self._teach(candidate, x, y)
         self.head = candidate
 
     def make_room(self, label: str) -> None:

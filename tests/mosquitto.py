@@ -35,7 +35,7 @@ def wait_until(condition: Callable[[], object], what: str, timeout_s: float = 15
 class Broker:
     """A Mosquitto process on a port of its own; `url` stays the same over restarts."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *more_lines: str) -> None:
         self.port = free_port()
         self.url = f"mqtt://127.0.0.1:{self.port}"
         self._folder = folder
@@ -47,7 +47,9 @@ class Broker:
             f"persistence_location {folder}/",
             "max_inflight_messages 0",
             "max_queued_messages 0",
+            "queue_qos0_messages true",
             "log_dest none",
+            *more_lines,
         ]
         if os.geteuid() == 0:
             lines.append("user root")  # else it drops to a user who may not write here

@@ -24,6 +24,7 @@ from __future__ import annotations
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -105,7 +106,7 @@ def load(path: str | Path) -> Dataset:
             person=int(people[k]),
             tags={name: values[k] for name, values in tags.items()},
         )
-        for k, (a, b) in enumerate(zip(offsets[:-1], offsets[1:], strict=True))
+        for k, (a, b) in enumerate(pairwise(offsets.tolist()))
     )
     return Dataset(
         name=path.stem,

@@ -40,12 +40,13 @@ class Split:
     stream: tuple[Recording, ...]
 
 
+# Half-overlapping windows: two decisions a second.
 _PHONE_TO_WATCH = Scenario(
     name="phone-to-watch",
     data="spsw_har",
     rate_hz=50.0,
     window_samples=50,
-    hop_samples=50,
+    hop_samples=25,
     train_hop_samples=12,
     train_people=frozenset(range(1, 13)),
     validation_people=frozenset(range(13, 16)),

@@ -84,4 +84,5 @@ def majority(recording: Recording, end_s: NDArray[np.float64], window_s: float) 
     # Half a microsecond of slack: grid times and sample times are the same up to rounding.
     last = np.searchsorted(recording.t_s, end_s + 5e-7, side="right")
     first = np.searchsorted(recording.t_s, end_s - window_s + 5e-7, side="right")
-    return (seen[last] - seen[np.minimum(first, last - 1)]).argmax(axis=1)
+    label: NDArray[np.int64] = (seen[last] - seen[np.minimum(first, last - 1)]).argmax(axis=1)
+    return label

@@ -8,6 +8,7 @@ blocks the run loop, and no lock is needed.
 from __future__ import annotations
 
 import queue
+import sys
 import threading
 import time
 import uuid
@@ -106,7 +107,7 @@ class MqttLink:
         client = self._client
         client.on_pre_connect = self._on_pre_connect
         client.on_connect = self._on_connect
-        client.on_connect_fail = lambda *_: self._tasks.put(self._connect_failed)
+        client.on_connect_fail = self._on_connect_fail
         client.on_disconnect = self._on_disconnect
         client.on_publish = self._on_publish
         client.on_subscribe = self._on_subscribe
@@ -155,6 +156,11 @@ class MqttLink:
         }
 
     @property
+    def nbytes(self) -> int:
+        """Memory held by messages, for the byte ledger."""
+        return self._outbox.nbytes
+
+    @property
     def alarm(self) -> str:
         """What a person should know, or ""."""
         return self._internal or self._outbox.alarm or self._trouble
@@ -177,6 +183,10 @@ class MqttLink:
             client.disconnect()
         else:
             self._tasks.put(partial(self._connection_made, self._session))
+
+    def _on_connect_fail(self, _client: paho.Client, _userdata: Any) -> None:
+        # paho does not pass the reason, but it calls this while it handles the exception.
+        self._tasks.put(partial(self._connect_failed, str(sys.exc_info()[1])))
 
     def _on_disconnect(self, _client: paho.Client, _userdata: Any, _flags: Any, reason: Any, _p: Any) -> None:
         self._tasks.put(partial(self._connection_lost, str(reason)))
@@ -258,11 +268,8 @@ class MqttLink:
     def _commit(self) -> None:
         self._commit_at_s = None
         if self._outbox.commit():
-            self._acknowledge_labels()
-
-    def _acknowledge_labels(self) -> None:
-        for mid in self._inbox.take_settled(self._session):
-            self._client.ack(mid, 1)
+            for mid in self._inbox.take_settled(self._session):
+                self._client.ack(mid, 1)
 
     def _send(self) -> None:
         if not self.connected:
@@ -296,7 +303,7 @@ class MqttLink:
         self._counts["connections"] += 1
         self.connected, self._unreachable, self._trouble = True, False, ""
         self._outbox.session = session
-        self._commit_at_s = time.monotonic() + COMMIT_S
+        self._commit()  # before the birth: a number that was seen must not be used again
         self._outbox.rewind()
         self._inflight.clear()
         self._client.subscribe(f"{self._root}/cmd/label", qos=1)
@@ -321,9 +328,9 @@ class MqttLink:
         self._inbox.forget_connection()
         self._trouble = self._trouble or f"the connection to {self.url} was lost ({reason}); trying again"
 
-    def _connect_failed(self) -> None:
+    def _connect_failed(self, reason: str) -> None:
         self._unreachable = True
-        self._trouble = f"{self.url} cannot be reached; messages wait in the outbox, trying again"
+        self._trouble = f"{self.url} cannot be reached ({reason}); messages wait in the outbox, trying again"
 
     def _refused(self, reason: str) -> None:
         self._unreachable = True

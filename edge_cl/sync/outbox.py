@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 ROW_BYTES = 160  # what SQLite and the message's id add to a body
 UNSAVED_BYTES = 256 * 1024  # how much may wait in memory for a commit
+CACHE_BYTES = 256 * 1024
 RETRY_S = 5.0
 
 _PAGE = 32
@@ -93,6 +94,11 @@ class Outbox:
     def held_bytes(self) -> int:
         """What the waiting messages count against the capacity."""
         return self._saved_bytes + self._unsaved_bytes
+
+    @property
+    def nbytes(self) -> int:
+        """Memory held: what waits for a commit, and SQLite's cache or, without a file, everything."""
+        return self._unsaved_bytes + (CACHE_BYTES if self._path else self._saved_bytes)
 
     @property
     def n_unsaved(self) -> int:
@@ -257,6 +263,7 @@ class Outbox:
         db = self._db = sqlite3.connect(target, timeout=1.0, check_same_thread=False)
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = FULL")
+        db.execute(f"PRAGMA cache_size = -{CACHE_BYTES // 1024}")
         db.execute("PRAGMA wal_autocheckpoint = 64")
         db.execute("PRAGMA journal_size_limit = 262144")
         (version,) = db.execute("PRAGMA user_version").fetchone()
@@ -266,13 +273,12 @@ class Outbox:
         self._load(db)
 
     def _load(self, db: sqlite3.Connection) -> None:
-        gone = ",".join(map(str, self._gone)) or "0"
-        count = f"SELECT COUNT(*), COALESCE(SUM(LENGTH(body)), 0) FROM outbox WHERE seq NOT IN ({gone})"
-        n_rows, n_bytes = db.execute(count).fetchone()
+        found = db.execute("SELECT seq, LENGTH(body) FROM outbox")
+        sizes = [nbytes + ROW_BYTES for seq, nbytes in found if seq not in self._gone]
         meta = dict(db.execute("SELECT key, value FROM meta"))
         if not self._loaded and self._unsaved and meta.get("seq", 0) >= min(self._unsaved):
             raise sqlite3.OperationalError("its numbers are ahead of the clock; restart the program")
-        self._saved_rows, self._saved_bytes = n_rows, n_bytes + n_rows * ROW_BYTES
+        self._saved_rows, self._saved_bytes = len(sizes), sum(sizes)
         if not self._loaded:
             self.seq = max(self.seq, meta.get("seq", 0))
             self.session = max(self.session, meta.get("session", 0))

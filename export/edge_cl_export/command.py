@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import shlex
 import sys
 from collections.abc import Iterator
@@ -22,7 +23,7 @@ from edge_cl.datasets.windows import windows
 from edge_cl.errors import ConfigError
 from edge_cl_export.encoders import triplets
 from edge_cl_export.freeze import freeze
-from edge_cl_export.pack import N_GOLDEN, Source, pack, spread, train_and_pack
+from edge_cl_export.pack import N_GOLDEN, Source, pack, split_people, spread, train_and_pack
 from edge_cl_export.sources import from_factory, from_onnx, from_program
 from edge_cl_export.train import Progress as OnEpoch
 from edge_cl_export.train import TrainSettings
@@ -81,35 +82,37 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 def export(**options: Any) -> None:
     """Train or take an encoder, freeze it, and write one bundle for a device."""
     given = Given(**options)
-    source, validation = _load(given)
-    click.echo(
-        f"{len(source.X):,} windows of {len(np.unique(source.person))} people to train on, "
-        f"{len(validation.X):,} of {len(np.unique(validation.person))} others to check with"
-    )
-    bundle = export_bundle(given, source, validation)
+    dataset = recordings.load(given.data)
+    plan = _plan(given, dataset)
+    source = _source(given, dataset, plan)
+    click.echo(f"{len(source.X):,} windows of {len(np.unique(source.person))} people")
+    bundle = _export(given, source, plan.validation_people)
     _report(bundle, given.out)
 
 
-def export_bundle(given: Given, source: Source, validation: Source) -> Bundle:
-    """Make the bundle that the options ask for."""
+def _export(given: Given, source: Source, validation_people: frozenset[int]) -> Bundle:
     provenance = {"command": _command_line(), "data": _fingerprint(given.data)}
     graph = _foreign_graph(given, source)
     if graph is not None:
+        train, validation = split_people(source, validation_people)
         return pack(
             graph,
-            source,
+            train,
             given.out,
             validation=validation,
             exemplars=given.exemplars,
             seed=given.seed,
-            provenance={**provenance, "encoder": given.model or str((given.program or given.onnx or given.out).name)},
+            provenance={
+                **provenance,
+                "encoder": given.model or str((given.program or given.onnx or given.out).name),
+            },
         )
     vectors = triplets(source.channels) if given.rotate else ()
     with _progress() as progress:
         return train_and_pack(
             source,
-            validation,
             given.out,
+            validation_people=validation_people,
             settings=TrainSettings(epochs=given.epochs, seed=given.seed, vectors=vectors),
             feature_size=given.features,
             exemplars=given.exemplars,
@@ -122,20 +125,11 @@ def people(text: str) -> frozenset[int]:
     """``1-3,7`` to {1, 2, 3, 7}."""
     found: set[int] = set()
     for part in text.split(","):
-        first, _, last = part.strip().partition("-")
-        if not first.isdigit() or not (last or first).isdigit():
+        ends = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", part)
+        if ends is None:
             raise ConfigError(f"people are given as numbers and ranges like 1-12,20; found {text!r}")
-        found.update(range(int(first), int(last or first) + 1))
+        found.update(range(int(ends[1]), int(ends[2] or ends[1]) + 1))
     return frozenset(found)
-
-
-def _load(given: Given) -> tuple[Source, Source]:
-    dataset = recordings.load(given.data)
-    plan = _plan(given, dataset)
-    return (
-        _source(given, dataset, plan, plan.train_people, plan.train_hop_samples),
-        _source(given, dataset, plan, plan.validation_people, plan.hop_samples),
-    )
 
 
 def _plan(given: Given, dataset: Dataset) -> Scenario:
@@ -165,14 +159,20 @@ def _plan(given: Given, dataset: Dataset) -> Scenario:
     )
 
 
-def _source(given: Given, dataset: Dataset, plan: Scenario, who: frozenset[int], hop: int) -> Source:
-    chosen = scenarios.select(dataset, who, plan.train_device)
-    if not chosen:
-        raise ConfigError(
-            f"people {sorted(who)} have no recording {plan.train_device and 'by ' + plan.train_device} in "
-            f"{given.data.name}; it has people {sorted({r.person for r in dataset.recordings})}"
-        )
-    cut = windows(chosen, rate_hz=plan.rate_hz, window_samples=plan.window_samples, hop_samples=hop)
+def _source(given: Given, dataset: Dataset, plan: Scenario) -> Source:
+    for who in (plan.train_people, plan.validation_people):
+        if not scenarios.select(dataset, who, plan.train_device):
+            by = f" by {plan.train_device!r}" if plan.train_device else ""
+            raise ConfigError(
+                f"{given.data.name} has no recording{by} of people {sorted(who)}; "
+                f"its people are {sorted({r.person for r in dataset.recordings})}"
+            )
+    cut = windows(
+        scenarios.select(dataset, plan.train_people | plan.validation_people, plan.train_device),
+        rate_hz=plan.rate_hz,
+        window_samples=plan.window_samples,
+        hop_samples=plan.train_hop_samples,
+    )
     return Source(
         name=given.name or dataset.name.replace("_", "-"),
         X=cut.X,
@@ -214,7 +214,12 @@ def _command_line() -> str:
 def _progress() -> Iterator[OnEpoch]:
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(), TextColumn("{task.fields[text]}")
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[text]}"),
+    )
     with Progress(*columns) as bar:
         task = bar.add_task("training", total=None, text="")
         yield lambda done, total, text: bar.update(task, completed=done, total=total, text=text)

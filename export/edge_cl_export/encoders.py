@@ -82,11 +82,18 @@ class SensorEncoder(nn.Module):
         self.dropout = nn.Dropout(0.5)
 
     def fit_normalisation(self, X: Tensor) -> None:
-        """Take mean and std from training windows (n, w, c)."""
+        """Take mean and std from training windows (n, w, c).
+
+        A vector's three axes share one scale and keep their zero: axis by axis, a sensor that was
+        always mounted alike would have gravity divided by next to nothing once it is turned.
+        """
         with torch.no_grad():
             flat = self.invariants(X).flatten(0, 1)
-            self.mean = flat.mean(0)
-            self.std = flat.std(0).clamp_min(1e-6)
+            self.mean, std = flat.mean(0), flat.std(0)
+            for vector in map(list, self.invariants.vectors):
+                self.mean[vector] = 0.0
+                std[vector] = flat[:, vector].square().mean().sqrt()
+            self.std = std.clamp_min(1e-6)
 
     def forward(self, window: Tensor) -> Tensor:
         """Features (n, feature_size)."""

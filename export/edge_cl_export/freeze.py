@@ -10,7 +10,9 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import torch
+from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 from torch import nn
 
 from edge_cl.errors import BundleError
@@ -18,6 +20,15 @@ from edge_cl.records import FloatArray
 
 INPUT, OUTPUT = "window", "feature"
 TOLERANCE = 1e-4
+
+_ORT_ERRORS = (
+    ort_errors.Fail,
+    ort_errors.InvalidArgument,
+    ort_errors.InvalidGraph,
+    ort_errors.InvalidProtobuf,
+    ort_errors.NotImplemented,
+    ort_errors.RuntimeException,
+)
 
 
 def freeze(model: nn.Module | torch.export.ExportedProgram, examples: FloatArray) -> bytes:
@@ -55,25 +66,26 @@ def freeze(model: nn.Module | torch.export.ExportedProgram, examples: FloatArray
 
 def run_graph(graph: bytes, X: FloatArray, *, batch: int = 1024) -> FloatArray:
     """Features (n, feature_size) of windows (n, w, c) by onnxruntime; the graph's only input and output."""
-    session = _session(graph)
-    name = session.get_inputs()[0].name
-    parts = [
-        session.run(None, {name: np.ascontiguousarray(X[k : k + batch], np.float32)})[0]
-        for k in range(0, len(X), batch)
-    ]
+    try:
+        session = _session(graph)
+        name = session.get_inputs()[0].name
+        parts = [
+            session.run(None, {name: np.ascontiguousarray(X[k : k + batch], np.float32)})[0]
+            for k in range(0, len(X), batch)
+        ]
+    except _ORT_ERRORS as error:
+        raise BundleError(
+            f"onnxruntime cannot run the graph on windows of shape {X[:batch].shape}: {error}; "
+            "an encoder takes (n, window_samples, n_channels) float32 for any n"
+        ) from error
     features: FloatArray = np.concatenate(parts)
     return features
 
 
 def check_parity(graph: bytes, examples: FloatArray, expected: FloatArray) -> None:
     """Raise `BundleError` unless the graph agrees with `expected`, one by one and as a batch."""
-    try:
-        together = run_graph(graph, examples)
-        alone = run_graph(graph, examples, batch=1)
-    except Exception as error:  # noqa: BLE001  onnxruntime has no exception of its own
-        raise BundleError(
-            f"onnxruntime cannot run the graph on {len(examples)} windows and on one: {error}"
-        ) from error
+    together = run_graph(graph, examples)
+    alone = run_graph(graph, examples, batch=1)
     scale = max(1.0, float(np.abs(expected).max()))
     worst = max(float(np.abs(out - expected).max()) for out in (together, alone)) / scale
     if not worst <= TOLERANCE:
@@ -105,8 +117,9 @@ def _export(model: nn.Module | torch.export.ExportedProgram, window: torch.Tenso
                 verbose=False,
                 **dynamic,
             )
-            return _plain(onnx.load(path)).SerializeToString()
-    except Exception as error:  # noqa: BLE001  the exporter raises many unrelated types
+            encoded: bytes = _plain(onnx.load(path)).SerializeToString()
+            return encoded
+    except (torch.onnx.OnnxExporterError, RuntimeError, TypeError, ValueError) as error:
         raise BundleError(
             f"torch cannot export this model to ONNX with a free batch axis: {error}"
         ) from error
@@ -126,8 +139,6 @@ def _plain(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _session(graph: bytes) -> Any:
-    import onnxruntime
-
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 3

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -57,22 +57,23 @@ class Source:
     hop_samples: int
 
 
-def split_people(source: Source, validation_people: Sequence[int]) -> tuple[Source, Source]:
+def split_people(source: Source, validation_people: Iterable[int]) -> tuple[Source, Source]:
     """(training part, validation part). Raises `ValueError` when either would be empty."""
-    held_out = np.isin(source.person, list(validation_people))
+    people = sorted(set(validation_people))
+    held_out = np.isin(source.person, people)
     if held_out.all() or not held_out.any():
         raise ValueError(
-            f"validation people {sorted(validation_people)} leave {int((~held_out).sum())} windows to train on "
-            f"and {int(held_out.sum())} to validate on; people are {np.unique(source.person).tolist()}"
+            f"validation people {people} leave {int((~held_out).sum())} windows to train on and "
+            f"{int(held_out.sum())} to validate on; people are {np.unique(source.person).tolist()}"
         )
     return _rows(source, ~held_out), _rows(source, held_out)
 
 
 def train_and_pack(
     source: Source,
-    validation: Source,
     out: str | Path,
     *,
+    validation_people: Iterable[int],
     settings: TrainSettings | None = None,
     feature_size: int = 128,
     exemplars: int = 100,
@@ -81,9 +82,12 @@ def train_and_pack(
 ) -> Bundle:
     """Train the built-in encoder on `source`, freeze it and write the bundle `out`.
 
-    Channels named ``…_x, …_y, …_z`` are vectors: unless `settings` says otherwise they are
-    turned at random in training. Deterministic for a seed on one machine with one thread.
+    The windows of `validation_people` choose the epoch and give the metrics; nothing else of
+    them enters the bundle. Channels named ``…_x, …_y, …_z`` are vectors; unless `settings` says
+    otherwise they are turned at random in training. Deterministic for a seed on one machine
+    with one thread.
     """
+    source, validation = split_people(source, validation_people)
     vectors = triplets(source.channels)
     settings = settings or TrainSettings(vectors=vectors)
     # The layers' own initialisation only knows torch's global generator.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import signal
 import socket
 import sqlite3
@@ -67,13 +68,17 @@ def receipt(n: int, **fields: Any) -> Receipt:
 
 
 class Watcher:
-    """Another MQTT client; keeps its subscription over a restart of the broker."""
+    """Another MQTT client; keeps its subscription over a restart of the broker.
 
-    def __init__(self, url: str, topic: str = f"{ROOT}/#", name: str = "watcher") -> None:
+    With QoS 0 it sends nothing back, so a killed broker leaves it everything that was on the wire
+    (unread acknowledgements would make the kernel reset the connection and drop it).
+    """
+
+    def __init__(self, url: str, topic: str = f"{ROOT}/#", *, name: str = "watcher", qos: int = 1) -> None:
         self.messages: list[tuple[str, bytes, bool]] = []
         self.subscribed = threading.Event()
         client = paho.Client(CallbackAPIVersion.VERSION2, client_id=name, clean_session=False)
-        client.on_connect = lambda c, *_: c.subscribe(topic, qos=1)
+        client.on_connect = lambda c, *_: c.subscribe(topic, qos=qos)
         client.on_subscribe = lambda *_: self.subscribed.set()
         client.on_message = lambda _c, _u, m: self.messages.append((m.topic, m.payload, m.retain))
         client.reconnect_delay_set(0.05, 0.1)  # type: ignore[arg-type]
@@ -220,7 +225,7 @@ def test_a_broker_that_is_absent_at_start(
             link.sink(receipt(n))
         link.sink(STATUS)
         assert time.monotonic() - began_s < 1.0
-        wait_until(lambda: "cannot be reached" in link.alarm, "an alarm")
+        wait_until(lambda: "cannot be reached ([Errno 111]" in link.alarm, "an alarm")
         wait_until(lambda: link.counts["queued"] == 50, "all queued")
         assert link.counts["sent"] == 0 and not link.connected
         stopped_broker.start()
@@ -245,8 +250,8 @@ def test_a_broker_killed_twice_mid_stream(
     broker: Broker, tmp_path: Path, watch: Callable[..., Watcher], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(link_module, "COMMIT_S", 0.005)
-    watcher = watch(broker.url)
-    broker.save()  # so that the watcher's subscription is there the moment it is back
+    watcher = watch(broker.url, qos=0)
+    broker.save()  # so that the watcher's subscription is there the moment the broker is back
     total = 900
     with linked(broker.url, tmp_path) as link:
         for n in range(total):
@@ -337,6 +342,19 @@ def test_birth_and_last_will_of_a_killed_device(
         wait_until(lambda: len(watcher.of("status")) == 3, "the next birth arrives")
     rebirth = watcher.of("status")[2]
     assert rebirth.online and will.is_stale_against(rebirth)
+    assert rebirth.session > will.session
+
+
+@pytest.mark.broker
+def test_a_stopped_device_is_not_reported_lost(
+    broker: Broker, tmp_path: Path, watch: Callable[..., Watcher]
+) -> None:
+    watcher = watch(broker.url)
+    code = DEVICE.split("print(")[0] + "link.stop(10); import os; os._exit(0)"
+    subprocess.run([sys.executable, "-c", code, broker.url, str(tmp_path), "3"], check=True, timeout=30)
+    wait_until(lambda: len(watcher.of("status")) == 2, "birth and farewell arrive")
+    assert [presence.reason for presence in watcher.of("status")] == ["", "stopped"]
+    assert sorted(watcher.receipts()) == [0, 1, 2]
 
 
 @pytest.mark.broker
@@ -346,6 +364,36 @@ def test_an_outbox_in_memory(broker: Broker, watch: Callable[..., Watcher]) -> N
         link.sink(receipt(1))
     assert delivered(link)
     wait_until(lambda: watcher.receipts() == [1], "the receipt arrives")
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> Path:
+    """A self-signed certificate for 127.0.0.1; its key lies beside it."""
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("openssl is not installed; it makes the certificate of this test")
+    request = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=127.0.0.1"
+    files = ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", "key.pem", "-out", "cert.pem"]
+    subprocess.run([openssl, *request.split(), *files], cwd=tmp_path, check=True, capture_output=True)
+    return tmp_path / "cert.pem"
+
+
+@pytest.mark.broker
+@pytest.mark.usefixtures("stopped_broker")  # skips without Mosquitto
+def test_tls_with_a_private_authority(certificate: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    key = certificate.with_name("key.pem")
+    broker = Broker(tmp_path_factory.mktemp("tls"), f"certfile {certificate}", f"keyfile {key}")
+    broker.start()
+    try:
+        url = broker.url.replace("mqtt://", "mqtts://")
+        with linked(url, None, ca_file=str(certificate)) as link:
+            link.sink(receipt(1))
+            wait_until(lambda: link.counts["delivered"] >= 2, "birth and receipt are delivered")
+        with linked(url, None) as link:
+            wait_until(lambda: "certificate verify failed" in link.alarm, "an alarm")
+            assert not link.connected
+    finally:
+        broker.stop(kill=True)
 
 
 # -- in ------------------------------------------------------------------------------------
@@ -415,6 +463,7 @@ def test_labels_sent_while_the_device_is_off_wait_for_it(
 
 
 @pytest.mark.broker
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_dead_network_thread_is_started_again(
     broker: Broker, watch: Callable[..., Watcher], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -432,7 +481,7 @@ def test_a_dead_network_thread_is_started_again(
         watcher.send_label(b'{"label": "lost", "reading_id": "r"}')
         watcher.send_label(b'{"label": "walk", "reading_id": "r1"}')
         link.sink(receipt(1))
-        wait_until(lambda: watcher.receipts() == [1], "the receipt arrives all the same")
+        wait_until(lambda: delivered(link), "acknowledgements are read again")
 
 
 @pytest.mark.broker
@@ -457,6 +506,7 @@ class SilentBroker:
         self._connack = connack
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.url = f"mqtt://127.0.0.1:{self._listener.getsockname()[1]}"
+        self.connects: list[bytes] = []
         self.unacknowledged: list[int] = []
         self._connections: list[socket.socket] = []
         threading.Thread(target=self._serve, daemon=True).start()
@@ -491,6 +541,7 @@ class SilentBroker:
                     break
             body = stream.read(length)
             if head[0] == 0x10:
+                self.connects.append(body)
                 connection.sendall(self._connack)
             elif head[0] & 0xF0 == 0x30 and head[0] & 6:
                 self.unacknowledged[-1] += 1
@@ -523,12 +574,25 @@ def test_never_more_than_the_window_is_in_flight() -> None:
             broker.hang_up()
         link.stop(0.1)
         assert max(broker.unacknowledged) == 16
+        for n, connect in enumerate(broker.connects, start=1):
+            assert b'"online":false' in connect and b'"session":%d' % n in connect
 
 
 def test_a_broker_that_refuses_is_an_alarm() -> None:
     with silent(connack=b"\x20\x02\x00\x05") as broker, linked(broker.url, None) as link:
         wait_until(lambda: "refused the connection (Not authorized)" in link.alarm, "an alarm")
         assert "EDGE_CL_MQTT_PASSWORD" in link.alarm and not link.connected
+
+
+def test_the_password_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDGE_CL_MQTT_PASSWORD", "s3cret")
+    with silent() as broker:
+        link = MqttLink(broker.url, device="pi", site="lab", state_dir=None, username="pi-7")
+        link.start()
+        wait_until(lambda: broker.connects, "connected")
+        link.stop(0.1)
+        assert b"pi-7" in broker.connects[0] and b"s3cret" in broker.connects[0]
+        assert b"edgecl-lab-pi" in broker.connects[0]
 
 
 def test_a_broker_that_forbids_labels_is_an_alarm() -> None:

@@ -100,6 +100,14 @@ def test_telemetry_makes_room_for_receipts_oldest_first(tmp_path: Path) -> None:
     assert (outbox.n_dropped, outbox.n_refused, outbox.alarm) == (3, 0, "")
 
 
+def test_older_receipts_outlive_newer_telemetry(tmp_path: Path) -> None:
+    outbox = open_outbox(tmp_path, 3 * (ROW_BYTES + 1))
+    for body, vital in ((b"1", True), (b"2", False), (b"3", True), (b"4", True)):
+        assert outbox.put("any", body, vital=vital)
+        outbox.commit()
+    assert bodies(outbox.ready(9)) == [b"1", b"3", b"4"]
+
+
 def test_when_receipts_fill_it_the_newest_is_refused_with_an_alarm(tmp_path: Path) -> None:
     outbox = open_outbox(tmp_path, 2 * (ROW_BYTES + 1))
     assert outbox.put("receipt", b"1", vital=True)
@@ -162,6 +170,20 @@ def test_a_full_disk_stops_nothing_and_loses_nothing(tmp_path: Path) -> None:
     assert bodies(open_outbox(tmp_path).ready(9)) == [b"during", b"after"]
 
 
+def test_what_could_not_be_read_is_sent_once_the_disk_is_back(tmp_path: Path) -> None:
+    outbox = open_outbox(tmp_path)
+    outbox.put("receipt", b"1", vital=True)
+    outbox.commit()
+    assert outbox._db is not None
+    outbox._db.close()  # every use is an error now, as with a card that was pulled out
+    outbox.put("receipt", b"2", vital=True)
+    assert bodies(outbox.ready(9)) == [b"2"]
+    assert "cannot be used" in outbox.alarm
+    assert outbox.commit()
+    assert bodies(outbox.ready(9)) == [b"1", b"2"]
+    assert (outbox.n_queued, outbox.alarm) == (2, "")
+
+
 def test_memory_is_bounded_while_the_disk_fails(tmp_path: Path) -> None:
     outbox = open_outbox(tmp_path)
     with full_disk():
@@ -212,7 +234,7 @@ def test_a_newer_format_is_left_alone(tmp_path: Path) -> None:
 class OutboxModel(RuleBasedStateMachine):
     """Any order of puts, commits, sends, acknowledgements, reconnections, crashes, full disks."""
 
-    CAPACITY = 8 * (ROW_BYTES + 20)
+    CAPACITY = 5 * (ROW_BYTES + 20)
 
     def __init__(self) -> None:
         super().__init__()
@@ -233,8 +255,12 @@ class OutboxModel(RuleBasedStateMachine):
         self.box.close()
         shutil.rmtree(self.folder)
 
-    @rule(size=st.integers(0, 60), vital=st.booleans())
-    def put(self, size: int, vital: bool) -> None:
+    @rule(puts=st.lists(st.tuples(st.integers(0, 60), st.booleans()), min_size=1, max_size=4))
+    def put(self, puts: list[tuple[int, bool]]) -> None:
+        for size, vital in puts:
+            self._put(size, vital)
+
+    def _put(self, size: int, vital: bool) -> None:
         body = b"%d" % len(self.put_bodies) + b"." * size
         highest = max(self.put_bodies, default=0)
         seq = self.box.put("receipt" if vital else "sleep", body, vital=vital)
@@ -304,4 +330,4 @@ class OutboxModel(RuleBasedStateMachine):
 
 
 TestOutboxModel = OutboxModel.TestCase
-TestOutboxModel.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+TestOutboxModel.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)

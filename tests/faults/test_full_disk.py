@@ -1,0 +1,97 @@
+"""A disk that fills up: labels are refused, predicting goes on, and it heals by itself."""
+
+import os
+import subprocess
+
+import numpy as np
+import pytest
+
+from edge_cl import Label, Learner, Receipt
+from edge_cl.config import settings_from
+from tests.worlds import NAMES, D, World, make_bundle, reading
+
+SETTINGS = settings_from(
+    {"state": {"snapshot_labels": 1000, "commit_ms": 0}, "sleep": {"after_labels": 0, "idle_s": 0}}
+)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A real file system of 700 KB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if os.geteuid() != 0:
+        pytest.skip("mounting a small disk needs root")
+    made = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=700k", "tmpfs", folder], capture_output=True, text=True
+    )
+    if made.returncode:
+        pytest.skip(f"cannot mount a tmpfs here: {made.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", "-l", folder], check=True)
+
+
+def fill(folder):
+    """Take every last byte."""
+    with (folder / "filler").open("wb", buffering=0) as file:
+        try:
+            while True:
+                file.write(b"\0" * 4096)
+        except OSError:
+            pass
+
+
+def test_labels_are_refused_while_full_and_learned_again_after(tmp_path, small_disk):
+    bundle = make_bundle(tmp_path / "b.ecl", "slda")
+    X, y = World(seed=4).draw(400)
+    statuses = []
+    with Learner.from_bundle(bundle, state_dir=small_disk / "s", settings=SETTINGS) as learner:
+
+        def teach(k):
+            learner.observe(reading(X[k], f"r{k}"))
+            receipt = learner.teach(Label(label=NAMES[y[k]], reading_id=f"r{k}"))
+            statuses.append(receipt.status)
+            return receipt
+
+        for k in range(20):
+            assert teach(k).status == "learned"
+        fill(small_disk)
+        refused = next(receipt for receipt in map(teach, range(20, 300)) if receipt.status == "refused")
+        assert "predicting only" in refused.message and "disk" in refused.message
+        n_learned = statuses.count("learned")
+        assert learner.knowledge.n_labels == n_learned, "what was refused is not known either"
+        assert "predicting only" in learner.status().alarm
+        assert learner.observe(reading(X[300], "r300")).label in NAMES
+        (small_disk / "filler").unlink()
+        assert teach(301).status == "learned"
+        assert learner.status().alarm == ""
+        # a label that was refused can be given again
+        again = learner.teach(Label(label=refused.label, reading_id=refused.reading_id))
+        assert again.status == "learned"
+        digest = learner.knowledge.digest()
+    with Learner.from_bundle(bundle, state_dir=small_disk / "s", settings=SETTINGS) as learner:
+        assert learner.knowledge.n_labels == n_learned + 2
+        assert learner.knowledge.digest() == digest
+
+
+def test_labels_that_waited_for_a_commit_that_failed_are_refused_together(tmp_path, small_disk):
+    bundle = make_bundle(tmp_path / "b.ecl", "slda")
+    X, y = World(seed=4).draw(3000)
+    settings = settings_from({"state": {"commit_ms": 1e9}, "sleep": {"after_labels": 0, "idle_s": 0}})
+    receipts = []
+    with Learner.from_bundle(bundle, state_dir=small_disk / "s", settings=settings) as learner:
+
+        def events():
+            for k in range(2000):
+                yield reading(X[k], f"r{k}")
+                yield Label(label=NAMES[y[k]], reading_id=f"r{k}")
+                if k == 1:
+                    fill(small_disk)
+
+        learner.run(events(), sinks=[lambda a: receipts.append(a) if isinstance(a, Receipt) else None])
+        assert len(receipts) == 2000
+        learned = [r for r in receipts if r.status == "learned"]
+        assert learner.knowledge.n_labels == len(learned) < 2000
+        assert {r.status for r in receipts} <= {"learned", "refused"}
+        assert np.isfinite(learner.predict(np.zeros((1, 1, D)))).all()
+        (small_disk / "filler").unlink()
