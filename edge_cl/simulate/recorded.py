@@ -43,11 +43,11 @@ def load_scenarios(
     if plan.stream_device:
         others = scenarios.select(dataset, plan.validation_people, plan.stream_device)
         exams = [
-            cut.exam(f"{plan.train_device}, as at export", parts.validation),
+            cut.exam(f"{plan.train_device} of people who checked the export", parts.validation),
             cut.exam(f"{plan.stream_device} of people never streamed", others),
         ]
         return [cut.one_device(name, parts.stream, exams)]
-    exams = [cut.exam("other people, as at export", parts.validation)]
+    exams = [cut.exam("people who checked the export", parts.validation)]
     return cut.one_device_per_person(name, parts.stream, exams)
 
 
