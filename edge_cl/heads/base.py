@@ -122,6 +122,17 @@ class Head(abc.ABC):
         Each `yield` ends a slice. The head is usable only after the iterator is exhausted.
         """
 
+    def exam(self, X: FloatArray, y: NDArray[np.int64], *, learned: bool) -> FloatArray:
+        """Scores for held-back exemplars X (n, D), y (n,) that judge a sleep: (n, C).
+
+        With `learned` the head has learned them, and answers as if each alone had not been. A head whose
+        `rehearse` builds on all it has learned has learned them either way, so both sides compare.
+        """
+        return self.predict_many(X)
+
+    def settle(self, X: FloatArray, y: NDArray[np.int64]) -> None:  # noqa: B027  nothing to do is an answer
+        """Called when a rehearsed head is adopted: learn the exemplars that judged it, if not known."""
+
     @abc.abstractmethod
     def _predict(self, X: FloatArray) -> FloatArray: ...
 

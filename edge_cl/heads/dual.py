@@ -124,6 +124,28 @@ class DualHead(Head):
         """Refit feature scales and the slow memory from the exemplars; re-seed the fast one."""
         yield from self._refit(X, y)
 
+    def exam(self, X: FloatArray, y: NDArray[np.int64], *, learned: bool) -> FloatArray:
+        """The slow memory's scores, which is what a sleep changes; see `Head.exam`.
+
+        Leaving one sample out of ridge regression is closed form: with leverage h the prediction
+        becomes (prediction − h · target) / (1 − h).
+        """
+        self._fold()
+        design = self.lift(X)
+        scores: FloatArray = design @ self.mean
+        if learned:
+            leverage = np.clip(self._leverage(design), 0, 0.99)[:, None]
+            scores = (scores - leverage * np.eye(self.n_classes, dtype=np.float32)[y]) / (1 - leverage)
+        return softmax(scores, self.class_counts > 0)
+
+    def settle(self, X: FloatArray, y: NDArray[np.int64]) -> None:
+        """Take the exemplars that judged it into the slow memory: no label is lost by sleeping."""
+        targets = np.eye(self.n_classes, dtype=np.float32)[y]
+        for start in range(0, len(X), 64):
+            rows = slice(start, start + 64)
+            condition_on_block(self.mean, self.cov, self.lift(X[rows]), targets[rows], OBS_NOISE_VAR)
+        self._reseed_fast()
+
     def _predict(self, X: FloatArray) -> FloatArray:
         z = self.lift.standardise(X)
         scores = self.lift.raise_up(z) @ self.mean + np.float32(self.gate) * self.fast.predict(z)
@@ -183,6 +205,11 @@ class DualHead(Head):
             yield
         self._reseed_fast()
 
+    def _leverage(self, design: FloatArray) -> FloatArray:
+        """How much of its own prediction each learned sample (row of design) decides, in [0, 1): (n,)."""
+        leverage: FloatArray = np.einsum("nd,nd->n", design @ self.cov, design) / OBS_NOISE_VAR
+        return leverage
+
     def _reseed_fast(self) -> None:
         """Give the fast memory its window's residuals under the new slow memory, each left out of it."""
         X, y = self.fast.samples()
@@ -191,8 +218,7 @@ class DualHead(Head):
         z = self.lift.standardise(X)
         design = self.lift.raise_up(z)
         residuals = np.eye(self.n_classes, dtype=np.float32)[y] - design @ self.mean
-        leverage = np.einsum("nd,nd->n", design @ self.cov, design) / OBS_NOISE_VAR
-        residuals /= (1 - np.clip(leverage, 0, 0.9))[:, None]
+        residuals /= (1 - np.clip(self._leverage(design), 0, 0.9))[:, None]
         self.fast.reseed(z, residuals)
 
     def _grow(self) -> None:
