@@ -12,13 +12,15 @@ from edge_cl.bundle import Prior
 from edge_cl.heads.base import Head, prior_samples, prior_weights, softmax
 from edge_cl.heads.fast import FastMemory
 from edge_cl.heads.lift import Lift
-from edge_cl.heads.linalg import condition_on_block
+from edge_cl.heads.linalg import condition_on_block, lift_floor
 from edge_cl.memory import ReplayMemory
 from edge_cl.records import FloatArray
 
 BLOCK = 16
 """Labels collected before the slow memory takes them in with one matrix product."""
 OBS_NOISE_VAR = 0.1
+FLOOR, FLOOR_EVERY = 1e-6, 512
+"""Added to every variance of the slow memory once per so many labels, against rounding."""
 START_TEMPERATURE = 4.0
 TEMPERATURE_STEP = 0.02
 
@@ -184,8 +186,8 @@ class DualHead(Head):
             targets = np.eye(self.n_classes, dtype=np.float32)[self._block_classes]
             condition_on_block(self.mean, self.cov, self._block_design[:n], targets, OBS_NOISE_VAR)
             self._block_classes.clear()
-            if self._n_learned % (32 * BLOCK) == 0:
-                self.cov = (self.cov + self.cov.T) * np.float32(0.5)
+            if self._n_learned % FLOOR_EVERY == 0:
+                lift_floor(self.cov, FLOOR)
 
     def _refit(self, X: FloatArray, y: NDArray[np.int64]) -> Iterator[None]:
         """Forget scales and slow memory, learn them from X (n, D), y (n,); slices of 64 exemplars."""
