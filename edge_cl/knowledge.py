@@ -23,7 +23,7 @@ from edge_cl.records import FloatArray, SleepProgress, SleepReport
 from edge_cl.sleep import MAX_EXEMPLARS, Rehearsal
 from edge_cl.trust import Calibrator
 
-PRIOR_STRENGTH = 100.0
+PRIOR_STRENGTH = 30.0
 """Labels per class that the bundle's prior counts for: a start, not a verdict."""
 MAX_MEMORY_BYTES = 8 * 1024 * 1024
 
@@ -107,8 +107,11 @@ class Knowledge:
         if prior is None:
             return
         self.head.warm_start(prior, strength=PRIOR_STRENGTH)
+        remembered = np.zeros(len(self.class_names), dtype=int)
         for x, y in zip(prior.exemplars, prior.exemplar_labels, strict=True):
-            self.memory.add(x.astype(np.float32), int(y))
+            if remembered[y] < PRIOR_STRENGTH:  # so that sleep, too, weighs the source as a start
+                remembered[y] += 1
+                self.memory.add(x.astype(np.float32), int(y))
 
     def predict(self, X: FloatArray) -> FloatArray:
         """Calibrated class probabilities: (n, D) → (n, C)."""

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_cl.bundle import Prior
-from edge_cl.heads.base import Head, prior_exemplars, softmax
+from edge_cl.heads.base import Head, prior_samples, prior_weights, softmax
 from edge_cl.heads.fast import FastMemory
 from edge_cl.heads.lift import Lift
 from edge_cl.heads.linalg import condition_on_block
@@ -43,7 +43,8 @@ class DualHead(Head):
         Seeds the random lift.
     memory
         The replay memory that holds every learned exemplar. Without one the head keeps its own of
-        `memory_bytes` and, until it overflows, refits feature scales from it at every doubling of labels.
+        `memory_bytes` and, after a cold start and until it overflows, refits feature scales from it at every
+        doubling of labels.
     memory_bytes
         Size of the head's own memory.
 
@@ -88,7 +89,7 @@ class DualHead(Head):
         self._block_classes: list[int] = []
         self._log_temperature = float(np.log(START_TEMPERATURE))
         self._n_learned = 0
-        self._owns_memory = memory is None
+        self._owns_memory = self._refits = memory is None
         self.memory = memory or ReplayMemory(
             capacity_bytes=memory_bytes, n_features=n_features, codec="float32", held_back_every=0, seed=seed
         )
@@ -111,14 +112,12 @@ class DualHead(Head):
         return 4 * (self.lift.n_lifted + 2 * self.fast.window) + 8
 
     def warm_start(self, prior: Prior, *, strength: float) -> None:
-        """Learn the prior's exemplars into the slow memory, at most `strength` per class."""
-        X, y = prior_exemplars(prior, strength)
-        self.class_counts = np.bincount(y, minlength=self.n_classes).astype(np.float64)
-        for _ in self._refit(X, y):
-            pass
-        if self._owns_memory:
-            for x, c in zip(X, y, strict=True):
-                self.memory.add(x, int(c))
+        """Learn the prior's exemplars, and draws from its Gaussians, into the slow memory."""
+        X, y, weights = prior_samples(prior, strength)
+        self.class_counts = prior_weights(prior, strength)
+        self.lift.standardise.refit(X)
+        self._take_in(X, y, np.sqrt(weights)[:, None])
+        self._refits = False
 
     def rehearse(self, X: FloatArray, y: NDArray[np.int64]) -> Iterator[None]:
         """Refit feature scales and the slow memory from the exemplars; re-seed the fast one."""
@@ -140,10 +139,7 @@ class DualHead(Head):
 
     def settle(self, X: FloatArray, y: NDArray[np.int64]) -> None:
         """Take the exemplars that judged it into the slow memory: no label is lost by sleeping."""
-        targets = np.eye(self.n_classes, dtype=np.float32)[y]
-        for start in range(0, len(X), 64):
-            rows = slice(start, start + 64)
-            condition_on_block(self.mean, self.cov, self.lift(X[rows]), targets[rows], OBS_NOISE_VAR)
+        self._take_in(X, y)
         self._reseed_fast()
 
     def _predict(self, X: FloatArray) -> FloatArray:
@@ -165,7 +161,8 @@ class DualHead(Head):
         self._n_learned += 1
         if self._owns_memory:
             self.memory.add(x, y)
-            if self._n_learned & (self._n_learned - 1) == 0 and self.memory.rehearsed.holds_everything:
+            doubled = self._n_learned & (self._n_learned - 1) == 0
+            if self._refits and doubled and self.memory.rehearsed.holds_everything:
                 for _ in self._refit(*self.memory.rehearsed.exemplars()):
                     pass
         if len(self._block_classes) == (BLOCK if self._n_learned > 64 else 1):
@@ -191,19 +188,25 @@ class DualHead(Head):
                 self.cov = (self.cov + self.cov.T) * np.float32(0.5)
 
     def _refit(self, X: FloatArray, y: NDArray[np.int64]) -> Iterator[None]:
-        """Forget scales and slow memory, learn them from X, y; slices of 64 exemplars."""
+        """Forget scales and slow memory, learn them from X (n, D), y (n,); slices of 64 exemplars."""
         if not len(X):
             return
         self.lift.standardise.refit(X)
         self._block_classes.clear()
         self.mean = np.zeros((self.lift.n_lifted, self.n_classes), dtype=np.float32)
         self.cov = np.eye(self.lift.n_lifted, dtype=np.float32)
-        one_hot = np.eye(self.n_classes, dtype=np.float32)
         for start in range(0, len(X), 64):
-            rows = slice(start, start + 64)
-            condition_on_block(self.mean, self.cov, self.lift(X[rows]), one_hot[y[rows]], OBS_NOISE_VAR)
+            self._take_in(X[start : start + 64], y[start : start + 64])
             yield
         self._reseed_fast()
+
+    def _take_in(self, X: FloatArray, y: NDArray[np.int64], row_scale: FloatArray | float = 1.0) -> None:
+        """Condition the slow memory on X (n, D), y (n,); `row_scale` (n, 1) is the root of their weights."""
+        design = self.lift(X) * row_scale
+        targets = np.eye(self.n_classes, dtype=np.float32)[y] * row_scale
+        for start in range(0, len(X), 64):
+            rows = slice(start, start + 64)
+            condition_on_block(self.mean, self.cov, design[rows], targets[rows], OBS_NOISE_VAR)
 
     def _leverage(self, design: FloatArray) -> FloatArray:
         """How much of its own prediction each learned sample (row of design) decides, in [0, 1): (n,)."""
@@ -243,6 +246,7 @@ class DualHead(Head):
             "block": list(self._block_classes),
             "log_temperature": self._log_temperature,
             "n_learned": self._n_learned,
+            "refits": self._refits,
         }
         fast_arrays, meta["fast"] = self.fast.state()
         arrays |= {f"fast.{key}": value for key, value in fast_arrays.items()}
@@ -258,6 +262,7 @@ class DualHead(Head):
         self.lift.standardise.mean = arrays["feature_mean"]
         self.lift.standardise.inv_std = arrays["feature_inv_std"]
         self._log_temperature, self._n_learned = meta["log_temperature"], meta["n_learned"]
+        self._refits = meta["refits"]
         self.fast.restore(_under(arrays, "fast."), meta["fast"])
         if "memory" in meta:
             self.memory.restore(_under(arrays, "memory."), meta["memory"])
