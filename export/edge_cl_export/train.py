@@ -11,10 +11,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from edge_cl.records import FloatArray
 from edge_cl_export.augment import augment
 from edge_cl_export.encoders import Triplet
+
+# What is validated and kept is a running average of the weights: single epochs differ by several
+# points on a sensor never trained on, the average hardly does.
+AVERAGE_DECAY = 0.99
 
 Progress = Callable[[int, int, str], None]
 """Called with (epochs done, epochs, text) after every epoch."""
@@ -66,6 +71,7 @@ def train(
     classifier = nn.Linear(feature_size, n_classes)
     _reset(classifier, generator)
     model = nn.Sequential(encoder, classifier)
+    averaged = AveragedModel(model, avg_fn=_towards, use_buffers=True)
     loss = nn.CrossEntropyLoss(weight=_class_weights(y, n_classes), label_smoothing=0.05)
     optimiser = torch.optim.AdamW(model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
     n_batches = max(1, len(X) // settings.batch)
@@ -80,15 +86,15 @@ def train(
             loss(model(batch), y[rows]).backward()
             optimiser.step()
             schedule.step()
-        plain, balanced = accuracy(predict(model, validation[0]).argmax(1), validation[1])
+            averaged.update_parameters(model)
+        plain, balanced = accuracy(predict(averaged, validation[0]).argmax(1), validation[1])
         if best is None or balanced > best[0]:
-            best = balanced, plain, epoch, copy.deepcopy(encoder.state_dict())
+            best = balanced, plain, epoch, copy.deepcopy(_first(averaged.module).state_dict())
         if progress is not None:
             progress(epoch, settings.epochs, f"validation {balanced:.3f} (best {best[0]:.3f})")
     if best is None:
         raise ValueError("epochs must be at least 1")
     encoder.load_state_dict(best[3])
-    encoder.eval()
     return TrainReport(best_epoch=best[2], validation_accuracy=best[1], validation_balanced_accuracy=best[0])
 
 
@@ -108,6 +114,15 @@ def accuracy(predicted: NDArray[np.int64], y: NDArray[np.int64]) -> tuple[float,
     """Plain accuracy and the mean of the accuracies per class present in `y`."""
     right = predicted == y
     return float(right.mean()), float(np.mean([right[y == label].mean() for label in np.unique(y)]))
+
+
+def _towards(average: Tensor, new: Tensor, n: Tensor | int) -> Tensor:
+    """The running average after `n` updates; it forgets fast at first."""
+    return average + (new - average) * max(1 - AVERAGE_DECAY, 9 / (10 + float(n)))
+
+
+def _first(model: nn.Module) -> nn.Module:
+    return next(model.children())
 
 
 def _class_weights(y: Tensor, n_classes: int) -> Tensor:
