@@ -18,6 +18,8 @@ from edge_cl.records import FloatArray
 
 BLOCK = 16
 """Labels collected before the slow memory takes them in with one matrix product."""
+SLICE = 64
+"""Exemplars taken in at once when relearning."""
 OBS_NOISE_VAR = 0.1
 FLOOR, FLOOR_EVERY = 1e-6, 512
 """Added to every variance of the slow memory once per so many labels, against rounding."""
@@ -47,6 +49,8 @@ class DualHead(Head):
         The replay memory that holds every learned exemplar. Without one the head keeps its own of
         `memory_bytes` and, after a cold start and until it overflows, refits feature scales from it at every
         doubling of labels.
+    prior
+        The prior and strength of an earlier `warm_start`: every rehearsal starts from it again.
     memory_bytes
         Size of the head's own memory.
 
@@ -60,7 +64,7 @@ class DualHead(Head):
     name: ClassVar[str] = "dual"
     shares_memory: ClassVar[bool] = True
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  keyword-only, each with a default
         self,
         n_features: int,
         n_classes: int = 0,
@@ -70,6 +74,7 @@ class DualHead(Head):
         gate: float = 0.6,
         seed: int = 0,
         memory: ReplayMemory | None = None,
+        prior: tuple[Prior, float] | None = None,
         memory_bytes: int = 8 * 1024 * 1024,
     ) -> None:
         super().__init__(n_features, n_classes)
@@ -91,7 +96,8 @@ class DualHead(Head):
         self._block_classes: list[int] = []
         self._log_temperature = float(np.log(START_TEMPERATURE))
         self._n_learned = 0
-        self._owns_memory = self._refits = memory is None
+        self._owns_memory = memory is None
+        self._prior = prior
         self.memory = memory or ReplayMemory(
             capacity_bytes=memory_bytes, n_features=n_features, codec="float32", held_back_every=0, seed=seed
         )
@@ -115,14 +121,14 @@ class DualHead(Head):
 
     def warm_start(self, prior: Prior, *, strength: float) -> None:
         """Learn the prior's exemplars, and draws from its Gaussians, into the slow memory."""
-        X, y, weights = prior_samples(prior, strength)
+        self._prior = prior, strength
         self.class_counts = prior_weights(prior, strength)
-        self.lift.standardise.refit(X)
-        self._take_in(X, y, np.sqrt(weights)[:, None])
-        self._refits = False
+        nothing = np.zeros((0, self.n_features), dtype=np.float32), np.zeros(0, dtype=np.int64)
+        for _ in self._refit(*nothing):
+            pass
 
     def rehearse(self, X: FloatArray, y: NDArray[np.int64]) -> Iterator[None]:
-        """Refit feature scales and the slow memory from the exemplars; re-seed the fast one."""
+        """Refit feature scales and the slow memory from prior and exemplars; re-seed the fast one."""
         yield from self._refit(X, y)
 
     def exam(self, X: FloatArray, y: NDArray[np.int64], *, learned: bool) -> FloatArray:
@@ -141,7 +147,8 @@ class DualHead(Head):
 
     def settle(self, X: FloatArray, y: NDArray[np.int64]) -> None:
         """Take the exemplars that judged it into the slow memory: no label is lost by sleeping."""
-        self._take_in(X, y)
+        for start in range(0, len(X), SLICE):
+            self._take_in(X[start : start + SLICE], y[start : start + SLICE])
         self._reseed_fast()
 
     def _predict(self, X: FloatArray) -> FloatArray:
@@ -164,7 +171,7 @@ class DualHead(Head):
         if self._owns_memory:
             self.memory.add(x, y)
             doubled = self._n_learned & (self._n_learned - 1) == 0
-            if self._refits and doubled and self.memory.rehearsed.holds_everything:
+            if self._prior is None and doubled and self.memory.rehearsed.holds_everything:
                 for _ in self._refit(*self.memory.rehearsed.exemplars()):
                     pass
         if len(self._block_classes) == (BLOCK if self._n_learned > 64 else 1):
@@ -190,25 +197,28 @@ class DualHead(Head):
                 lift_floor(self.cov, FLOOR)
 
     def _refit(self, X: FloatArray, y: NDArray[np.int64]) -> Iterator[None]:
-        """Forget scales and slow memory, learn them from X (n, D), y (n,); slices of 64 exemplars."""
+        """Learn scales and slow memory afresh from the prior, if any, and X (n, D), y (n,)."""
+        row_scale = np.ones((len(X), 1), dtype=np.float32)
+        if self._prior is not None:
+            known, classes, weights = prior_samples(*self._prior)
+            X, y = np.concatenate([known, X]), np.concatenate([classes, y])
+            row_scale = np.concatenate([np.sqrt(weights)[:, None], row_scale])
         if not len(X):
             return
         self.lift.standardise.refit(X)
         self._block_classes.clear()
         self.mean = np.zeros((self.lift.n_lifted, self.n_classes), dtype=np.float32)
         self.cov = np.eye(self.lift.n_lifted, dtype=np.float32)
-        for start in range(0, len(X), 64):
-            self._take_in(X[start : start + 64], y[start : start + 64])
+        for start in range(0, len(X), SLICE):
+            rows = slice(start, start + SLICE)
+            self._take_in(X[rows], y[rows], row_scale[rows])
             yield
         self._reseed_fast()
 
     def _take_in(self, X: FloatArray, y: NDArray[np.int64], row_scale: FloatArray | float = 1.0) -> None:
         """Condition the slow memory on X (n, D), y (n,); `row_scale` (n, 1) is the root of their weights."""
-        design = self.lift(X) * row_scale
-        targets = np.eye(self.n_classes, dtype=np.float32)[y] * row_scale
-        for start in range(0, len(X), 64):
-            rows = slice(start, start + 64)
-            condition_on_block(self.mean, self.cov, design[rows], targets[rows], OBS_NOISE_VAR)
+        targets = np.eye(self.n_classes, dtype=np.float32)[y]
+        condition_on_block(self.mean, self.cov, self.lift(X) * row_scale, targets * row_scale, OBS_NOISE_VAR)
 
     def _leverage(self, design: FloatArray) -> FloatArray:
         """How much of its own prediction each learned sample (row of design) decides, in [0, 1): (n,)."""
@@ -234,7 +244,7 @@ class DualHead(Head):
         return dict(self._wanted)
 
     def _shared(self) -> dict[str, Any]:
-        return {} if self._owns_memory else {"memory": self.memory}
+        return {"memory": None if self._owns_memory else self.memory, "prior": self._prior}
 
     def _get_state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         arrays = {
@@ -248,7 +258,6 @@ class DualHead(Head):
             "block": list(self._block_classes),
             "log_temperature": self._log_temperature,
             "n_learned": self._n_learned,
-            "refits": self._refits,
         }
         fast_arrays, meta["fast"] = self.fast.state()
         arrays |= {f"fast.{key}": value for key, value in fast_arrays.items()}
@@ -264,7 +273,6 @@ class DualHead(Head):
         self.lift.standardise.mean = arrays["feature_mean"]
         self.lift.standardise.inv_std = arrays["feature_inv_std"]
         self._log_temperature, self._n_learned = meta["log_temperature"], meta["n_learned"]
-        self._refits = meta["refits"]
         self.fast.restore(_under(arrays, "fast."), meta["fast"])
         if "memory" in meta:
             self.memory.restore(_under(arrays, "memory."), meta["memory"])
