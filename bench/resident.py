@@ -1,0 +1,153 @@
+"""Memory and start-up of `edge-cl run`, measured from outside on the real process."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from bench import recording
+from edge_cl.budget import MIB
+from edge_cl.bundle import Bundle
+from edge_cl.config import Settings
+from edge_cl.records import Status
+from edge_cl.sync.control import SOCKET_NAME, Request, ask
+
+SAMPLE_EVERY = 20
+"""Windows between two looks at the process's memory."""
+
+
+def resident_bytes(pid: int) -> int:
+    """Resident memory of a process now."""
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+@contextlib.contextmanager
+def device(bundle: str, state: Path, *options: str) -> Iterator[subprocess.Popen[bytes]]:
+    """`edge-cl run` on standard input; killed at the end if it still runs."""
+    command = [sys.executable, "-m", "edge_cl", "run", bundle, "--state", str(state), *options]
+    process = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def start_to_first_prediction_s(bundle: str, folder: Path, *, n: int = 5) -> float:
+    """Median seconds from starting `edge-cl run` to its first line of output, a new state folder each."""
+    lines = list(recording.lines(Bundle.load(bundle).manifest, 1, seed=0, labelled=False))
+    took = []
+    for k in range(n):
+        began = time.perf_counter()
+        with device(bundle, folder / f"start-{k}") as process:
+            assert process.stdin and process.stdout
+            process.stdin.write(b"".join(lines))
+            process.stdin.flush()
+            if b'"decision"' not in process.stdout.readline():
+                raise RuntimeError("edge-cl run ended without a prediction")
+            took.append(time.perf_counter() - began)
+    return round(statistics.median(took), 3)
+
+
+def resident(
+    bundle: str, state: Path, *, n_windows: int, seed: int, label_every: int = 5, ram_mb: float | None = None
+) -> dict[str, Any]:
+    """Stream `n_windows` through `edge-cl run`, one in `label_every` labelled, and watch its memory.
+
+    Returns
+    -------
+    dict
+        ``resident_mb`` after the last window with the input still open; ``resident_peak_mb``;
+        ``resident_growth_last_half_mb``, the peak in the last half above the peak in the first: peaks,
+        because each half sleeps and sleep holds a second head for a moment; ``ledger_mb``, the largest
+        total that the device's own ledger gave (MB are 2²⁰ bytes).
+    """
+    manifest = Bundle.load(bundle).manifest
+    options = ["--label-every", str(label_every)]
+    if ram_mb is not None:
+        config = state.with_suffix(".toml")
+        config.write_text(f"[budget]\nram_mb = {ram_mb}\n")
+        options += ["--config", str(config)]
+    with device(bundle, state, *options) as process:
+        assert process.stdin and process.stdout
+        feed = recording.lines(manifest, n_windows, seed=seed)
+        threading.Thread(target=_feed, args=(process, feed), daemon=True).start()
+        seen, peaks, last = 0, [0, 0], 0
+        for line in process.stdout:
+            if not line.startswith(b'{"type":"decision"'):
+                continue
+            seen += 1
+            if seen % SAMPLE_EVERY == 0 or seen == n_windows:
+                last = resident_bytes(process.pid)
+                half = int(seen > n_windows // 2)
+                peaks[half] = max(peaks[half], last)
+            if seen == n_windows:
+                break
+        if seen < n_windows:
+            raise RuntimeError(f"edge-cl run ended after {seen} of {n_windows} windows")
+        status = _status(state, n_windows)
+    return {
+        "resident_mb": _mb(last),
+        "resident_peak_mb": _mb(max(peaks)),
+        "resident_growth_last_half_mb": _mb(peaks[1] - peaks[0]),
+        "ledger_mb": _mb(status.held_bytes),
+        "ledger": status.held,
+        "labels": status.n_labels,
+        "sleeps": status.n_sleeps,
+    }
+
+
+def ledger_to_growth(
+    bundle: str, folder: Path, *, n_windows: int, seed: int, ram_mb: tuple[float, float] = (12.0, 24.0)
+) -> dict[str, Any]:
+    """Does the ledger count what is really held? The same run under two budgets, compared.
+
+    Interpreter, libraries and encoder are the same in both, so the difference of the peaks of resident memory
+    is what the larger budget really cost, and the difference of the ledgers what it says that it cost.
+    ``ledger_to_growth_ratio`` is the second over the first; 1 is perfect, below 1 the ledger misses memory.
+    """
+    small, large = (
+        resident(bundle, folder / f"ram-{mb:g}", n_windows=n_windows, seed=seed, ram_mb=mb) for mb in ram_mb
+    )
+    growth = large["resident_peak_mb"] - small["resident_peak_mb"]
+    ledger = large["ledger_mb"] - small["ledger_mb"]
+    return {
+        "ram_mb": list(ram_mb),
+        "resident_growth_mb": round(growth, 2),
+        "ledger_growth_mb": round(ledger, 2),
+        "ledger_to_growth_ratio": round(ledger / growth, 3) if growth > 0 else None,
+    }
+
+
+def _feed(process: subprocess.Popen[bytes], lines: Iterable[bytes]) -> None:
+    assert process.stdin
+    with contextlib.suppress(BrokenPipeError, ValueError):
+        for line in lines:
+            process.stdin.write(line)
+        process.stdin.flush()
+
+
+def _status(state: Path, n_windows: int) -> Status:
+    """The device's own status, once it knows of the last window."""
+    deadline_s = time.monotonic() + 4 * Settings().mqtt.status_s
+    while time.monotonic() < deadline_s:
+        status = ask(state / SOCKET_NAME, Request(op="status")).status
+        if status is not None and status.n_readings >= n_windows:
+            return status
+        time.sleep(0.1)
+    raise RuntimeError("the device gave no status after the last window")
+
+
+def _mb(nbytes: int) -> float:
+    return round(nbytes / MIB, 2)
