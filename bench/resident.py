@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import statistics
 import subprocess
 import sys
@@ -11,7 +10,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from bench import recording
 from edge_cl.budget import MIB
@@ -20,14 +19,17 @@ from edge_cl.config import Settings
 from edge_cl.records import Status
 from edge_cl.sync.control import SOCKET_NAME, Request, ask
 
-SAMPLE_EVERY = 20
-"""Windows between two looks at the process's memory."""
-
 
 def resident_bytes(pid: int) -> int:
     """Resident memory of a process now."""
-    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE")
+    return _field(pid, "VmRSS")
+
+
+def take_peak_bytes(pid: int) -> int:
+    """The most that was resident since this was last asked, as the kernel counted it; needs Linux."""
+    peak = _field(pid, "VmHWM")
+    Path(f"/proc/{pid}/clear_refs").write_text("5")
+    return peak
 
 
 @contextlib.contextmanager
@@ -69,8 +71,8 @@ def resident(
     -------
     dict
         ``resident_mb`` after the last window with the input still open; ``resident_peak_mb``;
-        ``resident_growth_last_half_mb``, the peak in the last half above the peak in the first: peaks,
-        because each half sleeps and sleep holds a second head for a moment; ``ledger_mb``, the largest
+        ``resident_growth_last_half_mb``, the peak in the last half above the peak in the first (without
+        its first fifth, which starts): peaks, because sleep holds a second head for a moment; ``ledger_mb``, the largest
         total that the device's own ledger gave (MB are 2²⁰ bytes).
     """
     manifest = Bundle.load(bundle).manifest
@@ -83,24 +85,16 @@ def resident(
         assert process.stdin and process.stdout
         feed = recording.lines(manifest, n_windows, seed=seed)
         threading.Thread(target=_feed, args=(process, feed), daemon=True).start()
-        seen, peaks, last = 0, [0, 0], 0
-        for line in process.stdout:
-            if not line.startswith(b'{"type":"decision"'):
-                continue
-            seen += 1
-            if seen % SAMPLE_EVERY == 0 or seen == n_windows:
-                last = resident_bytes(process.pid)
-                half = int(seen > n_windows // 2)
-                peaks[half] = max(peaks[half], last)
-            if seen == n_windows:
-                break
-        if seen < n_windows:
-            raise RuntimeError(f"edge-cl run ended after {seen} of {n_windows} windows")
+        peaks = []
+        for n in (n_windows // 10, n_windows // 2 - n_windows // 10, n_windows - n_windows // 2):
+            _skip_decisions(process.stdout, n)
+            peaks.append(take_peak_bytes(process.pid))
+        last = resident_bytes(process.pid)
         status = _status(state, n_windows)
     return {
         "resident_mb": _mb(last),
         "resident_peak_mb": _mb(max(peaks)),
-        "resident_growth_last_half_mb": _mb(peaks[1] - peaks[0]),
+        "resident_growth_last_half_mb": _mb(peaks[2] - peaks[1]),
         "ledger_mb": _mb(status.held_bytes),
         "ledger": status.held,
         "labels": status.n_labels,
@@ -114,11 +108,13 @@ def ledger_to_growth(
     """Does the ledger count what is really held? The same run under two budgets, compared.
 
     Interpreter, libraries and encoder are the same in both, so the difference of the peaks of resident memory
-    is what the larger budget really cost, and the difference of the ledgers what it says that it cost.
-    ``ledger_to_growth_ratio`` is the second over the first; 1 is perfect, below 1 the ledger misses memory.
+    is what the larger budget really cost, and the difference of the ledgers what it says that it cost. Every window
+    is labelled, so that what the ledger reserves for a sleep is used. ``ledger_to_growth_ratio`` is the second
+    over the first: below 1 the ledger misses memory, above 1 it counts too much.
     """
     small, large = (
-        resident(bundle, folder / f"ram-{mb:g}", n_windows=n_windows, seed=seed, ram_mb=mb) for mb in ram_mb
+        resident(bundle, folder / f"ram-{mb:g}", n_windows=n_windows, seed=seed, label_every=1, ram_mb=mb)
+        for mb in ram_mb
     )
     growth = large["resident_peak_mb"] - small["resident_peak_mb"]
     ledger = large["ledger_mb"] - small["ledger_mb"]
@@ -136,6 +132,22 @@ def _feed(process: subprocess.Popen[bytes], lines: Iterable[bytes]) -> None:
         for line in lines:
             process.stdin.write(line)
         process.stdin.flush()
+
+
+def _skip_decisions(stdout: IO[bytes], n: int) -> None:
+    for line in stdout:
+        n -= line.startswith(b'{"type":"decision"')
+        if not n:
+            return
+    raise RuntimeError(f"edge-cl run ended {n} windows too early")
+
+
+def _field(pid: int, name: str) -> int:
+    """A field of a process's status that is given in kB, in bytes."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith(name + ":"):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError(f"/proc/{pid}/status has no {name}: these figures need Linux")
 
 
 def _status(state: Path, n_windows: int) -> Status:
