@@ -78,7 +78,7 @@ def show(figures: dict[str, Any]) -> None:
         value = figures[name]
         verdict = "" if value is not None and met(value) else "  MISSED"
         print(f"{name:30s} {value!s:>10}   target {target}{verdict}")
-    for name in ("resident_peak_mb", "ledger_mb", "labels", "sleeps"):
+    for name in ("resident_peak_mb", "ledger_mb", "ledger_awake_mb", "labels", "sleeps"):
         print(f"{name:30s} {figures[name]!s:>10}")
     for name in ("unlabelled", "labelled"):
         stages = sorted(figures[f"us_per_window_{name}"].items(), key=lambda item: -item[1])

@@ -19,17 +19,13 @@ from edge_cl.config import Settings
 from edge_cl.records import Status
 from edge_cl.sync.control import SOCKET_NAME, Request, ask
 
+SAMPLE_EVERY = 20
+"""Windows between two looks at the process's memory."""
+
 
 def resident_bytes(pid: int) -> int:
     """Resident memory of a process now."""
     return _field(pid, "VmRSS")
-
-
-def take_peak_bytes(pid: int) -> int:
-    """The most that was resident since this was last asked, as the kernel counted it; needs Linux."""
-    peak = _field(pid, "VmHWM")
-    Path(f"/proc/{pid}/clear_refs").write_text("5")
-    return peak
 
 
 @contextlib.contextmanager
@@ -70,10 +66,10 @@ def resident(
     Returns
     -------
     dict
-        ``resident_mb`` after the last window with the input still open; ``resident_peak_mb``;
-        ``resident_growth_last_half_mb``, the peak in the last half above the peak in the first (without
-        its first fifth, which starts): peaks, because sleep holds a second head for a moment; ``ledger_mb``, the largest
-        total that the device's own ledger gave (MB are 2²⁰ bytes).
+        ``resident_mb`` after the last window, awake, the input still open; ``resident_growth_last_half_mb``, the
+        same less what it was in the tenth before the middle; ``resident_peak_mb``, the kernel's own
+        maximum, sleeps and snapshots included; ``ledger_mb``, the total of the device's own ledger, and
+        ``ledger_awake_mb``, that without what it reserves for a sleep (MB are 2²⁰ bytes).
     """
     manifest = Bundle.load(bundle).manifest
     options = ["--label-every", str(label_every)]
@@ -85,17 +81,19 @@ def resident(
         assert process.stdin and process.stdout
         feed = recording.lines(manifest, n_windows, seed=seed)
         threading.Thread(target=_feed, args=(process, feed), daemon=True).start()
-        peaks = []
-        for n in (n_windows // 10, n_windows // 2 - n_windows // 10, n_windows - n_windows // 2):
-            _skip_decisions(process.stdout, n)
-            peaks.append(take_peak_bytes(process.pid))
-        last = resident_bytes(process.pid)
+        tenth = max(n_windows // 10, 1)
+        _awake_bytes(process, n_windows // 2 - tenth)
+        middle = _awake_bytes(process, tenth)
+        _awake_bytes(process, n_windows - n_windows // 2 - tenth)
+        end = _awake_bytes(process, tenth)
         status = _status(state, n_windows)
+        peak = _field(process.pid, "VmHWM")
     return {
-        "resident_mb": _mb(last),
-        "resident_peak_mb": _mb(max(peaks)),
-        "resident_growth_last_half_mb": _mb(peaks[2] - peaks[1]),
+        "resident_mb": _mb(end),
+        "resident_growth_last_half_mb": _mb(end - middle),
+        "resident_peak_mb": _mb(peak),
         "ledger_mb": _mb(status.held_bytes),
+        "ledger_awake_mb": _mb(status.held_bytes - status.held["sleep"]),
         "ledger": status.held,
         "labels": status.n_labels,
         "sleeps": status.n_sleeps,
@@ -107,17 +105,17 @@ def ledger_to_growth(
 ) -> dict[str, Any]:
     """Does the ledger count what is really held? The same run under two budgets, compared.
 
-    Interpreter, libraries and encoder are the same in both, so the difference of the peaks of resident memory
-    is what the larger budget really cost, and the difference of the ledgers what it says that it cost. Every window
-    is labelled, so that what the ledger reserves for a sleep is used. ``ledger_to_growth_ratio`` is the second
-    over the first: below 1 the ledger misses memory, above 1 it counts too much.
+    Interpreter, libraries and encoder are the same in both, so the difference of resident memory is what the
+    larger budget really cost, and the difference of the ledgers what it says that it cost; both awake, since
+    what is reserved for a sleep is held only then. Every window is labelled, so that queues and memories
+    fill. ``ledger_to_growth_ratio`` is the second over the first: below 1 the ledger misses memory.
     """
     small, large = (
         resident(bundle, folder / f"ram-{mb:g}", n_windows=n_windows, seed=seed, label_every=1, ram_mb=mb)
         for mb in ram_mb
     )
-    growth = large["resident_peak_mb"] - small["resident_peak_mb"]
-    ledger = large["ledger_mb"] - small["ledger_mb"]
+    growth = large["resident_mb"] - small["resident_mb"]
+    ledger = large["ledger_awake_mb"] - small["ledger_awake_mb"]
     return {
         "ram_mb": list(ram_mb),
         "resident_growth_mb": round(growth, 2),
@@ -134,12 +132,20 @@ def _feed(process: subprocess.Popen[bytes], lines: Iterable[bytes]) -> None:
         process.stdin.flush()
 
 
-def _skip_decisions(stdout: IO[bytes], n: int) -> None:
-    for line in stdout:
-        n -= line.startswith(b'{"type":"decision"')
-        if not n:
-            return
-    raise RuntimeError(f"edge-cl run ended {n} windows too early")
+def _awake_bytes(process: subprocess.Popen[bytes], n_windows: int) -> int:
+    """Read `n_windows` more decisions; the least resident memory meanwhile, thus not that of a sleep."""
+    assert process.stdout
+    least, seen = resident_bytes(process.pid), 0
+    for line in process.stdout if n_windows else ():
+        if line.startswith(b'{"type":"decision"'):
+            seen += 1
+            if seen % SAMPLE_EVERY == 0:
+                least = min(least, resident_bytes(process.pid))
+            if seen == n_windows:
+                break
+    if seen < n_windows:
+        raise RuntimeError(f"edge-cl run ended {n_windows - seen} windows too early")
+    return least
 
 
 def _field(pid: int, name: str) -> int:
