@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import importlib
 import sys
-from importlib.metadata import entry_points
+from typing import TYPE_CHECKING
 
 import click
 
 from edge_cl.errors import EdgeCLError
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoints
 
 _COMMANDS = {
     "bench": "edge_cl.cli.bench:bench",
@@ -28,18 +31,24 @@ _COMMANDS = {
 
 class _LazyGroup(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
-        plugins = {point.name for point in entry_points(group="edge_cl.commands")}
-        return sorted({*_COMMANDS, *plugins})
+        return sorted({*_COMMANDS, *(point.name for point in _plugins())})
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name in _COMMANDS:
             module, _, attribute = _COMMANDS[cmd_name].partition(":")
             command = getattr(importlib.import_module(module), attribute)
             return command if isinstance(command, click.Command) else None
-        for point in entry_points(group="edge_cl.commands", name=cmd_name):
-            command = point.load()
-            return command if isinstance(command, click.Command) else None
+        for point in _plugins():
+            if point.name == cmd_name:
+                command = point.load()
+                return command if isinstance(command, click.Command) else None
         return None
+
+
+def _plugins() -> EntryPoints:
+    from importlib.metadata import entry_points  # only here: edge-cl run needs no plugin
+
+    return entry_points(group="edge_cl.commands")
 
 
 @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import logging
 import signal
 import sys
@@ -19,10 +20,11 @@ from edge_cl.records import Answer, Decision, Event, LabelSource, Sink, Status
 from edge_cl.sensing.labelling import LabelSchedule
 from edge_cl.sensing.stream import FileStream, PipeStream, open_stream, paced
 from edge_cl.sync.control import ControlServer
-from edge_cl.sync.link import MqttLink
 
 OUTBOX_SHARE = 4
 """The outbox may take one part in this many of the disk budget."""
+MMAP_THRESHOLD = -3, 256 * 1024
+"""Option and value for glibc's ``mallopt``."""
 
 
 @click.command()
@@ -53,6 +55,7 @@ def run(  # noqa: PLR0913  one parameter per option
     windows ({"t": 12.3, "window": [[...], ...], "id": "r7"}) or labels ({"label": "run", "reading": "r7"}).
     """
     logging.basicConfig(level=logging.INFO, format="edge-cl: %(message)s", stream=sys.stderr)
+    _return_freed_memory()
     settings = _settings(config, mqtt_url, device, head)
     loaded = Bundle.load(bundle)
     labels = LabelSchedule(every=label_every, delay=label_delay)
@@ -63,6 +66,16 @@ def run(  # noqa: PLR0913  one parameter per option
         sinks.append(_Report(stream, learner, quiet=quiet))
         logging.info("%s; %s", learner.status().bundle_name, learner.status().recovered)
         learner.run(_until_stopped(paced(stream) if realtime else stream), sources, sinks)
+
+
+def _return_freed_memory() -> None:
+    """Keep large arrays out of the heap, so that freeing one gives its memory back.
+
+    glibc raises this threshold by itself at the first large free, and the heap then never shrinks: 6 MB
+    on the default bundle. Another libc has no such option and needs none.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).mallopt(*MMAP_THRESHOLD)
 
 
 def _settings(config: Path | None, mqtt_url: str, device: str, head: str) -> Settings:
@@ -86,6 +99,8 @@ def _peripherals(
     sinks: list[Sink] = [control.sink]
     mqtt = settings.mqtt
     if mqtt.url:
+        from edge_cl.sync.link import MqttLink  # 8 MB that a device without MQTT need not hold
+
         link = MqttLink(
             mqtt.url,
             device=settings.device.name,

@@ -28,7 +28,7 @@ from edge_cl.sensing.lines import CsvDecoder, Item, JsonDecoder, Labelled, Sampl
 from edge_cl.sensing.windowing import Windower
 
 MAX_LINE_BYTES = 4 * 1024 * 1024
-CHUNK_LINES = 256
+CHUNK_LINES = 64
 TICK_S = 0.05
 N_LOGGED = 20
 
@@ -178,7 +178,7 @@ class PipeStream:
         prefix: str = "",
     ) -> None:
         self._file = file or sys.stdin.buffer
-        self._lines: queue.Queue[bytes | None] = queue.Queue(maxsize=4 * CHUNK_LINES)
+        self._lines: queue.Queue[bytes | None] = queue.Queue(maxsize=CHUNK_LINES)
         self.assembler = Assembler(manifest, JsonDecoder(manifest), labels or LabelSchedule(), prefix)
 
     def __iter__(self) -> Iterator[Event]:

@@ -1,0 +1,1 @@
+"""Measurements: ``python -m bench.NAME [--quick] [--json FILE]``."""
