@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from bench import recording
 from edge_cl.budget import MIB
@@ -66,8 +66,8 @@ def resident(
     Returns
     -------
     dict
-        ``resident_mb`` after the last window, awake, the input still open; ``resident_growth_last_half_mb``, the
-        same less what it was in the tenth before the middle; ``resident_peak_mb``, the kernel's own
+        ``resident_mb`` after the last window, awake, the input open; ``resident_growth_last_half_mb``,
+        the same less that in the tenth before the middle; ``resident_peak_mb``, the kernel's own
         maximum, sleeps and snapshots included; ``ledger_mb``, the total of the device's own ledger, and
         ``ledger_awake_mb``, that without what it reserves for a sleep (MB are 2²⁰ bytes).
     """

@@ -209,7 +209,9 @@ def npz_bytes(**arrays: FloatArray) -> bytes:
 def _read(path: Path, archive: zipfile.ZipFile) -> Bundle:
     infos = {info.filename: info for info in archive.infolist()}
     if MANIFEST not in infos:
-        raise BundleError(f"{path}: no {MANIFEST} inside; this is not an edge-cl bundle")
+        raise BundleError(
+            f"{path}: no {MANIFEST} inside; not an edge-cl bundle, or a truncated one: copy it again"
+        )
     if infos[MANIFEST].file_size > MAX_MANIFEST_BYTES:
         raise BundleError(f"{path}: {MANIFEST} is larger than {MAX_MANIFEST_BYTES:,} bytes; not accepted")
     raw = archive.read(MANIFEST)

@@ -60,9 +60,8 @@ def cli() -> None:
 def main() -> None:
     """Entry point of ``edge-cl``: the one place that turns errors into messages."""
     try:
-        cli.main(standalone_mode=False)
-    except click.exceptions.Exit as done:
-        sys.exit(done.exit_code)
+        code = cli.main(standalone_mode=False)  # a command's Exit(code) comes back as its value
+        sys.exit(code if isinstance(code, int) else 0)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
@@ -71,5 +70,3 @@ def main() -> None:
     except EdgeCLError as error:
         click.echo(f"edge-cl: {error}", err=True)
         sys.exit(1)
-    except BrokenPipeError:
-        sys.exit(0)

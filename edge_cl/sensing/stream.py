@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import itertools
 import logging
+import os
 import queue
-import sys
 import threading
 import time
 import uuid
@@ -29,6 +29,7 @@ from edge_cl.sensing.windowing import Windower
 
 MAX_LINE_BYTES = 4 * 1024 * 1024
 CHUNK_LINES = 64
+STDIN = 0
 TICK_S = 0.05
 N_LOGGED = 20
 
@@ -177,7 +178,8 @@ class PipeStream:
         labels: LabelSchedule | None = None,
         prefix: str = "",
     ) -> None:
-        self._file = file or sys.stdin.buffer
+        # A reader of its own: at exit Python aborts if a thread is still reading from sys.stdin.
+        self._file = file or os.fdopen(STDIN, "rb", closefd=False)
         self._lines: queue.Queue[bytes | None] = queue.Queue(maxsize=CHUNK_LINES)
         self.assembler = Assembler(manifest, JsonDecoder(manifest), labels or LabelSchedule(), prefix)
 

@@ -21,7 +21,8 @@ def describe(folder: str | Path) -> Status | None:
     Raises
     ------
     StateError
-        When the folder is missing or neither snapshot nor journal can be read.
+        When the folder is missing, neither snapshot nor journal can be read, or the device was cut off
+        before its first snapshot.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -36,6 +37,7 @@ def describe(folder: str | Path) -> Status | None:
     if newest is None:
         if problems:
             raise StateCorrupt(f"{folder}: {'; '.join(problems)}")
+        _refuse_if_labelled(folder)
         return None
     status = msgspec.convert(newest.meta["status"], Status)
     last_seq, n_labels = _journalled_after(folder / JOURNAL, newest.seq)
@@ -45,6 +47,16 @@ def describe(folder: str | Path) -> Status | None:
         journal_seq=max(newest.seq, last_seq),
         alarm="; ".join([*([status.alarm] if status.alarm else []), *problems]),
     )
+
+
+def _refuse_if_labelled(folder: Path) -> None:
+    n_labels = _journalled_after(folder / JOURNAL, 0)[1] if (folder / JOURNAL).exists() else 0
+    if n_labels:
+        raise StateError(
+            f"{folder}: the device was cut off before its first snapshot; "
+            f"labels safe in the journal: {n_labels}; "
+            "start edge-cl run again to see its status"
+        )
 
 
 def _journalled_after(path: Path, seq: int) -> tuple[int, int]:
