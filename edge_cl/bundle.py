@@ -143,7 +143,7 @@ class Bundle:
                 return _read(path, archive)
         except FileNotFoundError:
             raise BundleError(f"{path}: no such file; make one with `edge-cl export`") from None
-        except (zipfile.BadZipFile, EOFError, OSError, NotImplementedError) as error:
+        except (zipfile.BadZipFile, EOFError, OSError, NotImplementedError, RuntimeError) as error:
             raise BundleError(
                 f"{path}: not a readable bundle ({error}); it may be truncated, copy it again"
             ) from error
