@@ -23,7 +23,7 @@ from edge_cl.records import FloatArray, SleepProgress, SleepReport
 from edge_cl.sleep import MAX_EXEMPLARS, Rehearsal
 from edge_cl.trust import Calibrator
 
-PRIOR_STRENGTH = 100.0
+PRIOR_STRENGTH = 20.0
 """Labels per class that the bundle's prior counts for: a start, not a verdict."""
 MAX_MEMORY_BYTES = 8 * 1024 * 1024
 
@@ -67,6 +67,7 @@ class Knowledge:
         self.labels_since_sleep = 0
         self.last_sleep: SleepReport | None = None
         self._ledger = ledger
+        self._prior = bundle.prior()
         self._rehearsal: Rehearsal[Head] | None = None
         self._cause = ""
         self._temperature_before = 0.0
@@ -77,7 +78,7 @@ class Knowledge:
             name, n_features=n_features, n_classes=len(self.class_names), **options, **self._shared(name)
         )
         self._share_out(n_features)
-        self._begin(bundle)
+        self._begin()
 
     def _share_out(self, n_features: int) -> None:
         """The head and its sleeping copy take what they need of the budget, the memory what is left."""
@@ -102,13 +103,16 @@ class Knowledge:
         rehearsed = min(self.memory.rehearsed.capacity, MAX_EXEMPLARS) + self.memory.held_back.capacity
         return self.head.nbytes + rehearsed * (4 * self.head.n_features + 8)
 
-    def _begin(self, bundle: Bundle) -> None:
-        prior = bundle.prior()
+    def _begin(self) -> None:
+        prior = self._prior
         if prior is None:
             return
         self.head.warm_start(prior, strength=PRIOR_STRENGTH)
+        remembered = np.zeros(len(self.class_names), dtype=int)
         for x, y in zip(prior.exemplars, prior.exemplar_labels, strict=True):
-            self.memory.add(x.astype(np.float32), int(y))
+            if remembered[y] < PRIOR_STRENGTH:  # so that sleep, too, weighs the source as a start
+                remembered[y] += 1
+                self.memory.add(x.astype(np.float32), int(y))
 
     def predict(self, X: FloatArray) -> FloatArray:
         """Calibrated class probabilities: (n, D) → (n, C)."""
@@ -220,7 +224,9 @@ class Knowledge:
         return digest.hexdigest()
 
     def _shared(self, name: str) -> dict[str, Any]:
-        return {"memory": self.memory} if name in HEADS and HEADS[name].shares_memory else {}
+        if name not in HEADS or not HEADS[name].shares_memory:
+            return {}
+        return {"memory": self.memory, "prior": self._prior and (self._prior, PRIOR_STRENGTH)}
 
     def state(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """JSON values and arrays that `restore` takes back; only while awake."""

@@ -36,10 +36,12 @@ if TYPE_CHECKING:
 @click.option("--state", "state_dir", type=click.Path(path_type=Path), help="Keep the learned state here.")
 @click.option("--report", type=click.Path(path_type=Path), default=Path("report.html"), show_default=True)
 @click.option(
-    "--spread-labels",
-    is_flag=True,
-    help="new-person: label one window of each of a gesture's first four recordings, "
-    "not four windows of its first.",
+    "--labels-per-recording",
+    type=click.IntRange(1, 4),
+    default=1,
+    show_default=True,
+    help="new-person: how the four labels of a gesture are spread, one in each of its first four recordings "
+    "up to four in its first.",
 )
 @click.option("--no-report", is_flag=True, help="Write no report.")
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the figures as JSON.")
@@ -70,7 +72,7 @@ def simulate(
         bundle=bundle.manifest.name,
         bundle_id=bundle.bundle_id,
         seed=how["seed"],
-        spread_labels=how["spread_labels"],
+        labels_per_recording=how["labels_per_recording"],
         elapsed_s=round(time.monotonic() - started_s, 1),
     )
     _show(shown)
@@ -101,7 +103,9 @@ def _prepare(
     from edge_cl.simulate.recorded import load_scenarios
 
     bundle = Bundle.load(bundle_path) if bundle_path else bundles.bundle_for(data, name)
-    return load_scenarios(data, name, bundle.manifest, spread_labels=how["spread_labels"]), bundle
+    return load_scenarios(
+        data, name, bundle.manifest, labels_per_recording=how["labels_per_recording"]
+    ), bundle
 
 
 def _play(

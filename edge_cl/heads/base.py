@@ -14,6 +14,8 @@ from edge_cl.bundle import Prior
 from edge_cl.records import FloatArray
 
 STATE_VERSION = 1
+N_DRAWN = 200
+"""Features drawn per class to stand for the prior beside its exemplars."""
 
 
 class HeadState(msgspec.Struct, frozen=True, kw_only=True):
@@ -122,6 +124,17 @@ class Head(abc.ABC):
         Each `yield` ends a slice. The head is usable only after the iterator is exhausted.
         """
 
+    def exam(self, X: FloatArray, y: NDArray[np.int64], *, learned: bool) -> FloatArray:
+        """Scores for held-back exemplars X (n, D), y (n,) that judge a sleep: (n, C).
+
+        With `learned` the head has learned them, and answers as if each alone had not been. A head whose
+        `rehearse` builds on all it has learned has learned them either way, so both sides compare.
+        """
+        return self.predict_many(X)
+
+    def settle(self, X: FloatArray, y: NDArray[np.int64]) -> None:  # noqa: B027  nothing to do is an answer
+        """Called when a rehearsed head is adopted: learn the exemplars that judged it, if not known."""
+
     @abc.abstractmethod
     def _predict(self, X: FloatArray) -> FloatArray: ...
 
@@ -225,24 +238,21 @@ def prior_weights(prior: Prior, strength: float) -> NDArray[np.float64]:
     return np.minimum(prior.class_counts.astype(np.float64), strength)
 
 
-def prior_exemplars(prior: Prior, strength: float) -> tuple[FloatArray, NDArray[np.int64]]:
-    """Features that stand for the prior: its real exemplars, or draws from its class Gaussians.
+def prior_samples(prior: Prior, strength: float) -> tuple[FloatArray, NDArray[np.int64], FloatArray]:
+    """Features that stand for the prior: its real exemplars and draws from its class Gaussians.
 
     Returns
     -------
-    (n, D) float32 and (n,) classes, at most `strength` per class (64 when drawn).
+    (n, D) float32 features, (n,) classes, and (n,) float32 weights that make each class count for
+    `prior_weights` labels. The draws are always the same ones.
     """
-    labels = np.asarray(prior.exemplar_labels, dtype=np.int64)
-    if len(labels):
-        rank = np.zeros(len(labels), dtype=np.int64)
-        for c in np.unique(labels):
-            rank[labels == c] = np.arange((labels == c).sum())
-        keep = rank < strength
-        return np.asarray(prior.exemplars[keep], dtype=np.float32), labels[keep]
     n_classes, n_features = prior.class_means.shape
-    per_class = int(min(strength, 64))
     noise = np.random.default_rng(0).multivariate_normal(
-        np.zeros(n_features), prior.shared_cov.astype(np.float64), size=(n_classes, per_class), method="eigh"
+        np.zeros(n_features), prior.shared_cov.astype(np.float64), size=(n_classes, N_DRAWN), method="eigh"
     )
-    drawn = noise + prior.class_means[:, None, :]
-    return drawn.reshape(-1, n_features).astype(np.float32), np.repeat(np.arange(n_classes), per_class)
+    drawn = (noise + prior.class_means[:, None, :]).reshape(-1, n_features)
+    X = np.concatenate([prior.exemplars, drawn]).astype(np.float32)
+    y = np.concatenate([prior.exemplar_labels, np.repeat(np.arange(n_classes), N_DRAWN)]).astype(np.int64)
+    known = prior_weights(prior, strength)[y]
+    weights = known / np.bincount(y, minlength=n_classes)[y]
+    return X[known > 0], y[known > 0], weights[known > 0].astype(np.float32)

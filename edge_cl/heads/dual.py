@@ -9,16 +9,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_cl.bundle import Prior
-from edge_cl.heads.base import Head, prior_exemplars, softmax
+from edge_cl.heads.base import Head, prior_samples, prior_weights, softmax
 from edge_cl.heads.fast import FastMemory
 from edge_cl.heads.lift import Lift
-from edge_cl.heads.linalg import condition_on_block
+from edge_cl.heads.linalg import condition_on_block, lift_floor
 from edge_cl.memory import ReplayMemory
 from edge_cl.records import FloatArray
 
 BLOCK = 16
 """Labels collected before the slow memory takes them in with one matrix product."""
+SLICE = 64
+"""Exemplars taken in at once when relearning."""
 OBS_NOISE_VAR = 0.1
+FLOOR, FLOOR_EVERY = 1e-6, 512
+"""Added to every variance of the slow memory once per so many labels, against rounding."""
 START_TEMPERATURE = 4.0
 TEMPERATURE_STEP = 0.02
 
@@ -43,7 +47,10 @@ class DualHead(Head):
         Seeds the random lift.
     memory
         The replay memory that holds every learned exemplar. Without one the head keeps its own of
-        `memory_bytes` and, until it overflows, refits feature scales from it at every doubling of labels.
+        `memory_bytes` and, after a cold start and until it overflows, refits feature scales from it at every
+        doubling of labels.
+    prior
+        The prior and strength of an earlier `warm_start`: every rehearsal starts from it again.
     memory_bytes
         Size of the head's own memory.
 
@@ -57,7 +64,7 @@ class DualHead(Head):
     name: ClassVar[str] = "dual"
     shares_memory: ClassVar[bool] = True
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  keyword-only, each with a default
         self,
         n_features: int,
         n_classes: int = 0,
@@ -67,6 +74,7 @@ class DualHead(Head):
         gate: float = 0.6,
         seed: int = 0,
         memory: ReplayMemory | None = None,
+        prior: tuple[Prior, float] | None = None,
         memory_bytes: int = 8 * 1024 * 1024,
     ) -> None:
         super().__init__(n_features, n_classes)
@@ -89,6 +97,7 @@ class DualHead(Head):
         self._log_temperature = float(np.log(START_TEMPERATURE))
         self._n_learned = 0
         self._owns_memory = memory is None
+        self._prior = prior
         self.memory = memory or ReplayMemory(
             capacity_bytes=memory_bytes, n_features=n_features, codec="float32", held_back_every=0, seed=seed
         )
@@ -111,18 +120,36 @@ class DualHead(Head):
         return 4 * (self.lift.n_lifted + 2 * self.fast.window) + 8
 
     def warm_start(self, prior: Prior, *, strength: float) -> None:
-        """Learn the prior's exemplars into the slow memory, at most `strength` per class."""
-        X, y = prior_exemplars(prior, strength)
-        self.class_counts = np.bincount(y, minlength=self.n_classes).astype(np.float64)
-        for _ in self._refit(X, y):
+        """Learn the prior's exemplars, and draws from its Gaussians, into the slow memory."""
+        self._prior = prior, strength
+        self.class_counts = prior_weights(prior, strength)
+        nothing = np.zeros((0, self.n_features), dtype=np.float32), np.zeros(0, dtype=np.int64)
+        for _ in self._refit(*nothing):
             pass
-        if self._owns_memory:
-            for x, c in zip(X, y, strict=True):
-                self.memory.add(x, int(c))
 
     def rehearse(self, X: FloatArray, y: NDArray[np.int64]) -> Iterator[None]:
-        """Refit feature scales and the slow memory from the exemplars; re-seed the fast one."""
+        """Refit feature scales and the slow memory from prior and exemplars; re-seed the fast one."""
         yield from self._refit(X, y)
+
+    def exam(self, X: FloatArray, y: NDArray[np.int64], *, learned: bool) -> FloatArray:
+        """The slow memory's scores, which is what a sleep changes; see `Head.exam`.
+
+        Leaving one sample out of ridge regression is closed form: with leverage h the prediction
+        becomes (prediction − h · target) / (1 − h).
+        """
+        self._fold()
+        design = self.lift(X)
+        scores: FloatArray = design @ self.mean
+        if learned:
+            leverage = np.clip(self._leverage(design), 0, 0.99)[:, None]
+            scores = (scores - leverage * np.eye(self.n_classes, dtype=np.float32)[y]) / (1 - leverage)
+        return softmax(scores, self.class_counts > 0)
+
+    def settle(self, X: FloatArray, y: NDArray[np.int64]) -> None:
+        """Take the exemplars that judged it into the slow memory: no label is lost by sleeping."""
+        for start in range(0, len(X), SLICE):
+            self._take_in(X[start : start + SLICE], y[start : start + SLICE])
+        self._reseed_fast()
 
     def _predict(self, X: FloatArray) -> FloatArray:
         z = self.lift.standardise(X)
@@ -143,7 +170,8 @@ class DualHead(Head):
         self._n_learned += 1
         if self._owns_memory:
             self.memory.add(x, y)
-            if self._n_learned & (self._n_learned - 1) == 0 and self.memory.rehearsed.holds_everything:
+            doubled = self._n_learned & (self._n_learned - 1) == 0
+            if self._prior is None and doubled and self.memory.rehearsed.holds_everything:
                 for _ in self._refit(*self.memory.rehearsed.exemplars()):
                     pass
         if len(self._block_classes) == (BLOCK if self._n_learned > 64 else 1):
@@ -165,23 +193,37 @@ class DualHead(Head):
             targets = np.eye(self.n_classes, dtype=np.float32)[self._block_classes]
             condition_on_block(self.mean, self.cov, self._block_design[:n], targets, OBS_NOISE_VAR)
             self._block_classes.clear()
-            if self._n_learned % (32 * BLOCK) == 0:
-                self.cov = (self.cov + self.cov.T) * np.float32(0.5)
+            if self._n_learned % FLOOR_EVERY == 0:
+                lift_floor(self.cov, FLOOR)
 
     def _refit(self, X: FloatArray, y: NDArray[np.int64]) -> Iterator[None]:
-        """Forget scales and slow memory, learn them from X, y; slices of 64 exemplars."""
+        """Learn scales and slow memory afresh from the prior, if any, and X (n, D), y (n,)."""
+        row_scale = np.ones((len(X), 1), dtype=np.float32)
+        if self._prior is not None:
+            known, classes, weights = prior_samples(*self._prior)
+            X, y = np.concatenate([known, X]), np.concatenate([classes, y])
+            row_scale = np.concatenate([np.sqrt(weights)[:, None], row_scale])
         if not len(X):
             return
         self.lift.standardise.refit(X)
         self._block_classes.clear()
         self.mean = np.zeros((self.lift.n_lifted, self.n_classes), dtype=np.float32)
         self.cov = np.eye(self.lift.n_lifted, dtype=np.float32)
-        one_hot = np.eye(self.n_classes, dtype=np.float32)
-        for start in range(0, len(X), 64):
-            rows = slice(start, start + 64)
-            condition_on_block(self.mean, self.cov, self.lift(X[rows]), one_hot[y[rows]], OBS_NOISE_VAR)
+        for start in range(0, len(X), SLICE):
+            rows = slice(start, start + SLICE)
+            self._take_in(X[rows], y[rows], row_scale[rows])
             yield
         self._reseed_fast()
+
+    def _take_in(self, X: FloatArray, y: NDArray[np.int64], row_scale: FloatArray | float = 1.0) -> None:
+        """Condition the slow memory on X (n, D), y (n,); `row_scale` (n, 1) is the root of their weights."""
+        targets = np.eye(self.n_classes, dtype=np.float32)[y]
+        condition_on_block(self.mean, self.cov, self.lift(X) * row_scale, targets * row_scale, OBS_NOISE_VAR)
+
+    def _leverage(self, design: FloatArray) -> FloatArray:
+        """How much of its own prediction each learned sample (row of design) decides, in [0, 1): (n,)."""
+        leverage: FloatArray = np.einsum("nd,nd->n", design @ self.cov, design) / OBS_NOISE_VAR
+        return leverage
 
     def _reseed_fast(self) -> None:
         """Give the fast memory its window's residuals under the new slow memory, each left out of it."""
@@ -191,8 +233,7 @@ class DualHead(Head):
         z = self.lift.standardise(X)
         design = self.lift.raise_up(z)
         residuals = np.eye(self.n_classes, dtype=np.float32)[y] - design @ self.mean
-        leverage = np.einsum("nd,nd->n", design @ self.cov, design) / OBS_NOISE_VAR
-        residuals /= (1 - np.clip(leverage, 0, 0.9))[:, None]
+        residuals /= (1 - np.clip(self._leverage(design), 0, 0.9))[:, None]
         self.fast.reseed(z, residuals)
 
     def _grow(self) -> None:
@@ -203,7 +244,7 @@ class DualHead(Head):
         return dict(self._wanted)
 
     def _shared(self) -> dict[str, Any]:
-        return {} if self._owns_memory else {"memory": self.memory}
+        return {"memory": None if self._owns_memory else self.memory, "prior": self._prior}
 
     def _get_state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         arrays = {

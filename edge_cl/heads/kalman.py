@@ -10,12 +10,14 @@ from numpy.typing import NDArray
 
 from edge_cl.bundle import Prior
 from edge_cl.heads.base import Head, prior_weights, softmax
-from edge_cl.heads.linalg import condition_on_block
+from edge_cl.heads.linalg import condition_on_block, lift_floor
 from edge_cl.heads.standardise import Standardiser
 from edge_cl.records import FloatArray
 
 WARM_UP = 32
 """Labels kept as they are until the features' scale is known; then the filter takes over."""
+FLOOR, FLOOR_EVERY = 1e-6, 512
+"""Added to every variance once per so many labels, against rounding."""
 SHARPNESS = 8.0
 """Regression outputs in about [0, 1] times this are the logits."""
 TRACE_CAP = 4.0
@@ -116,8 +118,8 @@ class KalmanHead(Head):
         if self.forgetting < 1:
             self._inflate()
         self._condition(x[None], np.array([y]))
-        if self._n_updates % 64 == 0:
-            self.cov = (self.cov + self.cov.T) * np.float32(0.5)
+        if self._n_updates % FLOOR_EVERY == 0:
+            lift_floor(self.cov, FLOOR)
 
     def _restart(self) -> None:
         """Fit the few samples so far afresh, with the scale that they show."""

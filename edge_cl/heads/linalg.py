@@ -44,14 +44,14 @@ def condition_on_block(
     """One Kalman measurement step for a block of rows, in place; one covariance for all outputs.
 
     With F the design, P the cov, M the mean, r the noise and E the innovation Y − F M:
-    A = F P;  S = A Fᵀ + r I;  M += Aᵀ S⁻¹ E;  P −= Aᵀ S⁻¹ A.
+    A = F P;  S = A Fᵀ + r I = L Lᵀ;  G = L⁻¹ A;  M += Gᵀ L⁻¹ E;  P −= Gᵀ G.
 
     Parameters
     ----------
     mean
         (d, C), changed in place.
     cov
-        (d, d), changed in place; positive definite.
+        (d, d), changed in place; positive definite. Stays exactly symmetric.
     design, targets
         (B, d) and (B, C).
     obs_noise_var
@@ -60,11 +60,25 @@ def condition_on_block(
     Notes
     -----
     O(B d² + B² d + B d C). Equal to B single steps. Source: block recursive least squares,
-    e.g. Zhuang et al., ACIL (2022), eq. 8-9.
+    e.g. Zhuang et al., ACIL (2022), eq. 8-9, in square-root form.
     """
     projected = design @ cov
-    innovation_cov = projected @ design.T
+    innovation_cov = (projected @ design.T).astype(np.float64)
     innovation_cov[np.diag_indices_from(innovation_cov)] += obs_noise_var
-    gain = np.linalg.solve(innovation_cov.astype(np.float64), projected).astype(np.float32)
-    mean += gain.T @ (targets - design @ mean)
-    cov -= projected.T @ gain
+    try:
+        root_inverse = np.linalg.inv(np.linalg.cholesky(innovation_cov)).astype(np.float32)
+    except np.linalg.LinAlgError as error:
+        raise NumericalError(f"covariance of {len(cov)} weights is not positive definite any more") from error
+    gain = root_inverse @ projected
+    mean += gain.T @ (root_inverse @ (targets - design @ mean))
+    cov -= gain.T @ gain
+
+
+def lift_floor(cov: FloatArray, floor: float) -> None:
+    """Add `floor` to every variance, in place: what rounding may have pushed below zero comes back.
+
+    A direction seen n times has a variance of about r / n, and float32 loses about 1e-7 of the largest
+    variance per update; without a floor the smallest turn negative after thousands of updates, and
+    then grow without bound.
+    """
+    cov[np.diag_indices_from(cov)] += np.float32(floor)

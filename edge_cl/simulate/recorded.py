@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,12 +22,12 @@ MAX_EXAM_WINDOWS = 800
 
 
 def load_scenarios(
-    path: str | Path, name: str, manifest: Manifest, *, spread_labels: bool = False
+    path: str | Path, name: str, manifest: Manifest, *, labels_per_recording: int = 1
 ) -> list[Scenario]:
     """The streams of a named scenario: one device each.
 
-    Where every person gets a fresh device, they label four windows of each class: the first
-    four of its first recording, or (`spread_labels`) one of each of its first four recordings.
+    Where every person gets a fresh device, they label four windows of each class in all,
+    `labels_per_recording` in each of its first recordings.
 
     Raises
     ------
@@ -39,15 +39,15 @@ def load_scenarios(
     if found != need:
         raise DataError(f"{path} has channels {found}, the bundle expects {need}; use a bundle made for it")
     parts = scenarios.split(dataset, plan)
-    cut = _Cutter(manifest, dataset.class_names, per_recording=1 if spread_labels else LABELS_PER_CLASS)
+    cut = _Cutter(manifest, dataset.class_names, per_recording=labels_per_recording)
     if plan.stream_device:
         others = scenarios.select(dataset, plan.validation_people, plan.stream_device)
         exams = [
-            cut.exam(f"{plan.train_device}, as at export", parts.validation),
+            cut.exam(f"{plan.train_device} of people who checked the export", parts.validation),
             cut.exam(f"{plan.stream_device} of people never streamed", others),
         ]
         return [cut.one_device(name, parts.stream, exams)]
-    exams = [cut.exam("other people, as at export", parts.validation)]
+    exams = [cut.exam("people who checked the export", parts.validation)]
     return cut.one_device_per_person(name, parts.stream, exams)
 
 
@@ -120,16 +120,17 @@ class _Cutter:
 
 
 def few_of_each_class(cut: Windows, *, per_recording: int) -> list[Due]:
-    """Labels for the first windows of each class, four in all and `per_recording` in one recording.
+    """Labels for a few windows of each class, four in all and `per_recording` in one recording.
 
-    They are learned once the whole recording was answered.
+    They lie evenly inside the recording (one: its middle), and come once the whole of it was answered.
     """
-    last = {int(recording): k for k, recording in enumerate(cut.recording)}
-    in_class, in_recording = Counter[int](), Counter[int]()
+    given: dict[int, int] = defaultdict(int)
     labels = []
-    for k, (y, recording) in enumerate(zip(cut.y.tolist(), cut.recording.tolist(), strict=True)):
-        if in_class[y] < LABELS_PER_CLASS and in_recording[recording] < per_recording:
-            in_class[y] += 1
-            in_recording[recording] += 1
-            labels.append(Due(last[recording], k))
+    for recording in dict.fromkeys(cut.recording.tolist()):
+        rows = np.flatnonzero(cut.recording == recording)
+        y = int(cut.y[rows[0]])
+        n = min(per_recording, LABELS_PER_CLASS - given[y], len(rows))
+        given[y] += n
+        places = (len(rows) * (np.arange(n) + 0.5) / max(n, 1)).astype(int)
+        labels += [Due(int(rows[-1]), int(k)) for k in rows[places]]
     return sorted(labels)

@@ -205,7 +205,7 @@ def _sleeps(runs: Sequence[Run]) -> str:
         )
         for index, report in slept[:N_SLEEPS]
     ]
-    head = ("after window", "cause", "rehearsed", "held-back accuracy", "woke new", "why", "CPU s")
+    head = ("after window", "cause", "rehearsed", "held back, awake → rested", "woke new", "why", "CPU s")
     more = f'<p class="soft">and {len(slept) - N_SLEEPS} more.</p>' if len(slept) > N_SLEEPS else ""
     return _table(head, rows) + more
 

@@ -23,7 +23,8 @@ class Sleeper(Protocol):
     @property
     def n_classes(self) -> int: ...
     def copy(self) -> Self: ...
-    def predict_many(self, X: FloatArray) -> FloatArray: ...
+    def exam(self, X: FloatArray, y: NDArray[np.int64], *, learned: bool) -> FloatArray: ...
+    def settle(self, X: FloatArray, y: NDArray[np.int64]) -> None: ...
     def rehearse(self, X: FloatArray, y: NDArray[np.int64]) -> Iterator[None]: ...
 
 
@@ -45,12 +46,11 @@ class Rehearsal(Generic[H]):
     """
 
     def __init__(self, head: H, memory: ReplayMemory, seed: int) -> None:
-        self._head = head
         per_class = max(MAX_EXEMPLARS // max(head.n_classes, 1), 1)
         self._X, self._y = memory.rehearsed.sample(per_class, np.random.default_rng(seed))
         self._test_X, self._test_y = memory.held_back.exemplars()
-        self._before = self._correct(head)
         self.candidate: H = head.copy()
+        self._before = self._correct(self.candidate, learned=True)
         self.verdict: Verdict | None = None
         self.cpu_s = 0.0
 
@@ -73,11 +73,14 @@ class Rehearsal(Generic[H]):
                 self.cpu_s += time.process_time() - cpu_began
                 yield SleepProgress(phase="rehearse", done=min(done, total), total=total)
                 began, cpu_began = time.monotonic(), time.process_time()
-        self.verdict = judge(self._before, self._correct(self.candidate), self._test_y)
+        self.verdict = judge(self._before, self._correct(self.candidate, learned=False), self._test_y)
+        if self.verdict.adopted:
+            self.candidate.settle(self._test_X, self._test_y)
         self.cpu_s += time.process_time() - cpu_began
         yield SleepProgress(phase="gate", done=total, total=total)
 
-    def _correct(self, head: H) -> NDArray[np.bool_]:
+    def _correct(self, head: H, *, learned: bool) -> NDArray[np.bool_]:
         if not len(self._test_X):
             return np.zeros(0, dtype=np.bool_)
-        return np.asarray(head.predict_many(self._test_X).argmax(axis=1) == self._test_y)
+        scores = head.exam(self._test_X, self._test_y, learned=learned)
+        return np.asarray(scores.argmax(axis=1) == self._test_y)

@@ -23,7 +23,7 @@ from edge_cl.datasets.windows import windows
 from edge_cl.errors import ConfigError
 from edge_cl_export.encoders import triplets
 from edge_cl_export.freeze import freeze
-from edge_cl_export.pack import N_GOLDEN, Source, pack, split_people, spread, train_and_pack
+from edge_cl_export.pack import N_GOLDEN, Source, held_out_metrics, pack, split_people, spread, train_and_pack
 from edge_cl_export.sources import from_factory, from_onnx, from_program
 from edge_cl_export.train import Progress as OnEpoch
 from edge_cl_export.train import TrainSettings
@@ -97,9 +97,9 @@ def _export(given: Given, source: Source, validation_people: frozenset[int]) -> 
         train, validation = split_people(source, validation_people)
         return pack(
             graph,
-            train,
+            source,
             given.out,
-            validation=validation,
+            metrics=held_out_metrics(graph, train, validation),
             exemplars=given.exemplars,
             seed=given.seed,
             provenance={

@@ -30,7 +30,7 @@ from edge_cl.records import FloatArray
 from edge_cl_export.encoders import SensorEncoder, triplets
 from edge_cl_export.freeze import INPUT, OUTPUT, freeze, run_graph
 from edge_cl_export.prior import make_prior
-from edge_cl_export.train import Progress, TrainSettings, accuracy, train
+from edge_cl_export.train import Progress, TrainReport, TrainSettings, accuracy, train
 
 N_GOLDEN = 12
 
@@ -82,36 +82,53 @@ def train_and_pack(
 ) -> Bundle:
     """Train the built-in encoder on `source`, freeze it and write the bundle `out`.
 
-    The windows of `validation_people` choose the epoch and give the metrics; nothing else of
-    them enters the bundle. Channels named ``…_x, …_y, …_z`` are vectors; unless `settings` says
-    otherwise they are turned at random in training. Deterministic for a seed on one machine
-    with one thread.
+    Trained twice: without `validation_people`, whose windows choose the epoch and give the metrics; then
+    on everybody for that many epochs, which is what is shipped. Channels named ``…_x, …_y, …_z`` are
+    vectors; unless `settings` says otherwise they are turned at random in training. Deterministic for a
+    seed on one machine with one thread.
     """
-    source, validation = split_people(source, validation_people)
-    vectors = triplets(source.channels)
-    settings = settings or TrainSettings(vectors=vectors)
+    kept, validation = split_people(source, validation_people)
+    settings = settings or TrainSettings(vectors=triplets(source.channels))
+    encoder, report = _fit(kept, validation, feature_size, settings, progress=progress)
+    metrics = held_out_metrics(freeze(encoder, spread(kept.X, N_GOLDEN)), kept, validation)
+    epoch = settings.epochs if report is None else report.best_epoch
+    encoder, _ = _fit(source, None, feature_size, settings, stop_epoch=epoch, progress=progress)
+    return pack(
+        freeze(encoder, spread(source.X, N_GOLDEN)),
+        source,
+        out,
+        metrics=metrics,
+        exemplars=exemplars,
+        seed=settings.seed,
+        provenance={**(provenance or {}), "encoder": "built-in", "best_epoch": epoch},
+    )
+
+
+def _fit(
+    source: Source,
+    validation: Source | None,
+    feature_size: int,
+    settings: TrainSettings,
+    *,
+    stop_epoch: int | None = None,
+    progress: Progress | None = None,
+) -> tuple[SensorEncoder, TrainReport | None]:
     # The layers' own initialisation only knows torch's global generator.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
+        vectors = triplets(source.channels)
         encoder = SensorEncoder(source.X.shape[2], feature_size=feature_size, vectors=vectors)
         encoder.fit_normalisation(torch.from_numpy(np.asarray(source.X, np.float32)))
         report = train(
             encoder,
             (source.X, source.y),
-            (validation.X, validation.y),
+            None if validation is None else (validation.X, validation.y),
             n_classes=len(source.class_names),
             settings=settings,
+            stop_epoch=stop_epoch,
             progress=progress,
         )
-    return pack(
-        freeze(encoder, spread(source.X, N_GOLDEN)),
-        source,
-        out,
-        validation=validation,
-        exemplars=exemplars,
-        seed=settings.seed,
-        provenance={**(provenance or {}), "encoder": "built-in", "best_epoch": report.best_epoch},
-    )
+    return encoder, report
 
 
 def pack(
@@ -119,7 +136,7 @@ def pack(
     source: Source,
     out: str | Path,
     *,
-    validation: Source | None = None,
+    metrics: Mapping[str, Any] | None = None,
     exemplars: int = 100,
     seed: int = 0,
     provenance: Mapping[str, Any] | None = None,
@@ -134,7 +151,6 @@ def pack(
         "prior.npz": npz_bytes(**{name: getattr(prior, name) for name in Prior.__struct_fields__}),
         "golden.npz": npz_bytes(inputs=golden, features=run_graph(graph, golden)),
     }
-    metrics = {} if validation is None else _metrics(graph, prior, validation)
     manifest = Manifest(
         format="edge-cl-bundle",
         format_version=FORMAT_VERSION,
@@ -150,7 +166,7 @@ def pack(
         provenance={
             **(provenance or {}),
             "seed": seed,
-            "metrics": metrics,
+            "metrics": dict(metrics or {}),
             "n_windows": len(source.X),
             "people": sorted({int(p) for p in source.person}),
             "versions": versions(),
@@ -188,7 +204,12 @@ def versions() -> dict[str, str]:
     }
 
 
-def _metrics(graph: bytes, prior: Prior, validation: Source) -> dict[str, Any]:
+def held_out_metrics(graph: bytes, source: Source, validation: Source) -> dict[str, Any]:
+    """How well a linear discriminant on the features of `source` does on the people of `validation`."""
+    rng = np.random.default_rng(0)
+    prior = make_prior(
+        run_graph(graph, source.X), source.y, n_classes=len(source.class_names), exemplars=0, rng=rng
+    )
     scores = linear_scores(prior, run_graph(graph, validation.X))
     plain, balanced = accuracy(scores.argmax(1), validation.y)
     return {

@@ -11,10 +11,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from edge_cl.records import FloatArray
 from edge_cl_export.augment import augment
 from edge_cl_export.encoders import Triplet
+
+# What is validated and kept is a running average of the weights: single epochs differ by several
+# points on a sensor never trained on, the average hardly does.
+AVERAGE_DECAY = 0.99
 
 Progress = Callable[[int, int, str], None]
 """Called with (epochs done, epochs, text) after every epoch."""
@@ -32,7 +37,7 @@ class TrainSettings:
     vectors: tuple[Triplet, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class TrainReport:
     """Accuracy on the validation windows at the epoch that was kept."""
 
@@ -44,12 +49,13 @@ class TrainReport:
 def train(
     encoder: nn.Module,
     data: tuple[FloatArray, NDArray[np.int64]],
-    validation: tuple[FloatArray, NDArray[np.int64]],
+    validation: tuple[FloatArray, NDArray[np.int64]] | None,
     *,
     n_classes: int,
     settings: TrainSettings,
+    stop_epoch: int | None = None,
     progress: Progress | None = None,
-) -> TrainReport:
+) -> TrainReport | None:
     """Train `encoder` in place under a linear classifier and leave it at its best epoch.
 
     Parameters
@@ -58,38 +64,74 @@ def train(
         X (n, window_samples, n_channels) float32 in physical units and y (n,) classes. The epoch
         with the highest class-balanced accuracy on `validation` is kept; the loss is
         weighted by inverse class frequency. Deterministic for a seed and a number of threads.
+    stop_epoch
+        Without `validation`: stop after this epoch of the same schedule, keep it and return None.
     """
-    generator = torch.Generator().manual_seed(settings.seed)
-    X, y = torch.from_numpy(np.ascontiguousarray(data[0], np.float32)), torch.from_numpy(data[1])
-    with torch.no_grad():
-        feature_size = encoder.eval()(X[:2]).shape[1]
-    classifier = nn.Linear(feature_size, n_classes)
-    _reset(classifier, generator)
-    model = nn.Sequential(encoder, classifier)
-    loss = nn.CrossEntropyLoss(weight=_class_weights(y, n_classes), label_smoothing=0.05)
-    optimiser = torch.optim.AdamW(model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
-    n_batches = max(1, len(X) // settings.batch)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, settings.epochs * n_batches)
-    best: tuple[float, float, int, dict[str, Any]] | None = None
-    for epoch in range(1, settings.epochs + 1):
-        model.train()
-        order = torch.randperm(len(X), generator=generator)
-        for rows in order.tensor_split(n_batches):
-            batch = augment(X[rows], vectors=settings.vectors, generator=generator)
-            optimiser.zero_grad()
-            loss(model(batch), y[rows]).backward()
-            optimiser.step()
-            schedule.step()
-        plain, balanced = accuracy(predict(model, validation[0]).argmax(1), validation[1])
-        if best is None or balanced > best[0]:
-            best = balanced, plain, epoch, copy.deepcopy(encoder.state_dict())
-        if progress is not None:
-            progress(epoch, settings.epochs, f"validation {balanced:.3f} (best {best[0]:.3f})")
-    if best is None:
+    if settings.epochs < 1:
         raise ValueError("epochs must be at least 1")
-    encoder.load_state_dict(best[3])
-    encoder.eval()
-    return TrainReport(best_epoch=best[2], validation_accuracy=best[1], validation_balanced_accuracy=best[0])
+    course = _Course(encoder, data, n_classes=n_classes, settings=settings)
+    best: TrainReport | None = None
+    kept: dict[str, Any] = {}
+    last = stop_epoch or settings.epochs
+    for epoch in range(1, last + 1):
+        course.run_epoch()
+        words = "on everybody"
+        if validation is not None:
+            plain, balanced = accuracy(predict(course.averaged, validation[0]).argmax(1), validation[1])
+            if best is None or balanced > best.validation_balanced_accuracy:
+                best, kept = TrainReport(epoch, plain, balanced), course.weights()
+            words = f"validation {balanced:.3f} (best {best.validation_balanced_accuracy:.3f})"
+        if progress is not None:
+            progress(epoch, last, words)
+    encoder.load_state_dict(kept or course.weights())
+    return best
+
+
+class _Course:
+    """One training under way: model, running average, optimiser, schedule, order of the batches."""
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        data: tuple[FloatArray, NDArray[np.int64]],
+        *,
+        n_classes: int,
+        settings: TrainSettings,
+    ) -> None:
+        self._settings = settings
+        self._generator = torch.Generator().manual_seed(settings.seed)
+        self._X = torch.from_numpy(np.ascontiguousarray(data[0], np.float32))
+        self._y = torch.from_numpy(data[1])
+        with torch.no_grad():
+            feature_size = encoder.eval()(self._X[:2]).shape[1]
+        classifier = nn.Linear(feature_size, n_classes)
+        _reset(classifier, self._generator)
+        self._model = nn.Sequential(encoder, classifier)
+        self.averaged = AveragedModel(self._model, avg_fn=_towards, use_buffers=True)
+        self._loss = nn.CrossEntropyLoss(weight=_class_weights(self._y, n_classes), label_smoothing=0.05)
+        self._optimiser = torch.optim.AdamW(
+            self._model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay
+        )
+        self._n_batches = max(1, len(self._X) // settings.batch)
+        self._schedule = torch.optim.lr_scheduler.CosineAnnealingLR(
+            self._optimiser, settings.epochs * self._n_batches
+        )
+
+    def run_epoch(self) -> None:
+        """Once through the data, in a new order, augmented anew."""
+        self._model.train()
+        order = torch.randperm(len(self._X), generator=self._generator)
+        for rows in order.tensor_split(self._n_batches):
+            batch = augment(self._X[rows], vectors=self._settings.vectors, generator=self._generator)
+            self._optimiser.zero_grad()
+            self._loss(self._model(batch), self._y[rows]).backward()
+            self._optimiser.step()
+            self._schedule.step()
+            self.averaged.update_parameters(self._model)
+
+    def weights(self) -> dict[str, Any]:
+        """A copy of the averaged encoder's weights as they are now."""
+        return copy.deepcopy(next(self.averaged.module.children()).state_dict())
 
 
 def predict(model: nn.Module, X: FloatArray, *, batch: int = 1024) -> FloatArray:
@@ -108,6 +150,11 @@ def accuracy(predicted: NDArray[np.int64], y: NDArray[np.int64]) -> tuple[float,
     """Plain accuracy and the mean of the accuracies per class present in `y`."""
     right = predicted == y
     return float(right.mean()), float(np.mean([right[y == label].mean() for label in np.unique(y)]))
+
+
+def _towards(average: Tensor, new: Tensor, n: Tensor | int) -> Tensor:
+    """The running average after `n` updates; it forgets fast at first."""
+    return average + (new - average) * max(1 - AVERAGE_DECAY, 9 / (10 + float(n)))
 
 
 def _class_weights(y: Tensor, n_classes: int) -> Tensor:

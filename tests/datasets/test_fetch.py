@@ -95,9 +95,11 @@ def test_a_partial_file_is_continued(publisher: Publisher, tmp_path: Path) -> No
 
 def test_a_server_that_ignores_ranges_makes_it_start_over(publisher: Publisher, tmp_path: Path) -> None:
     publisher.ranges = False
-    (tmp_path / "two.txt.part").write_bytes(b"wrong start")
-    fetch(publisher, tmp_path)
-    assert (tmp_path / "two.txt").read_bytes() == OTHER
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a/one.bin.part").write_bytes(b"!" * 300_000)
+    assert fetch(publisher, tmp_path) == len(BODY) + len(OTHER)
+    assert (tmp_path / "a/one.bin").read_bytes() == BODY
+    assert [path for path, _ in publisher.asked] == ["/a/one.bin", "/two.txt"]
 
 
 def test_a_server_dying_in_the_middle_is_resumed(publisher: Publisher, tmp_path: Path) -> None:

@@ -174,7 +174,7 @@ def test_a_bundle_is_whole_and_its_golden_pair_holds(tmp_path: Path) -> None:
     np.testing.assert_allclose(run_graph(bundle.member("encoder.onnx"), inputs), features, atol=1e-5)
     prior = bundle.prior()
     assert prior is not None
-    assert prior.class_counts.sum() == 120  # the held-out person is not in it
+    assert prior.class_counts.sum() == 160  # everybody, the held-out person too
     assert len(prior.exemplars) == 21
     metrics = manifest.provenance["metrics"]
     assert metrics["validation_people"] == [3]
@@ -221,7 +221,7 @@ def test_the_command_trains_and_tells_how_good_it_is(tmp_path: Path) -> None:
     assert "accuracy, new people" in result.output
     bundle = Bundle.load(out)
     assert bundle.manifest.name == "shakes"
-    assert bundle.manifest.provenance["people"] == [0, 1, 2]
+    assert bundle.manifest.provenance["people"] == [0, 1, 2, 3]
     assert str(tmp_path) not in str(bundle.manifest.provenance)
     prior = bundle.prior()
     assert prior is not None

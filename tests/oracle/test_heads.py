@@ -145,3 +145,15 @@ def test_a_constant_feature_does_not_explode_the_precision():
     X[:, 1] = 7 + 1e-7 * rng.normal(size=100)
     precision = shrunk_precision(np.cov(X.T), 0.01, np.abs(X).max(axis=0))
     assert np.isfinite(precision).all() and precision.max() < 1e10
+
+
+def test_covariance_stays_positive_on_a_long_narrow_stream():
+    """Many random features of few real ones: the small variances must not go negative."""
+    rng = np.random.default_rng(0)
+    head = heads.create("dual", n_features=2, n_classes=2, lift=400, window=8, memory_bytes=50_000)
+    for start in range(0, 12_000, 500):
+        X = np.concatenate([rng.normal(size=(500, 1)), np.full((500, 1), start > 6000)], axis=1)
+        head.learn_many(X, (X[:, 0] > 0).astype(int))
+    assert np.isfinite(head.cov).all() and np.linalg.eigvalsh(head.cov.astype(float)).min() > -1e-6
+    np.testing.assert_array_equal(head.cov, head.cov.T)
+    assert (head.predict_many(X).argmax(axis=1) == (X[:, 0] > 0)).mean() > 0.95

@@ -1,0 +1,68 @@
+# make demo   see it learn, with nothing installed but Python
+# make test   the tests; make lint   style, types, layers; make faults   the long fault suites
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: demo test lint faults bench assets wheel-test clean
+.DEFAULT_GOAL := demo
+
+demo: $(VENV)/.demo
+	$(BIN)/edge-cl simulate --report report.html
+
+test: $(VENV)/.dev mosquitto
+	$(BIN)/python -m pytest -m "not slow"
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	PYTHONPATH=.:export $(BIN)/lint-imports
+	@printf 'edge_cl: %s lines that are not blank\n' "$$(cat $$(git ls-files 'edge_cl/*.py') | grep -c '[^[:space:]]')"
+
+# kill -9 a hundred times, and whatever else takes minutes
+faults: $(VENV)/.dev mosquitto
+	$(BIN)/python -m pytest -m slow
+
+bench: $(VENV)/.dev
+	$(BIN)/python -m bench.pipeline --json pipeline.json
+
+# the bundle that comes with the package, from the simulator's source people (needs torch)
+assets: $(VENV)/.dev
+	$(BIN)/python -m edge_cl_export.default_bundle edge_cl/assets/wrist.ecl
+
+# the wheel as a user gets it: a clean environment, no repository on the path
+wheel-test: $(VENV)/.dev
+	rm -rf dist $(VENV)-wheel
+	$(BIN)/python -m build --wheel --no-isolation --outdir dist .
+	$(PYTHON) -m venv $(VENV)-wheel
+	$(VENV)-wheel/bin/pip install -q "$$(echo dist/*.whl)[demo]"
+	cd dist && ../$(VENV)-wheel/bin/python -I ../tests/wheel.py
+
+# Mosquitto, where we may install it; tests that need it skip and say so where we may not
+mosquitto:
+	@if ! PATH="$$PATH:/usr/sbin" command -v mosquitto >/dev/null; then \
+	  as_root=; [ "$$(id -u)" = 0 ] || as_root="sudo -n"; \
+	  if command -v apt-get >/dev/null && $$as_root true 2>/dev/null; then \
+	    $$as_root apt-get update -qq && $$as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq mosquitto >/dev/null \
+	      || echo "Mosquitto could not be installed: its tests will skip"; \
+	  else echo "Mosquitto is missing and we may not install it: its tests will skip"; fi; fi
+
+$(VENV)/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "edge-cl needs Python 3.11 or newer, this is " + sys.version.split()[0])'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.demo: $(VENV)/bin/python pyproject.toml
+	$(BIN)/pip install -q -e ".[demo]"
+	@touch $@
+
+# torch comes first and pinned: a looser requirement would fetch gigabytes of CUDA
+$(VENV)/.dev: $(VENV)/bin/python pyproject.toml
+	$(BIN)/pip install -q torch==2.13.0
+	$(BIN)/pip install -q hatchling build editables
+	$(BIN)/pip install -q -e ".[demo,export]" $(shell $(PYTHON) -c 'import tomllib; g = tomllib.load(open("pyproject.toml", "rb"))["dependency-groups"]; print(*(repr(d) for n in ("test", "lint") for d in g[n]))')
+	@touch $@ $(VENV)/.demo
+
+clean:
+	rm -rf $(VENV) $(VENV)-wheel dist build report.html
