@@ -72,11 +72,12 @@ def resident(
         ``ledger_awake_mb``, that without what it reserves for a sleep (MB are 2²⁰ bytes).
     """
     manifest = Bundle.load(bundle).manifest
-    options = ["--label-every", str(label_every)]
+    text = "[mqtt]\nstatus_s = 0.5  # so that the last figures need not be waited for\n"
     if ram_mb is not None:
-        config = state.with_suffix(".toml")
-        config.write_text(f"[budget]\nram_mb = {ram_mb}\n")
-        options += ["--config", str(config)]
+        text += f"[budget]\nram_mb = {ram_mb}\n"
+    config = state.with_suffix(".toml")
+    config.write_text(text)
+    options = ["--label-every", str(label_every), "--config", str(config)]
     with device(bundle, state, *options) as process:
         assert process.stdin and process.stdout
         feed = recording.lines(manifest, n_windows, seed=seed)

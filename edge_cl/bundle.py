@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import struct
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -143,7 +144,8 @@ class Bundle:
                 return _read(path, archive)
         except FileNotFoundError:
             raise BundleError(f"{path}: no such file; make one with `edge-cl export`") from None
-        except (zipfile.BadZipFile, EOFError, OSError, NotImplementedError, RuntimeError) as error:
+        except (zipfile.BadZipFile, EOFError, OSError, RuntimeError, ValueError, struct.error) as error:
+            # all that zipfile raises for damaged tables: "encrypted", "unsupported", names that are no text
             raise BundleError(
                 f"{path}: not a readable bundle ({error}); it may be truncated, copy it again"
             ) from error
@@ -214,6 +216,8 @@ def _read(path: Path, archive: zipfile.ZipFile) -> Bundle:
         )
     if infos[MANIFEST].file_size > MAX_MANIFEST_BYTES:
         raise BundleError(f"{path}: {MANIFEST} is larger than {MAX_MANIFEST_BYTES:,} bytes; not accepted")
+    if infos[MANIFEST].compress_type != zipfile.ZIP_STORED:
+        raise BundleError(f"{path}: {MANIFEST} is compressed; bundles store their members as they are")
     raw = archive.read(MANIFEST)
     manifest = _parse_manifest(path, raw)
     extra = set(infos) - set(manifest.members) - {MANIFEST}

@@ -50,7 +50,8 @@ class TrustSettings(Section, frozen=True, kw_only=True):
 class SleepSettings(Section, frozen=True, kw_only=True):
     """When to rest and how much.
 
-    Sleep begins when `after_labels` labels were learned since the last one (pressure), or when
+    Sleep begins when `after_labels` labels, and an eighth of all, were learned since the last one
+    (pressure), or when
     `idle_s` seconds pass without a reading while at least `min_labels` wait. 0 turns a cause off.
     """
 

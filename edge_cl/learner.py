@@ -379,7 +379,8 @@ class Learner:
         """One slice of sleep, when asleep or when it is time to be."""
         if self._nap is None:
             idle_s = time.monotonic() - self._idle_since
-            cause = sleep_cause(self.settings.sleep, self.knowledge.labels_since_sleep, idle_s)
+            known = self.knowledge
+            cause = sleep_cause(self.settings.sleep, known.labels_since_sleep, known.n_labels, idle_s)
             if not cause or self._refusing:
                 return
             self._nap = self.sleep(cause)

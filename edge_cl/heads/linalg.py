@@ -7,6 +7,9 @@ import numpy as np
 from edge_cl.errors import NumericalError
 from edge_cl.records import FloatArray
 
+STRIPE = 128
+"""Rows of a covariance updated at a time, so that they stay in the processor's cache."""
+
 
 def shrunk_precision(cov: FloatArray, shrinkage: float, magnitude: FloatArray) -> FloatArray:
     """Inverse of a covariance shrunk towards its own diagonal.
@@ -51,7 +54,7 @@ def condition_on_block(
     mean
         (d, C), changed in place.
     cov
-        (d, d), changed in place; positive definite. Stays exactly symmetric.
+        (d, d), changed in place; positive definite, symmetric to rounding.
     design, targets
         (B, d) and (B, C).
     obs_noise_var
@@ -71,14 +74,20 @@ def condition_on_block(
         raise NumericalError(f"covariance of {len(cov)} weights is not positive definite any more") from error
     gain = root_inverse @ projected
     mean += gain.T @ (root_inverse @ (targets - design @ mean))
-    cov -= gain.T @ gain
+    for start in range(0, len(cov), STRIPE):  # in stripes: no temporary as large as the covariance
+        rows = slice(start, start + STRIPE)
+        cov[rows] -= gain[:, rows].T @ gain
 
 
 def lift_floor(cov: FloatArray, floor: float) -> None:
-    """Add `floor` to every variance, in place: what rounding may have pushed below zero comes back.
+    """Make a covariance symmetric again and add `floor` to every variance, in place.
 
     A direction seen n times has a variance of about r / n, and float32 loses about 1e-7 of the largest
     variance per update; without a floor the smallest turn negative after thousands of updates, and
-    then grow without bound.
+    then grow without bound. O(d²), no temporary as large as the covariance.
     """
+    for start in range(0, len(cov), STRIPE):
+        rows = slice(start, start + STRIPE)
+        mean = (cov[rows] + cov[:, rows].T) * np.float32(0.5)
+        cov[rows], cov[:, rows] = mean, mean.T
     cov[np.diag_indices_from(cov)] += np.float32(floor)

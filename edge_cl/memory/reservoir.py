@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from typing import Any
 
 import numpy as np
@@ -47,7 +48,7 @@ class Reservoir:
         self.codec = codec
         self._codec = CODECS[codec]
         self._allocate(capacity)
-        self._slots: list[list[int]] = []  # per class: the slots that hold it
+        self._slots: list[array[int]] = []  # per class: the slots that hold it
         self._n_seen: list[int] = []  # per class: samples offered so far
         self.rng = rng
         self.n = 0
@@ -83,7 +84,7 @@ class Reservoir:
     def add(self, x: FloatArray, y: int) -> bool:
         """Offer one exemplar: x (n_features,), class y ≥ 0. Returns whether it was kept."""
         while len(self._slots) <= y:
-            self._slots.append([])
+            self._slots.append(array("i"))
             self._n_seen.append(0)
         self._n_seen[y] += 1
         slot = self._slot_for(y)
@@ -120,7 +121,7 @@ class Reservoir:
     def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """Arrays and JSON values that `restore` takes back."""
         arrays = {"rows": self._rows[: self.n].copy(), "labels": self._labels[: self.n].copy()}
-        order = [list(map(int, slots)) for slots in self._slots]
+        order = [slots.tolist() for slots in self._slots]
         meta = {
             "capacity": self.capacity,
             "n_seen": list(self._n_seen),
@@ -136,10 +137,10 @@ class Reservoir:
         self._allocate(max(wanted, len(rows)))
         self.n = len(rows)
         self._rows[: self.n], self._labels[: self.n] = rows, labels
-        self._slots = [list(slots) for slots in meta["order"]]
+        self._slots = [array("i", slots) for slots in meta["order"]]
         self._n_seen = list(meta["n_seen"])
         for slots in self._slots:
-            self._position[slots] = np.arange(len(slots))
+            self._position[np.asarray(slots, dtype=np.int64)] = np.arange(len(slots))
         self.rng.bit_generator.state = meta["rng"]
         self.resize(wanted)
 

@@ -61,30 +61,27 @@ def bundle(tmp_path):
     return tmp_path / "b.ecl"
 
 
-def test_birth_state_and_a_label_from_afar(tmp_path, bundle, broker):
+def test_birth_state_and_a_label_from_afar(tmp_path, bundle, broker, fleet):
     with Device(bundle, tmp_path / "s", "--mqtt", broker.url, "--device", "pi") as device:
         device.send(*windows(3))
         device.wait_for("decision", reading_id="r2")
-        fleet = Fleet(broker.url)
-        try:
-            wait_until(lambda: fleet.of("status") and fleet.of("state"), "birth and state are retained")
-            assert fleet.of("status")[0].online and fleet.of("state")[0].bundle_name == "test"
-            later = Fleet(broker.url, "later")
-            wait_until(lambda: later.of("status") and later.of("state"), "a later subscriber hears both")
-            first = {topic: retained for topic, _, retained in reversed(later.heard)}
-            later.close()
-            assert first["status"] and first["state"], "what a later subscriber hears first is retained"
-            label = {"label": "jump", "reading_id": "r1", "source": "fleet"}
-            fleet.client.publish(f"{ROOT}/cmd/label", msgspec.json.encode(label), qos=1).wait_for_publish(10)
-            printed = device.wait_for("receipt", reading_id="r1")
-            assert printed["status"] == "learned" and printed["new_class"]
-            wait_until(lambda: "r1" in fleet.receipts(), "the receipt arrives")
-            assert fleet.of("receipt")[0].data.seq == printed["seq"]
-            assert device.stop() == 0
-            wait_until(lambda: not fleet.of("status")[-1].online, "the farewell")
-            assert fleet.of("status")[-1].reason == "stopped"
-        finally:
-            fleet.close()
+        wait_until(lambda: fleet.of("status") and fleet.of("state"), "birth and state arrive")
+        latecomer = Fleet(broker.url, "latecomer")
+        wait_until(lambda: latecomer.of("status") and latecomer.of("state"), "both are retained")
+        latecomer.close()
+        first = {topic: retained for topic, _, retained in reversed(latecomer.heard)}
+        assert first["status"] and first["state"]
+        assert latecomer.of("status")[0].online and latecomer.of("state")[0].bundle_name == "test"
+
+        label = {"label": "jump", "reading_id": "r1", "source": "fleet"}
+        fleet.client.publish(f"{ROOT}/cmd/label", msgspec.json.encode(label), qos=1).wait_for_publish(10)
+        printed = device.wait_for("receipt", reading_id="r1")
+        assert printed["status"] == "learned" and printed["new_class"]
+        wait_until(lambda: "r1" in fleet.receipts(), "the receipt arrives")
+        assert fleet.of("receipt")[0].data.seq == printed["seq"]
+        assert device.stop() == 0
+        wait_until(lambda: not fleet.of("status")[-1].online, "the farewell")
+        assert fleet.of("status")[-1].reason == "stopped"
 
 
 def test_a_broker_absent_at_start_gets_everything_later(tmp_path, bundle, stopped_broker):
