@@ -18,6 +18,10 @@ def main() -> None:
         if importlib.util.find_spec(name) is not None:
             sys.exit(f"`import {name}` works, but the wheel must not bring it")
     command = str(Path(sys.executable).with_name("edge-cl"))
+    subprocess.run([command, "--help"], check=True, timeout=60, stdout=subprocess.DEVNULL)
+    export = subprocess.run(
+        [command, "export", "--data", "x.npz", "-o", "x.ecl"], capture_output=True, timeout=60
+    )
     with tempfile.TemporaryDirectory() as folder:
         figures = Path(folder) / "figures.json"
         report = Path(folder) / "report.html"
@@ -30,6 +34,7 @@ def main() -> None:
         page = report.read_text()
     now, memory, messages = found["accuracy"]["now"], found["memory"], found["messages"]
     checks = {
+        "export says that it needs torch": b"pip install torch" in export.stderr,
         "learning beats frozen": now["learning"] > now["frozen"],
         "memory within budget": memory["held_bytes"] <= memory["budget_bytes"],
         "every message delivered": messages["sent"] == messages["delivered"] > 0,

@@ -17,9 +17,10 @@ pytestmark = pytest.mark.torch
 
 from click.testing import CliRunner  # noqa: E402
 from edge_cl_export import augment  # noqa: E402
-from edge_cl_export.command import export, people  # noqa: E402
+from edge_cl_export.command import export  # noqa: E402
 from edge_cl_export.encoders import Invariants, SensorEncoder, triplets  # noqa: E402
 from edge_cl_export.freeze import run_graph  # noqa: E402
+from edge_cl_export.job import people  # noqa: E402
 from edge_cl_export.pack import Source, linear_scores, train_and_pack  # noqa: E402
 from edge_cl_export.prior import make_prior  # noqa: E402
 from edge_cl_export.train import TrainSettings, accuracy, predict, train  # noqa: E402

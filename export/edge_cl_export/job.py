@@ -1,0 +1,213 @@
+"""What ``edge-cl export`` does: recordings in, one bundle file out."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shlex
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+from edge_cl.bundle import Bundle
+from edge_cl.datasets import recordings, scenarios
+from edge_cl.datasets.recordings import Dataset
+from edge_cl.datasets.scenarios import Scenario
+from edge_cl.datasets.windows import windows
+from edge_cl.errors import ConfigError
+from edge_cl_export.encoders import triplets
+from edge_cl_export.freeze import freeze
+from edge_cl_export.pack import N_GOLDEN, Source, held_out_metrics, pack, split_people, spread, train_and_pack
+from edge_cl_export.sources import from_factory, from_onnx, from_program
+from edge_cl_export.train import Progress as OnEpoch
+from edge_cl_export.train import TrainSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class Given:
+    """The command's options, as given."""
+
+    data: Path
+    scenario: str | None
+    train_people: str | None
+    val_people: str | None
+    device: str
+    rate: float | None
+    window: int | None
+    hop: int | None
+    train_hop: int | None
+    epochs: int
+    seed: int
+    features: int
+    exemplars: int
+    rotate: bool
+    model: str | None
+    program: Path | None
+    onnx: Path | None
+    feature_output: str | None
+    name: str | None
+    out: Path
+
+
+def run(**options: Any) -> None:
+    """Train or take an encoder, freeze it, write the bundle, say how good it is."""
+    given = Given(**options)
+    dataset = recordings.load(given.data)
+    plan = _plan(given, dataset)
+    source = _source(given, dataset, plan)
+    click.echo(f"{len(source.X):,} windows of {len(np.unique(source.person))} people")
+    bundle = _export(given, source, plan.validation_people)
+    _report(bundle, given.out)
+
+
+def _export(given: Given, source: Source, validation_people: frozenset[int]) -> Bundle:
+    provenance = {"command": _command_line(), "data": _fingerprint(given.data)}
+    graph = _foreign_graph(given, source)
+    if graph is not None:
+        train, validation = split_people(source, validation_people)
+        return pack(
+            graph,
+            source,
+            given.out,
+            metrics=held_out_metrics(graph, train, validation),
+            exemplars=given.exemplars,
+            seed=given.seed,
+            provenance={
+                **provenance,
+                "encoder": given.model or str((given.program or given.onnx or given.out).name),
+            },
+        )
+    vectors = triplets(source.channels) if given.rotate else ()
+    with _progress() as progress:
+        return train_and_pack(
+            source,
+            given.out,
+            validation_people=validation_people,
+            settings=TrainSettings(epochs=given.epochs, seed=given.seed, vectors=vectors),
+            feature_size=given.features,
+            exemplars=given.exemplars,
+            provenance=provenance,
+            progress=progress,
+        )
+
+
+def people(text: str) -> frozenset[int]:
+    """``1-3,7`` to {1, 2, 3, 7}."""
+    found: set[int] = set()
+    for part in text.split(","):
+        ends = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", part)
+        if ends is None:
+            raise ConfigError(f"people are given as numbers and ranges like 1-12,20; found {text!r}")
+        found.update(range(int(ends[1]), int(ends[2] or ends[1]) + 1))
+    return frozenset(found)
+
+
+def _plan(given: Given, dataset: Dataset) -> Scenario:
+    if given.scenario:
+        if given.train_people or given.val_people or given.rate or given.window or given.hop:
+            raise ConfigError("--scenario fixes people, rate, window and hop; leave those options out")
+        return scenarios.get(given.scenario)
+    if not given.train_people or not given.val_people:
+        raise ConfigError("give --scenario, or both --train-people and --val-people (e.g. 1-12 and 13-15)")
+    train, check = people(given.train_people), people(given.val_people)
+    if train & check:
+        raise ConfigError(f"people {sorted(train & check)} are in --train-people and in --val-people")
+    rate_hz = given.rate or round(dataset.rate_hz)
+    window = given.window or round(rate_hz)
+    hop = given.hop or window
+    return Scenario(
+        name="custom",
+        data=dataset.name,
+        rate_hz=rate_hz,
+        window_samples=window,
+        hop_samples=hop,
+        train_hop_samples=given.train_hop or hop,
+        train_people=train,
+        validation_people=check,
+        stream_people=frozenset(),
+        train_device=given.device,
+    )
+
+
+def _source(given: Given, dataset: Dataset, plan: Scenario) -> Source:
+    for who in (plan.train_people, plan.validation_people):
+        if not scenarios.select(dataset, who, plan.train_device):
+            by = f" by {plan.train_device!r}" if plan.train_device else ""
+            raise ConfigError(
+                f"{given.data.name} has no recording{by} of people {sorted(who)}; "
+                f"its people are {sorted({r.person for r in dataset.recordings})}"
+            )
+    cut = windows(
+        scenarios.select(dataset, plan.train_people | plan.validation_people, plan.train_device),
+        rate_hz=plan.rate_hz,
+        window_samples=plan.window_samples,
+        hop_samples=plan.train_hop_samples,
+    )
+    return Source(
+        name=given.name or dataset.name.replace("_", "-"),
+        X=cut.X,
+        y=cut.y,
+        person=cut.person,
+        class_names=dataset.class_names,
+        channels=dataset.channels,
+        rate_hz=plan.rate_hz,
+        hop_samples=plan.hop_samples,
+    )
+
+
+def _foreign_graph(given: Given, source: Source) -> bytes | None:
+    if sum(value is not None for value in (given.model, given.program, given.onnx)) > 1:
+        raise ConfigError("give one of --model, --program and --onnx")
+    examples = spread(source.X, N_GOLDEN)
+    if given.onnx is not None:
+        if not given.feature_output:
+            raise ConfigError("--onnx needs --feature-output, the name of the tensor to use as feature")
+        return from_onnx(given.onnx, given.feature_output, examples)
+    if given.model is not None:
+        return freeze(from_factory(given.model), examples)
+    if given.program is not None:
+        return freeze(from_program(given.program), examples)
+    return None
+
+
+def _fingerprint(path: Path) -> dict[str, str]:
+    return {"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+
+
+def _command_line() -> str:
+    # Folders say nothing to the reader of a bundle and differ between machines.
+    words = [Path(word).name if "/" in word and Path(word).suffix else word for word in sys.argv[1:]]
+    return shlex.join(["edge-cl", *(words if words[:1] == ["export"] else ["export", *words])])
+
+
+@contextmanager
+def _progress() -> Iterator[OnEpoch]:
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[text]}"),
+    )
+    with Progress(*columns) as bar:
+        task = bar.add_task("training", total=None, text="")
+        yield lambda done, total, text: bar.update(task, completed=done, total=total, text=text)
+
+
+def _report(bundle: Bundle, out: Path) -> None:
+    metrics = bundle.manifest.provenance["metrics"]
+    rows = [
+        ("bundle", f"{out} ({out.stat().st_size:,} bytes)"),
+        ("feature", f"{bundle.manifest.feature_size} numbers per window"),
+        ("accuracy, new people", f"{metrics['validation_accuracy']:.3f}"),
+        ("… balanced by class", f"{metrics['validation_balanced_accuracy']:.3f}"),
+    ]
+    for name, value in rows:
+        click.echo(f"  {name:<22}{value}")
