@@ -82,7 +82,7 @@ class ReplayMemory:
         """Take back what `state` gave."""
         self.n_offered = meta["n_offered"]
         for name in ("rehearsed", "held_back"):
-            part = {key: arrays[f"{name}.{key}"] for key in ("rows", "labels")}
+            part = {key: arrays[f"{name}.{key}"] for key in ("rows", "labels", "order")}
             getattr(self, name).restore(part, meta[name])
 
     def _split(self, n_exemplars: int) -> tuple[int, int]:

@@ -120,12 +120,15 @@ class Reservoir:
 
     def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """Arrays and JSON values that `restore` takes back."""
-        arrays = {"rows": self._rows[: self.n].copy(), "labels": self._labels[: self.n].copy()}
-        order = [slots.tolist() for slots in self._slots]
+        order = np.fromiter((slot for slots in self._slots for slot in slots), dtype=np.int32, count=self.n)
+        arrays = {
+            "rows": self._rows[: self.n].copy(),
+            "labels": self._labels[: self.n].copy(),
+            "order": order,
+        }
         meta = {
             "capacity": self.capacity,
             "n_seen": list(self._n_seen),
-            "order": order,
             "rng": self.rng.bit_generator.state,
         }
         return arrays, meta
@@ -137,10 +140,12 @@ class Reservoir:
         self._allocate(max(wanted, len(rows)))
         self.n = len(rows)
         self._rows[: self.n], self._labels[: self.n] = rows, labels
-        self._slots = [array("i", slots) for slots in meta["order"]]
         self._n_seen = list(meta["n_seen"])
-        for slots in self._slots:
-            self._position[np.asarray(slots, dtype=np.int64)] = np.arange(len(slots))
+        counts = np.bincount(labels, minlength=len(self._n_seen))
+        orders = np.split(arrays["order"], np.cumsum(counts)[:-1])
+        self._slots = [array("i", slots.tolist()) for slots in orders[: len(counts)]]
+        for slots in orders:
+            self._position[slots] = np.arange(len(slots))
         self.rng.bit_generator.state = meta["rng"]
         self.resize(wanted)
 

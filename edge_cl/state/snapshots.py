@@ -1,23 +1,22 @@
 """Two immutable snapshots of everything learned, written so that a power cut never costs both.
 
-A snapshot file is one JSON line (format, seq, size and SHA-256 of the rest, small values) and an
-uncompressed ``.npz`` of arrays. It is written to a temporary file, synced, renamed over the older of
-``slot-a.snapshot`` and ``slot-b.snapshot``, and the folder is synced.
+A snapshot file is one JSON line (format, seq, small values, name, type and shape of every array, SHA-256 of
+it all) and the arrays' bytes, one after another. It is written to a temporary file, synced, renamed over the
+older of ``slot-a.snapshot`` and ``slot-b.snapshot``, and the folder is synced.
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
+import math
 import os
-import zipfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
 
-from edge_cl.bundle import npz_bytes
 from edge_cl.errors import StateCorrupt, StateError, StateUnwritable
 
 FORMAT_VERSION = 1
@@ -32,13 +31,19 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     arrays: dict[str, Any]
 
 
+class _Array(msgspec.Struct, frozen=True, array_like=True):
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+
 class _Header(msgspec.Struct, frozen=True, kw_only=True):
     format_version: int
     seq: int
-    size: int
-    sha256: str
     meta: dict[str, Any]
-    meta_sha256: str
+    arrays: list[_Array]
+    sha256: str
+    """Of the seq, meta and table of arrays as JSON, then of the arrays' bytes."""
 
 
 class Snapshots:
@@ -55,12 +60,18 @@ class Snapshots:
         """
         found: list[Snapshot] = []
         problems: list[str] = []
+        newer: StateError | None = None
         for path in self._existing():
             try:
                 found.append(read_snapshot(path))
             except StateCorrupt as error:
                 problems.append(str(error))
                 path.rename(path.with_suffix(".damaged"))
+            except StateError as error:
+                newer = error
+                problems.append(str(error))
+        if newer is not None and not found:
+            raise newer
         return max(found, key=lambda snapshot: snapshot.seq, default=None), problems
 
     def write(self, snapshot: Snapshot) -> int:
@@ -71,17 +82,18 @@ class Snapshots:
         seqs = {name: _seq_of(self.folder / name) for name in SLOTS}
         target = min(SLOTS, key=lambda name: seqs[name])
         other = SLOTS[1 - SLOTS.index(target)]
-        self._replace(self.folder / target, _encode(snapshot))
+        self._replace(self.folder / target, snapshot)
         return max(seqs[other], 0)
 
     def _existing(self) -> list[Path]:
         return [self.folder / name for name in SLOTS if (self.folder / name).exists()]
 
-    def _replace(self, path: Path, data: bytes) -> None:
+    def _replace(self, path: Path, snapshot: Snapshot) -> None:
         part = path.with_suffix(".part")
         try:
             with part.open("wb") as file:
-                file.write(data)
+                for piece in _pieces(snapshot):
+                    self.bytes_written += file.write(piece)
                 file.flush()
                 os.fsync(file.fileno())
             part.replace(path)
@@ -95,7 +107,6 @@ class Snapshots:
             raise StateUnwritable(
                 f"{path}: cannot write a snapshot ({error.strerror}); free some disk space or check the card"
             ) from error
-        self.bytes_written += len(data)
 
 
 def read_snapshot(path: Path) -> Snapshot:
@@ -108,42 +119,45 @@ def read_snapshot(path: Path) -> Snapshot:
                 f"{path}: snapshot format {version}; this edge-cl reads {FORMAT_VERSION}: upgrade"
             )
         header = msgspec.json.decode(line, type=_Header)
-        if len(payload) != header.size or _digest(payload) != header.sha256:
+        if _digest(header, [payload]) != header.sha256:
             raise StateCorrupt(f"{path.name} failed its checksum")
-        if _digest(msgspec.json.encode([header.seq, header.meta])) != header.meta_sha256:
-            raise StateCorrupt(f"{path.name} failed its header's checksum")
-        with np.load(io.BytesIO(payload), allow_pickle=False) as arrays:
-            return Snapshot(
-                seq=header.seq, meta=header.meta, arrays={key: arrays[key] for key in arrays.files}
-            )
-    except (
-        msgspec.MsgspecError,
-        UnicodeDecodeError,
-        KeyError,
-        TypeError,
-        ValueError,
-        zipfile.BadZipFile,
-    ) as error:
+        return Snapshot(seq=header.seq, meta=header.meta, arrays=_cut(payload, header.arrays))
+    except (msgspec.MsgspecError, UnicodeDecodeError, KeyError, TypeError, ValueError) as error:
         raise StateCorrupt(f"{path.name} is not a readable snapshot ({error})") from error
     except OSError as error:
         raise StateCorrupt(f"{path.name} cannot be read ({error.strerror})") from error
 
 
-def _encode(snapshot: Snapshot) -> bytes:
-    payload = npz_bytes(**snapshot.arrays)
+def _pieces(snapshot: Snapshot) -> Iterator[bytes | memoryview]:
+    """The file's content, piece by piece: the arrays are never copied into one."""
+    arrays = {name: np.ascontiguousarray(array) for name, array in snapshot.arrays.items()}
     header = _Header(
         format_version=FORMAT_VERSION,
         seq=snapshot.seq,
-        size=len(payload),
-        sha256=_digest(payload),
         meta=snapshot.meta,
-        meta_sha256=_digest(msgspec.json.encode([snapshot.seq, snapshot.meta])),
+        arrays=[_Array(name, array.dtype.str, array.shape) for name, array in arrays.items()],
+        sha256="",
     )
-    return msgspec.json.encode(header) + b"\n" + payload
+    views = [memoryview(array.reshape(-1).view(np.uint8).data) for array in arrays.values()]
+    yield msgspec.json.encode(msgspec.structs.replace(header, sha256=_digest(header, views))) + b"\n"
+    yield from views
 
 
-def _digest(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
+def _cut(payload: bytes, table: list[_Array]) -> dict[str, np.ndarray]:
+    arrays, start = {}, 0
+    for entry in table:
+        dtype = np.dtype(entry.dtype)
+        count = math.prod(entry.shape)
+        arrays[entry.name] = np.frombuffer(payload, dtype, count, start).reshape(entry.shape)
+        start += count * dtype.itemsize
+    return arrays
+
+
+def _digest(header: _Header, payload: Sequence[bytes | memoryview]) -> str:
+    digest = hashlib.sha256(msgspec.json.encode([header.seq, header.meta, header.arrays]))
+    for piece in payload:
+        digest.update(piece)
+    return digest.hexdigest()
 
 
 def _seq_of(path: Path) -> int:
