@@ -61,6 +61,7 @@ class Journal:
             self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=FULL")
+            self._db.execute("PRAGMA cache_size=-256")  # KiB; by default 2 MB would fill as labels come
             self._db.executescript(_SCHEMA)
             row = self._db.execute("SELECT max(seq) FROM journal").fetchone()
         except sqlite3.DatabaseError as error:
