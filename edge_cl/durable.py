@@ -96,7 +96,7 @@ class DurableKnowledge:
 
     def rollback(self) -> None:
         """Forget what was not committed."""
-        if self._store is not None:
+        if self._store is not None and self.seq != self._store.journal.committed_seq:
             self._store.journal.rollback()
             self.knowledge = self._make()
             self.recover()
@@ -105,14 +105,14 @@ class DurableKnowledge:
         """Write everything learned; a failure raises the alarm and only costs a longer replay."""
         if self._store is None or self.seq == self._snapshot_seq:
             return
+        self._store.journal.commit()
         try:
-            self._store.journal.commit()
             self._store.save(self._as_snapshot())
         except StateUnwritable as error:
             self.alarm = f"no snapshot was written: {error}"
             log.error("%s", self.alarm)
             return
-        self._snapshot_seq = self.seq
+        self._snapshot_seq, self.alarm = self.seq, ""
 
     def close(self, *, save: bool) -> None:
         """Let the folder go, after a commit and a snapshot when `save` is true."""

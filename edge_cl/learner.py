@@ -363,8 +363,8 @@ class Learner:
         log.error("%s", self._refusing)
         lost, self._uncommitted = self._uncommitted, []
         self._nap = None
+        self._durable.rollback()
         if lost:
-            self._durable.rollback()
             self.pending.take_back([receipt.reading_id for receipt in lost], len(self.class_names))
         return [
             msgspec.structs.replace(

@@ -136,7 +136,7 @@ class Reservoir:
     def restore(self, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> None:
         """Take back what `state` gave; a smaller capacity than then drops the surplus."""
         rows, labels = arrays["rows"], arrays["labels"]
-        wanted = self.capacity
+        wanted = meta["capacity"]
         self._allocate(max(wanted, len(rows)))
         self.n = len(rows)
         self._rows[: self.n], self._labels[: self.n] = rows, labels

@@ -96,13 +96,13 @@ def _prequential(head: Head, X: FloatArray, y: NDArray[np.int64], delay: int = 0
         stop = min(start + CHUNK, len(y))
         for i in range(start, stop):
             scores = head.predict_one(X[i])
-            correct += bool(scores.any()) and int(scores.argmax()) == y[i]
+            correct += int(scores.any() and scores.argmax() == y[i])
             waiting.append(i)
             if len(waiting) > delay:
                 due = waiting.popleft()
                 head.learn_one(X[due], int(y[due]))
         chunk_s.append((time.process_time() - began) / (stop - start))
-    return correct / len(y), float(np.median(chunk_s)) * 1e6
+    return float(correct) / len(y), float(np.median(chunk_s)) * 1e6
 
 
 def _balanced_accuracy(head: Head, X: FloatArray, y: NDArray[np.int64]) -> float:

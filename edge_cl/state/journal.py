@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import sqlite3
 import zlib
 from collections.abc import Iterator
@@ -68,13 +69,16 @@ class Journal:
             raise _typed(error, path) from error
         self.last_seq = max(int(row[0] or 0), int(self.get_meta("pruned_to") or 0))
         self._open = False
+        self._committed_seq = self.last_seq
 
     def append(self, entry: Entry) -> None:
         """Add the next entry (its seq must be `last_seq` + 1); durable after `commit`."""
         if entry.seq != self.last_seq + 1:
             raise ValueError(f"journal entry {entry.seq} does not follow {self.last_seq}")
         feature = np.ascontiguousarray(entry.feature, dtype=np.float32).tobytes()
-        row = (entry.seq, entry.kind, entry.reading_id, entry.label, entry.source, entry.t_s, feature)
+        t_s = float(entry.t_s) if math.isfinite(entry.t_s) else 0.0
+        texts = (str(entry.kind), str(entry.reading_id), str(entry.label), str(entry.source))
+        row = (int(entry.seq), *texts, t_s, feature)
         try:
             if not self._open:
                 self._db.execute("BEGIN IMMEDIATE")
@@ -95,6 +99,7 @@ class Journal:
             self.rollback()
             raise _typed(error, self.path) from error
         self._open = False
+        self._committed_seq = self.last_seq
 
     def rollback(self) -> None:
         """Forget what was appended since the last commit."""
@@ -103,7 +108,12 @@ class Journal:
         self._open = False
         with contextlib.suppress(sqlite3.DatabaseError):
             row = self._db.execute("SELECT max(seq) FROM journal").fetchone()
-            self.last_seq = max(int(row[0] or 0), int(self.get_meta("pruned_to") or 0))
+            self.last_seq = self._committed_seq = max(int(row[0] or 0), int(self.get_meta("pruned_to") or 0))
+
+    @property
+    def committed_seq(self) -> int:
+        """The last seq that is durable."""
+        return self._committed_seq
 
     def entries(self, after_seq: int) -> Iterator[Entry]:
         """Entries with a seq above `after_seq`, in order; raises StateCorrupt on a damaged one."""

@@ -64,7 +64,7 @@ class StateStore:
             )
         if self.journal.last_seq < reached:
             self.journal.prune(reached)
-            self.journal.last_seq = reached
+            self.journal.last_seq = self.journal._committed_seq = reached
         return snapshot
 
     def save(self, snapshot: Snapshot) -> None:
@@ -88,7 +88,7 @@ class StateStore:
         self.journal.set_meta("bundle_id", bundle_id)
         self.snapshots.write(snapshot)
         self.journal.prune(snapshot.seq)
-        self.journal.last_seq = snapshot.seq
+        self.journal.last_seq = self.journal._committed_seq = snapshot.seq
 
     def _require_room(self) -> None:
         held = self.nbytes()

@@ -24,7 +24,6 @@ def test_the_shipped_bundle_is_small_and_computes_here_what_it_did_there():
 @pytest.mark.slow
 def test_making_it_again_gives_the_same_encoder(tmp_path):
     from click.testing import CliRunner
-
     from edge_cl_export.default_bundle import make
 
     made = CliRunner().invoke(make, [str(tmp_path / "wrist.ecl")], catch_exceptions=False)
