@@ -7,12 +7,17 @@ from collections.abc import Callable, Iterator
 
 import msgspec
 
-from edge_cl.errors import StateCorrupt, StateUnwritable
+from edge_cl.errors import BudgetExceeded, StateCorrupt, StateUnwritable
 from edge_cl.knowledge import Knowledge, Lesson
 from edge_cl.records import FloatArray, Label, SleepProgress, Status
 from edge_cl.state import Entry, Snapshot, StateStore
 
 log = logging.getLogger(__name__)
+
+ROW_BYTES = 256
+"""What a journal entry takes on disk beside its feature."""
+FIXED_BYTES = 64 * 1024
+"""What a snapshot takes beside head and memory."""
 
 
 class DurableKnowledge:
@@ -45,17 +50,30 @@ class DurableKnowledge:
         self._store = store
         self._snapshot_labels = snapshot_labels
         self._describe = describe
-        self.alarm = ""
+        self.alarm = self.recovery_alarm = ""
         self.recovered = "nothing is kept on disk"
         self.seq = self._snapshot_seq = 0
         self.knowledge = make()
+        if store is not None:
+            self._require_room(store)
+
+    def _require_room(self, store: StateStore) -> None:
+        """Two snapshots, a third while it is written, and the journal between them must fit on the disk."""
+        knowledge = self.knowledge
+        snapshot = knowledge.head.nbytes + knowledge.memory.nbytes + FIXED_BYTES
+        journal = 4 * self._snapshot_labels * (4 * knowledge.head.n_features + ROW_BYTES)
+        if 3 * snapshot + journal > store.capacity_bytes:
+            raise BudgetExceeded(
+                f"{store.folder}: snapshots and journal need {3 * snapshot + journal:,} bytes of disk, "
+                f"the budget is {store.capacity_bytes:,}; raise budget.disk_mb, or choose a smaller head"
+            )
 
     def learn(self, label: Label, reading_id: str, feature: FloatArray) -> tuple[int, Lesson]:
         """Journal and learn one label; returns its journal number and what it changed.
 
         Raises StateUnwritable or BudgetExceeded, and has then learned nothing of it.
         """
-        self.knowledge.make_room(label.label)
+        self.knowledge.check_room(label.label)
         entry = Entry(
             seq=self.seq + 1,
             kind="label",
@@ -72,9 +90,9 @@ class DurableKnowledge:
         """Journal that a sleep begins, then work through it, then snapshot."""
         if not self.knowledge.asleep:
             self._journal(Entry(seq=self.seq + 1, kind="sleep", label=cause))
-            self.knowledge.begin_sleep(cause)
+            self.knowledge.begin_sleep(cause, slice_s)
         knowledge = self.knowledge
-        yield from knowledge.sleep_slices(slice_s)
+        yield from knowledge.sleep_slices()
         yield SleepProgress(phase="snapshot", done=0, total=1)
         if knowledge is self.knowledge:
             self.snapshot()
@@ -91,7 +109,8 @@ class DurableKnowledge:
         if self._store is None:
             return
         self._store.journal.commit()
-        if self.seq - self._snapshot_seq >= self._snapshot_labels and not self.knowledge.asleep:
+        if self.seq - self._snapshot_seq >= self._snapshot_labels * (2 if self.knowledge.asleep else 1):
+            self.knowledge.finish_sleep()
             self.snapshot()
 
     def rollback(self) -> None:
@@ -121,8 +140,8 @@ class DurableKnowledge:
         try:
             if save:
                 self.commit()
-                if not self.knowledge.asleep:
-                    self.snapshot()
+                self.knowledge.finish_sleep()
+                self.snapshot()
         finally:
             self._store.close()
             self._store = None
@@ -147,7 +166,7 @@ class DurableKnowledge:
         self.recovered = f"{start}, {self.seq - self._snapshot_seq} journal entries replayed"
         if problems:
             self.recovered += f"; {problems}"
-            self.alarm = problems
+            self.recovery_alarm = problems
             log.error("%s", problems)
 
     def _replay(self, store: StateStore) -> None:
@@ -163,14 +182,12 @@ class DurableKnowledge:
 
     def _replay_one(self, entry: Entry) -> None:
         if entry.kind == "label":
-            self.knowledge.make_room(entry.label)
             self.knowledge.learn(entry.feature, entry.label)
             return
-        self.knowledge.begin_sleep(entry.label)
-        for _ in self.knowledge.sleep_slices(slice_s=1.0):
-            pass
+        self.knowledge.begin_sleep(entry.label, slice_s=1.0)
+        self.knowledge.finish_sleep()
 
     def _as_snapshot(self) -> Snapshot:
         meta, arrays = self.knowledge.state()
         meta["status"] = msgspec.to_builtins(self._describe())
-        return Snapshot(seq=self.seq, meta=meta, arrays=arrays)
+        return Snapshot(seq=self.seq, bundle_id=self._describe().bundle_id, meta=meta, arrays=arrays)

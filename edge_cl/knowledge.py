@@ -16,15 +16,17 @@ import numpy as np
 from edge_cl import heads
 from edge_cl.budget import Ledger
 from edge_cl.bundle import Bundle
-from edge_cl.errors import BudgetExceeded
+from edge_cl.errors import BudgetExceeded, ConfigError, NumericalError, StateError
 from edge_cl.heads import HEADS, Head, HeadState
 from edge_cl.memory import ReplayMemory, Reservoir
-from edge_cl.records import FloatArray, SleepProgress, SleepReport
+from edge_cl.records import FloatArray, SleepProgress, SleepReport, under
 from edge_cl.sleep import MAX_EXEMPLARS, Rehearsal
 from edge_cl.trust import Calibrator
 
 PRIOR_STRENGTH = 20.0
 """Labels per class that the bundle's prior counts for: a start, not a verdict."""
+MAX_LEARNED_ASLEEP = 1024
+"""Labels kept for the waking head; one more and the sleep is finished at once."""
 MAX_MEMORY_BYTES = 8 * 1024 * 1024
 
 
@@ -69,14 +71,20 @@ class Knowledge:
         self._ledger = ledger
         self._prior = bundle.prior()
         self._rehearsal: Rehearsal[Head] | None = None
+        self._work: Iterator[SleepProgress] = iter(())
         self._cause = ""
         self._temperature_before = 0.0
         self._learned_asleep: list[tuple[FloatArray, int]] = []
         n_features = bundle.manifest.feature_size
         self.memory = ReplayMemory(capacity_bytes=Reservoir.row_bytes(n_features) * 16, n_features=n_features)
-        self.head = heads.create(
-            name, n_features=n_features, n_classes=len(self.class_names), **options, **self._shared(name)
-        )
+        if name in HEADS and HEADS[name].keeps_memory:
+            options = {**options, "memory_bytes": 0}  # one memory for the device, not two
+        try:
+            self.head = heads.create(name, n_features=n_features, n_classes=len(self.class_names), **options)
+        except ValueError as error:
+            raise ConfigError(
+                f"{error}; see [head] in the settings, --head, or the bundle's manifest"
+            ) from error
         self._share_out(n_features)
         self._begin()
 
@@ -126,6 +134,7 @@ class Knowledge:
         """Learn feature x (D,) as class `label`, a new class when the name is new."""
         new_class = label not in self.class_names
         if new_class:
+            self._make_room(label)
             self.class_names.append(label)
         y = self.class_names.index(label)
         before = self._teach(self.head, x, y)
@@ -134,6 +143,8 @@ class Knowledge:
         self.labels_since_sleep += 1
         if self._rehearsal is not None:
             self._learned_asleep.append((x, y))
+            if len(self._learned_asleep) >= MAX_LEARNED_ASLEEP:
+                self.finish_sleep()
         return Lesson(y, new_class, before, float(self.predict_one(x)[y]))
 
     def _teach(self, head: Head, x: FloatArray, y: int) -> float:
@@ -143,18 +154,25 @@ class Knowledge:
         """
         scores = head.predict_one(x)
         before = float(self.calibrate(scores)[y]) if y < len(scores) else 0.0
-        self.calibrate.update(scores, y)
+        if y < head.n_classes and head.class_counts[y]:
+            self.calibrate.update(scores, y)
         if y == head.n_classes:
             head.add_class()
-        head.learn_one(x, y)
+        try:
+            head.learn_one(x, y)
+        except NumericalError:
+            for _ in head.rehearse(*self.memory.rehearsed.exemplars()):
+                pass
+            head.learn_one(x, y)
         return before
 
-    def begin_sleep(self, cause: str) -> None:
-        """Start a sleep; its outcome depends only on what is known at this moment."""
+    def begin_sleep(self, cause: str, slice_s: float) -> None:
+        """Start a sleep, in slices of about `slice_s` seconds; only what is known now decides its outcome."""
         self._cause = cause
         self.n_sleeps += 1
         self.labels_since_sleep = 0
         self._rehearsal = Rehearsal(self.head, self.memory, seed=self.n_sleeps)
+        self._work = self._rehearsal.slices(slice_s)
         self._learned_asleep.clear()
         self._temperature_before = self.calibrate.log_temperature
 
@@ -163,12 +181,16 @@ class Knowledge:
         """True between `begin_sleep` and the end of `sleep_slices`."""
         return self._rehearsal is not None
 
-    def sleep_slices(self, slice_s: float) -> Iterator[SleepProgress]:
-        """Work through the sleep that was begun; afterwards `last_sleep` says what came of it."""
+    def sleep_slices(self) -> Iterator[SleepProgress]:
+        """Go on with the sleep that was begun; at the end `last_sleep` says what came of it.
+
+        May be left and taken up again by another call.
+        """
         rehearsal = self._rehearsal
         if rehearsal is None:
             raise ValueError("no sleep was begun")
-        yield from rehearsal.slices(slice_s)
+        for progress in self._work:  # noqa: UP028  closing this generator must not close the work
+            yield progress
         verdict = rehearsal.verdict
         if verdict is not None:
             if verdict.adopted:
@@ -186,6 +208,11 @@ class Knowledge:
             )
         self._rehearsal = None
 
+    def finish_sleep(self) -> None:
+        """Sleep on to the end at once."""
+        for _ in self.sleep_slices() if self.asleep else ():
+            pass
+
     def _wake_with(self, candidate: Head) -> None:
         """Swap heads as if the sleep had taken no time: what was learned meanwhile, the new head learns
         now, in order and with the calibration of when the sleep began."""
@@ -194,24 +221,29 @@ class Knowledge:
             self._teach(candidate, x, y)
         self.head = candidate
 
-    def make_room(self, label: str) -> None:
-        """Before a label is learned: if its name is new, give bytes from the memory to the head.
+    def check_room(self, label: str) -> None:
+        """Raise BudgetExceeded when `label` is a new class that fits in no way; changes nothing."""
+        if label not in self.class_names:
+            self._memory_bytes_beside_one_more_class(label)
 
-        Raises BudgetExceeded when even the smallest memory leaves no room for one more class.
-        """
-        if label in self.class_names:
-            return
+    def _make_room(self, label: str) -> None:
+        """Before the head grows by a class: take the bytes from the memory, when they are not free."""
+        left = self._memory_bytes_beside_one_more_class(label)
+        if left < self.memory.nbytes:
+            self.memory.resize(left)
+
+    def _memory_bytes_beside_one_more_class(self, label: str) -> int:
         needed = 2 * self.head.bytes_per_class - self._ledger.free_bytes
         if needed <= 0:
-            return
+            return self.memory.nbytes
         row = Reservoir.row_bytes(self.head.n_features)
-        smallest = row * max(2 * (self.head.n_classes + 1), 16)
-        if self.memory.nbytes - needed < smallest:
+        left = self.memory.nbytes - needed - row
+        if left < row * max(2 * (self.head.n_classes + 1), 16):
             raise BudgetExceeded(
                 f"no room for a class {label!r}: the head would grow by {2 * self.head.bytes_per_class:,} "
                 f"bytes and the memory is already at {self.memory.nbytes:,}; raise budget.ram_mb"
             )
-        self.memory.resize(self.memory.nbytes - needed - row)
+        return left
 
     def digest(self) -> str:
         """SHA-256 (hex) of everything that decides a prediction or what is learned next."""
@@ -222,11 +254,6 @@ class Knowledge:
             digest.update(name.encode())
             digest.update(np.ascontiguousarray(arrays[name]).tobytes())
         return digest.hexdigest()
-
-    def _shared(self, name: str) -> dict[str, Any]:
-        if name not in HEADS or not HEADS[name].shares_memory:
-            return {}
-        return {"memory": self.memory, "prior": self._prior and (self._prior, PRIOR_STRENGTH)}
 
     def state(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """JSON values and arrays that `restore` takes back; only while awake."""
@@ -247,15 +274,31 @@ class Knowledge:
 
     def restore(self, meta: dict[str, Any], arrays: dict[str, Any]) -> None:
         """Take back what `state` gave, bit for bit."""
-        self.memory.restore(_under(arrays, "memory."), meta["memory"])
-        state = msgspec.convert(meta["head"] | {"arrays": _under(arrays, "head.")}, HeadState)
-        self.head = heads.from_state(state, **self._shared(state.head))
+        state = msgspec.convert(meta["head"] | {"arrays": under(arrays, "head.")}, HeadState)
+        if state.head != self.head.name:
+            raise StateError(
+                f"this state was learned with head {state.head!r}, asked for is {self.head.name!r}; "
+                "choose another --state folder, or go on with the old head"
+            )
+        self.memory.restore(under(arrays, "memory."), meta["memory"])
+        self.head = heads.from_state(state)
+        self.head.prior = None if self._prior is None else (self._prior, PRIOR_STRENGTH)
         self.class_names = list(meta["class_names"])
         self.calibrate.log_temperature = meta["log_temperature"]
         self.n_labels, self.n_sleeps = meta["n_labels"], meta["n_sleeps"]
         self.labels_since_sleep = meta["labels_since_sleep"]
         self.last_sleep = msgspec.convert(meta["last_sleep"], SleepReport | None)
+        self._fit_budget()
 
-
-def _under(arrays: dict[str, Any], prefix: str) -> dict[str, Any]:
-    return {key.removeprefix(prefix): value for key, value in arrays.items() if key.startswith(prefix)}
+    def _fit_budget(self) -> None:
+        """After a restore under a smaller budget than then: the memory gives what is over."""
+        row = Reservoir.row_bytes(self.head.n_features)
+        asleep = 4 * self.head.n_features + 8
+        while (over := -self._ledger.free_bytes) > 0:
+            left = self.memory.nbytes - max(over * row // (row + asleep), row)
+            if left < row * max(2 * self.head.n_classes, 16):
+                raise BudgetExceeded(
+                    f"what was learned needs {over:,} bytes more than the budget of "
+                    f"{self._ledger.capacity_bytes:,}; raise budget.ram_mb"
+                )
+            self.memory.resize(left)

@@ -15,21 +15,20 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-import msgspec
 import numpy as np
 
-from edge_cl import encoders
+from edge_cl import encoders, receipts
 from edge_cl.budget import Budget, Ledger
 from edge_cl.bundle import Bundle
 from edge_cl.config import Settings
 from edge_cl.durable import DurableKnowledge
 from edge_cl.errors import BadReading, BudgetExceeded, StateUnwritable
-from edge_cl.knowledge import Knowledge, Lesson
+from edge_cl.knowledge import Knowledge
 from edge_cl.memory import Pending, PendingFeature
 from edge_cl.records import (
     Answer,
@@ -40,7 +39,6 @@ from edge_cl.records import (
     LabelSource,
     Reading,
     Receipt,
-    ReceiptStatus,
     Sink,
     SleepProgress,
     Status,
@@ -54,6 +52,8 @@ log = logging.getLogger(__name__)
 N_COMPARED = 16
 """A receipt says which of this many last readings would now be answered differently."""
 N_SCORES = 5
+QUEUE_BYTES = 256 * 1024
+"""Set aside for the outbox in memory and other queues, used or not: what fits must not depend on them."""
 PENDING_SHARE = 0.1
 """Part of the budget for features that wait for a label, within 64 and 4,096 readings."""
 
@@ -80,16 +80,24 @@ class Learner:
         self._shape = (bundle.manifest.window_samples, bundle.manifest.n_channels)
         self._idle_since = self._committed_at = time.monotonic()
         self._uncommitted: list[Receipt] = []
+        self._owed: list[Receipt] = []
         self._nap: Iterator[SleepProgress] | None = None
         self._refusing = ""
+        self.other_alarm: Callable[[], str] = str
+        """What somebody outside (the MQTT link, say) wants the status to say, or ""."""
         store = None if state_dir is None else StateStore(state_dir, bundle.bundle_id, budget.disk_bytes)
-        self._durable = DurableKnowledge(
-            self._make_knowledge,
-            store,
-            snapshot_labels=settings.state.snapshot_labels,
-            describe=self.status,
-        )
-        self._durable.recover()
+        try:
+            self._durable = DurableKnowledge(
+                self._make_knowledge,
+                store,
+                snapshot_labels=settings.state.snapshot_labels,
+                describe=self.status,
+            )
+            self._durable.recover()
+        except BaseException:
+            if store is not None:
+                store.close()
+            raise
 
     @classmethod
     def from_bundle(
@@ -153,7 +161,10 @@ class Learner:
 
     def teach(self, label: Label) -> Receipt:
         """Learn one label; when the receipt says ``learned``, the label is safe on disk."""
-        return (self._teach(label) + self._commit())[-1]
+        at_once = self._teach(label)
+        given = at_once or self._commit()
+        self._owed += given[:-1]  # of labels that `run` had learned before; it gives them next
+        return given[-1]
 
     def sleep(self, cause: str = "asked") -> Iterator[SleepProgress]:
         """Rehearse, judge, swap or keep, snapshot: in slices, so that predicting goes on between.
@@ -161,7 +172,8 @@ class Learner:
         Labels taught between slices are kept whichever head wakes. `status().last_sleep` then says what
         came of it.
         """
-        return self._durable.sleep(cause, self.settings.sleep.slice_ms / 1000)
+        yield from self._durable.sleep(cause, self.settings.sleep.slice_ms / 1000)
+        self._refresh()
 
     def run(
         self, events: Iterable[Event], labels: Sequence[LabelSource] = (), sinks: Sequence[Sink] = ()
@@ -220,8 +232,12 @@ class Learner:
             n_sleeps=self.knowledge.n_sleeps,
             last_sleep=self.knowledge.last_sleep,
             recovered=self._durable.recovered,
-            alarm=self._refusing or self._durable.alarm,
+            alarm="; ".join(filter(None, self._alarms())),
         )
+
+    def _alarms(self) -> list[str]:
+        durable = self._durable
+        return [self._refusing, durable.alarm, durable.recovery_alarm, self.other_alarm()]
 
     def predict(self, windows: FloatArray) -> FloatArray:
         """Class probabilities of many windows (n, n_samples, n_channels); changes nothing."""
@@ -246,6 +262,8 @@ class Learner:
         pending = Pending(max(64, min(wanted, 4096)), n_features)
         self.ledger.require("pending features", pending.nbytes)
         self.ledger.register("pending", lambda: pending.nbytes)
+        self.ledger.require("queues", QUEUE_BYTES)
+        self.ledger.register("queues", lambda: QUEUE_BYTES)
         return pending
 
     def _make_knowledge(self) -> Knowledge:
@@ -287,51 +305,38 @@ class Learner:
         try:
             seq, lesson = self._durable.learn(label, reading_id, known.feature)
         except StateUnwritable as error:
-            return [*self._predict_only(error), _refusal(label, reading_id, "refused", self._refusing)]
+            return [
+                *self._predict_only(error),
+                receipts.refusal(label, reading_id, "refused", self._refusing),
+            ]
         except BudgetExceeded as error:
-            return [_refusal(label, reading_id, "refused", str(error))]
-        self._uncommitted.append(self._receipt(label, known, seq, lesson))
+            return [receipts.refusal(label, reading_id, "refused", str(error))]
+        if known.answer >= 0:
+            self.accuracy.update(known.answer == lesson.class_index)
+        self.pending.mark_taught(reading_id, lesson.class_index)
+        changed, n_compared = self._compare()
+        self._uncommitted.append(receipts.learned(label, reading_id, seq, lesson, changed, n_compared))
         return []
 
     def _refuse(self, label: Label, reading_id: str, known: PendingFeature | None) -> Receipt | None:
         """The receipt for a label that teaches nothing, None for one that can be learned."""
-        if not label.label.strip():
-            return _refusal(label, reading_id, "refused", "the label is empty; name a class")
+        if problem := receipts.unusable(label):
+            return receipts.refusal(label, reading_id, "refused", problem)
         taught = self._durable.label_of(reading_id) if known is None and reading_id else None
         if known is not None and known.taught >= 0:
             taught = self.class_names[known.taught]
         if taught == label.label:
-            return _refusal(label, reading_id, "duplicate", "this reading already has this label")
+            return receipts.refusal(label, reading_id, "duplicate", "this reading already has this label")
         if known is not None:
             return None
-        message = (
-            f"reading {reading_id!r} is not among the last {self.pending.capacity} readings since the device "
-            "started; label newer readings, or label sooner"
-            if reading_id
-            else "no reading was seen yet; label after the first one"
-        )
-        return _refusal(label, reading_id, "unknown-reading", message)
+        message = receipts.not_remembered(reading_id, self.pending.capacity)
+        return receipts.refusal(label, reading_id, "unknown-reading", message)
 
-    def _receipt(self, label: Label, known: PendingFeature, seq: int, lesson: Lesson) -> Receipt:
-        if known.answer >= 0:
-            self.accuracy.update(known.answer == lesson.class_index)
-        self.pending.mark_taught(known.reading_id, lesson.class_index)
-        changed, n_compared = self._compare()
-        new = "a new class; " if lesson.new_class else ""
-        return Receipt(
-            reading_id=known.reading_id,
-            label=label.label,
-            status="learned",
-            source=label.source,
-            seq=seq,
-            confidence_before=round(lesson.before, 4),
-            confidence_after=round(lesson.after, 4),
-            new_class=lesson.new_class,
-            changed=changed,
-            n_compared=n_compared,
-            message=f"learned: {new}before {lesson.before:.2f}, now {lesson.after:.2f}; "
-            f"{len(changed)} of the last {n_compared} answers changed",
-        )
+    def _refresh(self) -> None:
+        """Note how a head that just changed would answer the last readings, so that no label is blamed."""
+        ids, features, _ = self.pending.recent(N_COMPARED)
+        if ids:
+            self.pending.set_current(ids, self.knowledge.predict(features).argmax(axis=1))
 
     def _compare(self) -> tuple[dict[str, str], int]:
         """Answers to the last readings that the newest label changed: {id: "old → new"}."""
@@ -349,10 +354,11 @@ class Learner:
             self._durable.commit()
         except StateUnwritable as error:
             return self._predict_only(error)
-        receipts, self._uncommitted = self._uncommitted, []
-        if receipts:
+        given, self._uncommitted = self._uncommitted, []
+        if given:
             self._refusing = ""
-        return receipts
+        given, self._owed = self._owed + given, []
+        return given
 
     def _predict_only(self, error: StateUnwritable) -> list[Receipt]:
         """The disk takes nothing: what could not be kept is forgotten and refused; predicting goes on.
@@ -366,12 +372,8 @@ class Learner:
         self._durable.rollback()
         if lost:
             self.pending.take_back([receipt.reading_id for receipt in lost], len(self.class_names))
-        return [
-            msgspec.structs.replace(
-                receipt, status="refused", seq=0, confidence_after=0.0, changed={}, message=self._refusing
-            )
-            for receipt in lost
-        ]
+        self._refresh()
+        return [receipts.taken_back(receipt, self._refusing) for receipt in lost]
 
     # ------------------------------------------------------------------ sleep
 
@@ -399,9 +401,3 @@ def _emit(sinks: Sequence[Sink], answers: Sequence[Answer]) -> None:
     for answer in answers:
         for sink in sinks:
             sink(answer)
-
-
-def _refusal(label: Label, reading_id: str, status: ReceiptStatus, message: str) -> Receipt:
-    return Receipt(
-        reading_id=reading_id, label=label.label, source=label.source, status=status, message=message
-    )

@@ -15,6 +15,11 @@ from numpy.typing import NDArray
 FloatArray: TypeAlias = NDArray[np.floating[Any]]
 
 
+def under(arrays: dict[str, Any], prefix: str) -> dict[str, Any]:
+    """The entries whose names begin with `prefix`, by the rest of their names."""
+    return {name.removeprefix(prefix): value for name, value in arrays.items() if name.startswith(prefix)}
+
+
 class Reading(msgspec.Struct, frozen=True, kw_only=True):
     """One window of sensor samples, in the bundle's channels, units and rate.
 

@@ -5,7 +5,7 @@ import pytest
 
 from edge_cl import Budget, Decision, Label, Learner, Receipt, SleepReport
 from edge_cl.config import settings_from
-from edge_cl.errors import BadReading, BudgetExceeded, StateError
+from edge_cl.errors import BadReading, BudgetExceeded, ConfigError, StateError
 from edge_cl.heads import HEADS
 from edge_cl.records import Status
 from tests.worlds import NAMES, D, World, make_bundle, reading
@@ -189,7 +189,7 @@ def test_an_exception_in_the_loop_saves_nothing_half_done(bundle, tmp_path):
 
 def test_the_budget_is_never_exceeded_as_classes_arrive(tmp_path):
     bundle = make_bundle(tmp_path / "b.ecl", "slda")
-    budget = Budget(ram_bytes=60_000)
+    budget = Budget(ram_bytes=256 * 1024 + 60_000)
     learner = Learner.from_bundle(bundle, budget=budget)
     statuses = []
     rng = np.random.default_rng(0)
@@ -211,6 +211,124 @@ def test_state_of_another_bundle_is_refused(bundle, tmp_path):
     other = make_bundle(tmp_path / "o.ecl", "slda")
     with pytest.raises(StateError, match="choose another --state folder"):
         Learner.from_bundle(other, state_dir=tmp_path / "s")
+
+
+@pytest.mark.parametrize("head", list(HEADS))
+def test_a_restart_at_any_moment_changes_nothing_in_a_tight_budget(tmp_path, head):
+    """Memory evicts and gives bytes to new classes; snapshots fall anywhere."""
+    bundle = make_bundle(tmp_path / "b.ecl", head)
+    budget = Budget(ram_bytes=256 * 1024 + 200_000)
+    settings = settings_from({"sleep": {"after_labels": 70, "idle_s": 0}, "state": {"snapshot_labels": 37}})
+
+    def teach(learner, k):
+        x = np.random.default_rng(k).normal(size=D) * 4
+        learner.observe(reading(x, f"r{k}"))
+        return learner.teach(Label(label=f"class-{k}" if k % 5 == 0 else NAMES[k % 4], reading_id=f"r{k}"))
+
+    whole = Learner.from_bundle(bundle, budget=budget, settings=settings)
+    for k in range(160):
+        teach(whole, k)
+    for stops in ([3, 41, 90], [75, 76, 140]):
+        state = tmp_path / f"state-{stops[0]}"
+        k = 0
+        for stop in [*stops, 160]:
+            with Learner.from_bundle(bundle, state_dir=state, budget=budget, settings=settings) as learner:
+                while k < stop:
+                    teach(learner, k)
+                    assert learner.ledger.held_bytes <= budget.ram_bytes
+                    k += 1
+        assert learner.knowledge.digest() == whole.knowledge.digest()
+
+
+def test_a_refused_class_changes_nothing(tmp_path):
+    bundle = make_bundle(tmp_path / "b.ecl", "slda")
+    learner = Learner.from_bundle(bundle, budget=Budget(ram_bytes=256 * 1024 + 40_000))
+    k = 0
+    while True:
+        learner.observe(reading(np.full(D, float(k)), f"r{k}"))
+        before = learner.knowledge.digest()
+        if learner.teach(Label(label=f"class-{k}", reading_id=f"r{k}")).status == "refused":
+            break
+        k += 1
+    assert learner.knowledge.digest() == before
+
+
+def test_a_smaller_budget_at_restart_is_kept_to_or_refused(bundle, tmp_path):
+    with Learner.from_bundle(bundle, state_dir=tmp_path / "s", budget=Budget(ram_bytes=2_000_000)) as learner:
+        run(learner, World(seed=4).events(300))
+    smaller = Budget(ram_bytes=600_000)
+    with Learner.from_bundle(bundle, state_dir=tmp_path / "s", budget=smaller) as learner:
+        assert learner.ledger.held_bytes <= smaller.ram_bytes
+        assert learner.knowledge.n_labels == 300
+
+
+@pytest.mark.parametrize("t_s", [5, np.float64(1.5), np.float32(2.5), float("nan")])
+def test_labels_made_with_numpy_are_kept(bundle, tmp_path, t_s):
+    names = np.array(NAMES)
+    with Learner.from_bundle(bundle, state_dir=tmp_path / "s") as learner:
+        for k in range(5):
+            learner.observe(reading(np.zeros(D), f"r{k}"))
+            assert learner.teach(Label(label=names[k % 3], reading_id=f"r{k}", t_s=t_s)).status == "learned"
+        learner._durable._snapshot_seq = learner._durable.seq  # no snapshot at close: the journal must tell
+    with Learner.from_bundle(bundle, state_dir=tmp_path / "s") as learner:
+        assert learner.knowledge.n_labels == 5 and learner.status().alarm == ""
+
+
+def test_text_that_is_none_is_refused(bundle, tmp_path):
+    with Learner.from_bundle(bundle, state_dir=tmp_path / "s") as learner:
+        learner.observe(reading(np.zeros(D), "r0"))
+        receipt = learner.teach(Label(label="walk\ud800", reading_id="r0"))
+        assert receipt.status == "refused" and "UTF-8" in receipt.message
+
+
+def test_another_head_on_old_state_is_refused(bundle, tmp_path):
+    with Learner.from_bundle(bundle, state_dir=tmp_path / "s") as learner:
+        run(learner, World(seed=4).events(20))
+    with pytest.raises(StateError, match="learned with head 'dual', asked for is 'slda'"):
+        Learner.from_bundle(
+            bundle, state_dir=tmp_path / "s", settings=settings_from({"head": {"name": "slda"}})
+        )
+    Learner.from_bundle(bundle, state_dir=tmp_path / "s").close()
+
+
+@pytest.mark.parametrize("head", [{"name": "nope"}, {"name": "dual", "options": {"lift": 99_999}}])
+def test_a_head_that_cannot_be_made_is_a_setting_to_mend(bundle, head):
+    with pytest.raises(ConfigError, match=r"allowed|known"):
+        Learner.from_bundle(bundle, settings=settings_from({"head": head}))
+
+
+def test_an_abandoned_sleep_is_finished_later(bundle, tmp_path):
+    with Learner.from_bundle(bundle, state_dir=tmp_path / "s") as learner:
+        run(learner, World(seed=4).events(60))
+        next(learner.sleep())
+        assert learner.knowledge.asleep
+        run(learner, World(seed=5).events(10))
+        digest_of = learner.knowledge
+    assert not digest_of.asleep and digest_of.last_sleep.n_sleep == 1
+    with Learner.from_bundle(bundle, state_dir=tmp_path / "s") as learner:
+        assert learner.knowledge.digest() == digest_of.digest()
+
+
+def test_a_failed_start_lets_the_folder_go(bundle, tmp_path):
+    with pytest.raises(BudgetExceeded):
+        Learner.from_bundle(bundle, state_dir=tmp_path / "s", budget=Budget(ram_bytes=300_000))
+    with pytest.raises(BudgetExceeded, match="disk_mb"):
+        Learner.from_bundle(bundle, state_dir=tmp_path / "s", budget=Budget(disk_bytes=100_000))
+    Learner.from_bundle(bundle, state_dir=tmp_path / "s").close()
+
+
+def test_teaching_inside_the_loop_takes_nobody_elses_receipt(bundle):
+    learner = Learner.from_bundle(bundle, settings=settings_from({"state": {"commit_ms": 1e9}}))
+    receipts = []
+
+    def events():
+        yield reading(np.zeros(D), "a")
+        yield reading(np.ones(D), "b")
+        yield Label(label="walk", reading_id="a")
+        assert learner.teach(Label(label="run", reading_id="b")).reading_id == "b"
+
+    learner.run(events(), sinks=[lambda a: receipts.append(a) if isinstance(a, Receipt) else None])
+    assert [r.reading_id for r in receipts] == ["a"]
 
 
 def test_status_is_given_at_start_and_end(bundle):

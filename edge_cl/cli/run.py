@@ -62,7 +62,7 @@ def run(  # noqa: PLR0913  one parameter per option
     stream = open_stream(source, loaded.manifest, labels=labels)
     with contextlib.ExitStack() as stack:
         learner = stack.enter_context(Learner.from_bundle(loaded, state_dir=state, settings=settings))
-        sources, sinks = _peripherals(stack, settings, state)
+        sources, sinks = _peripherals(stack, settings, state, learner)
         sinks.append(_Report(stream, learner, quiet=quiet))
         logging.info("%s; %s", learner.status().bundle_name, learner.status().recovered)
         learner.run(_until_stopped(paced(stream) if realtime else stream), sources, sinks)
@@ -91,7 +91,7 @@ def _settings(config: Path | None, mqtt_url: str, device: str, head: str) -> Set
 
 
 def _peripherals(
-    stack: contextlib.ExitStack, settings: Settings, state: Path
+    stack: contextlib.ExitStack, settings: Settings, state: Path, learner: Learner
 ) -> tuple[list[LabelSource], list[Sink]]:
     """The control socket and, when asked for, MQTT: sources of labels, sinks of answers."""
     control = stack.enter_context(ControlServer(state / "control.sock"))
@@ -112,6 +112,7 @@ def _peripherals(
         )
         link.start()
         stack.callback(link.stop)
+        learner.other_alarm = lambda: link.alarm
         sources.append(link)
         sinks.append(link.sink)
     return sources, sinks
@@ -124,10 +125,14 @@ class _Report:
         self._stream, self._learner, self._quiet = stream, learner, quiet
         self._out = sys.stdout.buffer
         self._encoder = msgspec.json.Encoder()
+        self._alarm = ""
 
     def __call__(self, answer: Answer) -> None:
         if isinstance(answer, Status):
             self._learner.n_bad_inputs = self._stream.assembler.n_bad
+            if answer.alarm != self._alarm:
+                self._alarm = answer.alarm
+                logging.warning("%s", answer.alarm or "all is well again")
             return
         if self._quiet and isinstance(answer, Decision):
             return

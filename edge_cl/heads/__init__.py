@@ -46,7 +46,7 @@ def create(name: str = DEFAULT, *, n_features: int, n_classes: int = 0, **option
         raise ValueError(f"head {name!r}: {error}") from None
 
 
-def from_state(state: HeadState, **shared: Any) -> Head:
+def from_state(state: HeadState) -> Head:
     """Make a head from what `Head.state` gave, bit-exactly.
 
     Raises
@@ -56,4 +56,4 @@ def from_state(state: HeadState, **shared: Any) -> Head:
     """
     if state.head not in HEADS:
         raise ValueError(f"state of an unknown head {state.head!r}; known: {', '.join(HEADS)}")
-    return HEADS[state.head].from_state(state, **shared)
+    return HEADS[state.head].from_state(state)

@@ -50,14 +50,16 @@ class Head(abc.ABC):
     """
 
     name: ClassVar[str]
-    shares_memory: ClassVar[bool] = False
-    """Whether the constructor takes `memory`, a replay memory that the caller fills."""
+    keeps_memory: ClassVar[bool] = False
+    """Whether the option `memory_bytes` gives it a replay memory of its own; 0 when the caller has one."""
 
     def __init__(self, n_features: int, n_classes: int = 0) -> None:
         if n_features < 1 or n_classes < 0:
             raise ValueError(f"n_features {n_features} must be ≥ 1 and n_classes {n_classes} ≥ 0")
         self.n_features = int(n_features)
         self.class_counts: NDArray[np.float64] = np.zeros(n_classes)
+        self.prior: tuple[Prior, float] | None = None
+        """What `warm_start` was given; not part of the state, since the bundle has it."""
 
     @property
     def n_classes(self) -> int:
@@ -149,10 +151,6 @@ class Head(abc.ABC):
     def _options(self) -> dict[str, Any]:
         """The constructor's keyword arguments."""
 
-    def _shared(self) -> dict[str, Any]:
-        """What the head was made with but does not own."""
-        return {}
-
     @abc.abstractmethod
     def _get_state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]: ...
 
@@ -173,10 +171,10 @@ class Head(abc.ABC):
         )
 
     @classmethod
-    def from_state(cls, state: HeadState, **shared: Any) -> Self:
+    def from_state(cls, state: HeadState) -> Self:
         """Rebuild a head from `state`; raises ValueError when it is another head's or newer.
 
-        `shared` is what the head was made with but does not own: the replay memory.
+        A head that began from a prior needs its `prior` set again.
         """
         if state.head != cls.name:
             raise ValueError(f"state is of head {state.head!r}, not {cls.name!r}")
@@ -184,7 +182,7 @@ class Head(abc.ABC):
             raise ValueError(
                 f"head state version {state.version}; this edge-cl reads {STATE_VERSION}: upgrade edge-cl"
             )
-        head = cls(state.n_features, state.n_classes, **state.options, **shared)
+        head = cls(state.n_features, state.n_classes, **state.options)
         arrays = {key: np.array(value) for key, value in state.arrays.items()}
         head.class_counts = arrays.pop("class_counts")
         head._set_state(arrays, state.meta)
@@ -192,7 +190,9 @@ class Head(abc.ABC):
 
     def copy(self) -> Self:
         """An independent copy that predicts and learns the same, bit for bit."""
-        return self.from_state(self.state(), **self._shared())
+        twin = self.from_state(self.state())
+        twin.prior = self.prior
+        return twin
 
     def _checked(self, x: ArrayLike, ndim: int) -> FloatArray:
         with np.errstate(over="ignore"):  # an overflow is refused below, as infinite

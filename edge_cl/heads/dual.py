@@ -14,10 +14,12 @@ from edge_cl.heads.fast import FastMemory
 from edge_cl.heads.lift import Lift
 from edge_cl.heads.linalg import condition_on_block, lift_floor
 from edge_cl.memory import ReplayMemory
-from edge_cl.records import FloatArray
+from edge_cl.records import FloatArray, under
 
 BLOCK = 16
 """Labels collected before the slow memory takes them in with one matrix product."""
+ALLOWED = {"lift": (0, 16_384), "window": (1, 2_048), "memory_bytes": (0, 2**31)}
+"""Least and most; beyond it an option is a slip of the pen: the slow memory alone would hold a gigabyte."""
 SLICE = 64
 """Exemplars taken in at once when relearning."""
 OBS_NOISE_VAR = 0.1
@@ -45,14 +47,9 @@ class DualHead(Head):
         Weight of the fast part; 0 asks the slow memory alone.
     seed
         Seeds the random lift.
-    memory
-        The replay memory that holds every learned exemplar. Without one the head keeps its own of
-        `memory_bytes` and, after a cold start and until it overflows, refits feature scales from it at every
-        doubling of labels.
-    prior
-        The prior and strength of an earlier `warm_start`: every rehearsal starts from it again.
     memory_bytes
-        Size of the head's own memory.
+        Size of the head's own replay memory, from which, after a cold start and until it overflows, it refits
+        feature scales at every doubling of labels; 0 keeps none.
 
     Notes
     -----
@@ -62,9 +59,9 @@ class DualHead(Head):
     """
 
     name: ClassVar[str] = "dual"
-    shares_memory: ClassVar[bool] = True
+    keeps_memory: ClassVar[bool] = True
 
-    def __init__(  # noqa: PLR0913  keyword-only, each with a default
+    def __init__(
         self,
         n_features: int,
         n_classes: int = 0,
@@ -73,13 +70,15 @@ class DualHead(Head):
         window: int = 128,
         gate: float = 0.6,
         seed: int = 0,
-        memory: ReplayMemory | None = None,
-        prior: tuple[Prior, float] | None = None,
         memory_bytes: int = 8 * 1024 * 1024,
     ) -> None:
         super().__init__(n_features, n_classes)
-        if window < 1 or gate < 0:
-            raise ValueError(f"window is {window}, gate {gate}; allowed: 1 or more, and 0 or more")
+        for name, value in (("lift", lift), ("window", window), ("memory_bytes", memory_bytes)):
+            least, most = ALLOWED[name]
+            if not isinstance(value, int) or not least <= value <= most:
+                raise ValueError(f"{name} is {value!r}; allowed: a whole number from {least} to {most:,}")
+        if not gate >= 0:
+            raise ValueError(f"gate is {gate}; allowed: 0 or more")
         self._wanted = {
             "lift": lift,
             "window": window,
@@ -96,16 +95,20 @@ class DualHead(Head):
         self._block_classes: list[int] = []
         self._log_temperature = float(np.log(START_TEMPERATURE))
         self._n_learned = 0
-        self._owns_memory = memory is None
-        self._prior = prior
-        self.memory = memory or ReplayMemory(
-            capacity_bytes=memory_bytes, n_features=n_features, codec="float32", held_back_every=0, seed=seed
-        )
+        self.memory: ReplayMemory | None = None
+        if memory_bytes:
+            self.memory = ReplayMemory(
+                capacity_bytes=memory_bytes,
+                n_features=n_features,
+                codec="float32",
+                held_back_every=0,
+                seed=seed,
+            )
 
     @property
     def nbytes(self) -> int:
-        """Bytes held, the replay memory only when it is the head's own."""
-        own = self.memory.nbytes if self._owns_memory else 0
+        """Bytes held."""
+        own = self.memory.nbytes if self.memory else 0
         arrays = (self.mean, self.cov, self._block_design)
         return sum(a.nbytes for a in arrays) + self.lift.nbytes + self.fast.nbytes + own
 
@@ -121,7 +124,7 @@ class DualHead(Head):
 
     def warm_start(self, prior: Prior, *, strength: float) -> None:
         """Learn the prior's exemplars, and draws from its Gaussians, into the slow memory."""
-        self._prior = prior, strength
+        self.prior = prior, strength
         self.class_counts = prior_weights(prior, strength)
         nothing = np.zeros((0, self.n_features), dtype=np.float32), np.zeros(0, dtype=np.int64)
         for _ in self._refit(*nothing):
@@ -168,10 +171,10 @@ class DualHead(Head):
         self._block_classes.append(y)
         self.class_counts[y] += 1
         self._n_learned += 1
-        if self._owns_memory:
+        if self.memory is not None:
             self.memory.add(x, y)
             doubled = self._n_learned & (self._n_learned - 1) == 0
-            if self._prior is None and doubled and self.memory.rehearsed.holds_everything:
+            if self.prior is None and doubled and self.memory.rehearsed.holds_everything:
                 for _ in self._refit(*self.memory.rehearsed.exemplars()):
                     pass
         if len(self._block_classes) == (BLOCK if self._n_learned > 64 else 1):
@@ -193,14 +196,14 @@ class DualHead(Head):
             targets = np.eye(self.n_classes, dtype=np.float32)[self._block_classes]
             condition_on_block(self.mean, self.cov, self._block_design[:n], targets, OBS_NOISE_VAR)
             self._block_classes.clear()
-            if self._n_learned % FLOOR_EVERY == 0:
+            if self._n_learned // FLOOR_EVERY != (self._n_learned - n) // FLOOR_EVERY:
                 lift_floor(self.cov, FLOOR)
 
     def _refit(self, X: FloatArray, y: NDArray[np.int64]) -> Iterator[None]:
         """Learn scales and slow memory afresh from the prior, if any, and X (n, D), y (n,)."""
         row_scale = np.ones((len(X), 1), dtype=np.float32)
-        if self._prior is not None:
-            known, classes, weights = prior_samples(*self._prior)
+        if self.prior is not None:
+            known, classes, weights = prior_samples(*self.prior)
             X, y = np.concatenate([known, X]), np.concatenate([classes, y])
             row_scale = np.concatenate([np.sqrt(weights)[:, None], row_scale])
         if not len(X):
@@ -243,9 +246,6 @@ class DualHead(Head):
     def _options(self) -> dict[str, Any]:
         return dict(self._wanted)
 
-    def _shared(self) -> dict[str, Any]:
-        return {"memory": None if self._owns_memory else self.memory, "prior": self._prior}
-
     def _get_state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         arrays = {
             "mean": self.mean.copy(),
@@ -261,7 +261,7 @@ class DualHead(Head):
         }
         fast_arrays, meta["fast"] = self.fast.state()
         arrays |= {f"fast.{key}": value for key, value in fast_arrays.items()}
-        if self._owns_memory:
+        if self.memory is not None:
             memory_arrays, meta["memory"] = self.memory.state()
             arrays |= {f"memory.{key}": value for key, value in memory_arrays.items()}
         return arrays, meta
@@ -273,10 +273,6 @@ class DualHead(Head):
         self.lift.standardise.mean = arrays["feature_mean"]
         self.lift.standardise.inv_std = arrays["feature_inv_std"]
         self._log_temperature, self._n_learned = meta["log_temperature"], meta["n_learned"]
-        self.fast.restore(_under(arrays, "fast."), meta["fast"])
-        if "memory" in meta:
-            self.memory.restore(_under(arrays, "memory."), meta["memory"])
-
-
-def _under(arrays: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
-    return {key.removeprefix(prefix): value for key, value in arrays.items() if key.startswith(prefix)}
+        self.fast.restore(under(arrays, "fast."), meta["fast"])
+        if self.memory is not None:
+            self.memory.restore(under(arrays, "memory."), meta["memory"])

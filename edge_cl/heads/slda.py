@@ -50,6 +50,7 @@ class SldaHead(Head):
         self._precision = np.eye(n_features, dtype=np.float32)
         self._weights = np.zeros((n_classes, n_features), dtype=np.float32)
         self._bias = np.zeros(n_classes, dtype=np.float32)
+        self._centre = np.zeros(n_features, dtype=np.float32)  # of the classes: scores are taken around it
         self._n_solved = -1.0
 
     @property
@@ -86,7 +87,7 @@ class SldaHead(Head):
         n = self.class_counts.sum()
         if self._n_solved < 0 or n - self._n_solved >= max(BLOCK, 0.02 * self._n_solved):
             self._solve()
-        return softmax(X @ self._weights.T + self._bias, self.class_counts > 0)
+        return softmax((X - self._centre) @ self._weights.T + self._bias, self.class_counts > 0)
 
     def _learn(self, x: FloatArray, y: int) -> None:
         n = self.class_counts[y]
@@ -109,14 +110,17 @@ class SldaHead(Head):
         seen = self.class_counts > 0
         magnitude = np.abs(self.class_means[seen]).max(axis=0, initial=0)
         self._precision = shrunk_precision(self.shared_cov(), self.shrinkage, magnitude)
-        self._weights = self.class_means @ self._precision
-        self._bias = -0.5 * np.einsum("cd,cd->c", self._weights, self.class_means)
+        self._centre = self.class_means[seen].mean(axis=0) if seen.any() else np.zeros_like(self._centre)
+        centred = self.class_means - self._centre
+        self._weights = centred @ self._precision
+        self._bias = -0.5 * np.einsum("cd,cd->c", self._weights, centred)
         self._n_solved = float(self.class_counts.sum())
 
     def _set_row(self, y: int) -> None:
         """The learned class's row with the precision at hand: a new class is usable at once."""
-        self._weights[y] = self._precision @ self.class_means[y]
-        self._bias[y] = -0.5 * self._weights[y] @ self.class_means[y]
+        centred = self.class_means[y] - self._centre
+        self._weights[y] = self._precision @ centred
+        self._bias[y] = -0.5 * self._weights[y] @ centred
 
     def _grow(self) -> None:
         row = np.zeros((1, self.n_features), dtype=np.float32)
@@ -136,6 +140,7 @@ class SldaHead(Head):
             "precision": self._precision.copy(),
             "weights": self._weights.copy(),
             "bias": self._bias.copy(),
+            "centre": self._centre.copy(),
         }
         return arrays, {"n_solved": self._n_solved}
 
@@ -143,4 +148,4 @@ class SldaHead(Head):
         self.class_means, self.scatter = arrays["class_means"], arrays["scatter"]
         self._block = list(arrays["block"])
         self._precision, self._weights = arrays["precision"], arrays["weights"]
-        self._bias, self._n_solved = arrays["bias"], meta["n_solved"]
+        self._bias, self._centre, self._n_solved = arrays["bias"], arrays["centre"], meta["n_solved"]

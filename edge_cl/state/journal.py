@@ -62,6 +62,7 @@ class Journal:
             self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=FULL")
+            self._db.execute("PRAGMA wal_autocheckpoint=128")  # pages: the log stays below a megabyte
             self._db.execute("PRAGMA cache_size=-256")  # KiB; by default 2 MB would fill as labels come
             self._db.executescript(_SCHEMA)
             row = self._db.execute("SELECT max(seq) FROM journal").fetchone()
@@ -109,6 +110,11 @@ class Journal:
         with contextlib.suppress(sqlite3.DatabaseError):
             row = self._db.execute("SELECT max(seq) FROM journal").fetchone()
             self.last_seq = self._committed_seq = max(int(row[0] or 0), int(self.get_meta("pruned_to") or 0))
+
+    def skip_to(self, seq: int) -> None:
+        """Begin after `seq`: a snapshot holds everything up to it."""
+        self.prune(seq)
+        self.last_seq = self._committed_seq = seq
 
     @property
     def committed_seq(self) -> int:

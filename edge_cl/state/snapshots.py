@@ -27,6 +27,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     """Everything learned up to and including journal entry `seq`."""
 
     seq: int
+    bundle_id: str
     meta: dict[str, Any]
     arrays: dict[str, Any]
 
@@ -40,10 +41,11 @@ class _Array(msgspec.Struct, frozen=True, array_like=True):
 class _Header(msgspec.Struct, frozen=True, kw_only=True):
     format_version: int
     seq: int
+    bundle_id: str
     meta: dict[str, Any]
     arrays: list[_Array]
     sha256: str
-    """Of the seq, meta and table of arrays as JSON, then of the arrays' bytes."""
+    """Of the seq, bundle, meta and table of arrays as JSON, then of the arrays' bytes."""
 
 
 class Snapshots:
@@ -51,7 +53,6 @@ class Snapshots:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.bytes_written = 0
 
     def newest(self) -> tuple[Snapshot | None, list[str]]:
         """The newest sound snapshot, and what was wrong with any slot that was set aside.
@@ -93,7 +94,7 @@ class Snapshots:
         try:
             with part.open("wb") as file:
                 for piece in _pieces(snapshot):
-                    self.bytes_written += file.write(piece)
+                    file.write(piece)
                 file.flush()
                 os.fsync(file.fileno())
             part.replace(path)
@@ -121,7 +122,8 @@ def read_snapshot(path: Path) -> Snapshot:
         header = msgspec.json.decode(line, type=_Header)
         if _digest(header, [payload]) != header.sha256:
             raise StateCorrupt(f"{path.name} failed its checksum")
-        return Snapshot(seq=header.seq, meta=header.meta, arrays=_cut(payload, header.arrays))
+        arrays = _cut(payload, header.arrays)
+        return Snapshot(seq=header.seq, bundle_id=header.bundle_id, meta=header.meta, arrays=arrays)
     except (msgspec.MsgspecError, UnicodeDecodeError, KeyError, TypeError, ValueError) as error:
         raise StateCorrupt(f"{path.name} is not a readable snapshot ({error})") from error
     except OSError as error:
@@ -134,6 +136,7 @@ def _pieces(snapshot: Snapshot) -> Iterator[bytes | memoryview]:
     header = _Header(
         format_version=FORMAT_VERSION,
         seq=snapshot.seq,
+        bundle_id=snapshot.bundle_id,
         meta=snapshot.meta,
         arrays=[_Array(name, array.dtype.str, array.shape) for name, array in arrays.items()],
         sha256="",
@@ -154,7 +157,7 @@ def _cut(payload: bytes, table: list[_Array]) -> dict[str, np.ndarray]:
 
 
 def _digest(header: _Header, payload: Sequence[bytes | memoryview]) -> str:
-    digest = hashlib.sha256(msgspec.json.encode([header.seq, header.meta, header.arrays]))
+    digest = hashlib.sha256(msgspec.json.encode([header.seq, header.bundle_id, header.meta, header.arrays]))
     for piece in payload:
         digest.update(piece)
     return digest.hexdigest()

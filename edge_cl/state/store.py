@@ -11,7 +11,7 @@ from edge_cl.state.journal import Entry, Journal
 from edge_cl.state.snapshots import Snapshot, Snapshots
 
 JOURNAL = "journal.db"
-CHECK_EVERY = 256
+CHECK_EVERY = 8
 """Journal entries between two looks at the folder's size."""
 
 
@@ -43,10 +43,15 @@ class StateStore:
                 f"{self.folder}: cannot make the state folder ({error.strerror})"
             ) from error
         self._lock = _locked(self.folder)
+        self.bundle_id = bundle_id
         self.problems: list[str] = []
         self.snapshots = Snapshots(self.folder)
-        self.journal = self._open_journal()
-        self._match(bundle_id)
+        try:
+            self.journal = self._open_journal()
+            self._match(self.journal.get_meta("bundle_id"))
+        except BaseException:
+            os.close(self._lock)
+            raise
 
     def recover(self) -> Snapshot | None:
         """The newest sound snapshot; the journal's later entries are to be replayed onto it.
@@ -56,6 +61,9 @@ class StateStore:
         """
         snapshot, problems = self.snapshots.newest()
         self.problems += problems
+        self._match(snapshot.bundle_id if snapshot else None)
+        if self.journal.get_meta("bundle_id") is None:
+            self.journal.set_meta("bundle_id", self.bundle_id)
         reached = snapshot.seq if snapshot else 0
         if self.journal.first_seq > reached + 1:
             raise StateCorrupt(
@@ -63,13 +71,12 @@ class StateStore:
                 f"entry {self.journal.first_seq}; restore a backup of the folder, or start with an empty one"
             )
         if self.journal.last_seq < reached:
-            self.journal.prune(reached)
-            self.journal.last_seq = self.journal._committed_seq = reached
+            self.journal.skip_to(reached)
         return snapshot
 
     def save(self, snapshot: Snapshot) -> None:
         """Write a snapshot and drop journal entries that both slots now hold."""
-        self._require_room()
+        self._require_room(sum(array.nbytes for array in snapshot.arrays.values()))
         older = self.snapshots.write(snapshot)
         if older:
             self.journal.prune(older)
@@ -77,24 +84,22 @@ class StateStore:
     def append(self, entry: Entry) -> None:
         """Journal one entry; durable after `journal.commit`. Raises StateUnwritable when there is no room."""
         if entry.seq % CHECK_EVERY == 0:
-            self._require_room()
+            self._require_room(0)
         self.journal.append(entry)
 
     def replace_journal(self, snapshot: Snapshot) -> None:
         """Set a damaged journal aside and begin a new one at `snapshot`, which holds what was readable."""
-        bundle_id = self.journal.get_meta("bundle_id") or ""
         self.journal.close()
         self.journal = self._fresh_journal()
-        self.journal.set_meta("bundle_id", bundle_id)
+        self.journal.set_meta("bundle_id", self.bundle_id)
         self.snapshots.write(snapshot)
-        self.journal.prune(snapshot.seq)
-        self.journal.last_seq = self.journal._committed_seq = snapshot.seq
+        self.journal.skip_to(snapshot.seq)
 
-    def _require_room(self) -> None:
-        held = self.nbytes()
+    def _require_room(self, nbytes: int) -> None:
+        held = self.nbytes() + nbytes
         if held > self.capacity_bytes:
             raise StateUnwritable(
-                f"{self.folder}: holds {held:,} bytes of a disk budget of {self.capacity_bytes:,}; "
+                f"{self.folder}: would hold {held:,} bytes of a disk budget of {self.capacity_bytes:,}; "
                 "raise budget.disk_mb"
             )
 
@@ -121,14 +126,10 @@ class StateStore:
                 part.rename(part.with_name(part.name + ".damaged"))
         return Journal(self.folder / JOURNAL)
 
-    def _match(self, bundle_id: str) -> None:
-        found = self.journal.get_meta("bundle_id")
-        if found is None:
-            self.journal.set_meta("bundle_id", bundle_id)
-        elif found != bundle_id:
-            self.close()
+    def _match(self, found: str | None) -> None:
+        if found is not None and found != self.bundle_id:
             raise StateError(
-                f"{self.folder}: learned with bundle {found[:12]}…, not with {bundle_id[:12]}…; "
+                f"{self.folder}: learned with bundle {found[:12]}…, not with {self.bundle_id[:12]}…; "
                 "choose another --state folder for this bundle, or run the bundle it belongs to"
             )
 

@@ -29,10 +29,9 @@ class Calibrator:
         return calibrated
 
     def update(self, scores: FloatArray, y: int) -> None:
-        """Learn from one label: `scores` (C,) given before the label, y its class."""
-        if y >= len(scores) or scores[y] <= 0:
-            return  # a class unknown at the time says nothing about confidence
+        """Learn from one label: `scores` (C,) given before the label, y its class, known at the time."""
         seen = scores > 0
+        seen[y] = True  # known, so a zero is only too small a number
         logs = np.log(np.maximum(scores[seen], TINY))
         p = self(scores)[seen]
         inverse = float(np.exp(-self.log_temperature))

@@ -47,6 +47,15 @@ def test_slda_first_sample_of_a_class_adds_nothing_to_the_scatter():
     assert not head.shared_cov().any()
 
 
+def test_slda_does_not_mind_a_large_offset():
+    X, y = World().draw(400)
+    plain, moved = (heads.create("slda", n_features=D, n_classes=3) for _ in range(2))
+    plain.learn_many(X, y)
+    moved.learn_many(X + 1e4, y)
+    agree = plain.predict_many(X).argmax(axis=1) == moved.predict_many(X + 1e4).argmax(axis=1)
+    assert agree.mean() > 0.97
+
+
 def test_kalman_equals_ridge_regression():
     X, y = World().draw(400)
     head = heads.create("kalman", n_features=D, n_classes=3)

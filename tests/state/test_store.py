@@ -4,6 +4,7 @@ import os
 import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ def entry(seq, label="a", x=1.0):
 
 
 def snapshot(seq):
-    return Snapshot(seq=seq, meta={"n": seq}, arrays={"w": np.arange(seq, dtype=np.float32)})
+    return Snapshot(seq=seq, bundle_id="b1", meta={"n": seq}, arrays={"w": np.arange(seq, dtype=np.float32)})
 
 
 def open_store(folder, bundle="b1"):
@@ -149,10 +150,23 @@ def test_a_journal_that_is_no_database_is_set_aside(tmp_path):
 
 
 def test_another_bundles_state_is_refused(tmp_path):
-    open_store(tmp_path / "s", "b1").close()
+    store = open_store(tmp_path / "s", "b1")
+    store.recover()
+    store.append(entry(1))
+    store.journal.commit()
+    store.save(snapshot(1))
+    store.close()
     with pytest.raises(StateError, match="learned with bundle b1"):
         open_store(tmp_path / "s", "b2")
-    open_store(tmp_path / "s", "b1").close()
+    (tmp_path / "s" / "journal.db").write_bytes(b"garbage" * 1000)
+    with (
+        pytest.raises(StateError, match="learned with bundle b1"),
+        closing(open_store(tmp_path / "s", "b2")) as other,
+    ):
+        other.recover()  # the journal cannot tell any more, the snapshot can
+    store = open_store(tmp_path / "s", "b1")
+    assert store.recover().seq == 1
+    store.close()
 
 
 def test_two_processes_never_share_a_folder(tmp_path):
@@ -164,9 +178,14 @@ def test_two_processes_never_share_a_folder(tmp_path):
 
 
 def test_the_disk_budget_is_kept(tmp_path):
-    store = StateStore(tmp_path / "s", "b1", 40_000)
-    with pytest.raises(StateUnwritable, match=r"disk budget is 40,000|of a disk budget of 40,000"):
-        for k in range(1, 2000):
+    budget = 200_000
+    store = StateStore(tmp_path / "s", "b1", budget)
+    with pytest.raises(StateUnwritable, match=r"of a disk budget of 200,000"):
+        for k in range(1, 5000):
             store.append(entry(k))
             store.journal.commit()
+            assert store.nbytes() <= budget + 200_000
+    with pytest.raises(StateUnwritable, match=r"of a disk budget of 200,000"):
+        store.save(snapshot(100_000))
+    assert not list((tmp_path / "s").glob("*.snapshot"))
     store.close()
