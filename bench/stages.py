@@ -18,7 +18,7 @@ STAGES: list[tuple[str, type, str]] = [
     ("learn", Knowledge, "learn"),
     ("journal", DurableKnowledge, "_journal"),
     ("journal", DurableKnowledge, "commit"),
-    ("compare_receipt", Learner, "_receipt"),
+    ("compare_receipt", Learner, "_compare"),
     ("sleep", Learner, "_doze"),
 ]
 

@@ -11,7 +11,7 @@
     ├── StateError           learned state cannot be read, written or matched
     │   ├── StateCorrupt         a file failed its checksum; an older generation is used
     │   └── StateUnwritable      the disk is full or failing; the device only predicts
-    ├── NumericalError       a computation left the finite numbers; rebuilt from statistics
+    ├── NumericalError       a computation broke down; the head is rebuilt from memory
     ├── BudgetExceeded       something does not fit into the byte budget
     ├── SyncError            the broker refused or cannot be reached; the outbox is kept
     │   └── DeviceNotRunning     nobody serves the state folder's control socket

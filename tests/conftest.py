@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.mosquitto import MOSQUITTO, Broker
+
+# Tests on real data look in $EDGE_CL_DATA, then in a shared folder beside the checkout.
+SHARED = Path(__file__).parents[2] / "shared" / "data"
+if "EDGE_CL_DATA" not in os.environ and SHARED.is_dir():
+    os.environ["EDGE_CL_DATA"] = str(SHARED)
 
 
 @pytest.fixture

@@ -51,8 +51,8 @@ def run(  # noqa: PLR0913  one parameter per option
     """Stream readings through BUNDLE: predict, learn from every label, sleep, report.
 
     Decisions, receipts and sleep reports are written to standard output as JSON lines. Labels may be in
-    the input, come over MQTT, or from `edge-cl label`. Input lines are samples ({"t": 12.31, "x": [...]}),
-    windows ({"t": 12.3, "window": [[...], ...], "id": "r7"}) or labels ({"label": "run", "reading": "r7"}).
+    the input, come over MQTT, or from `edge-cl label`. Input lines are samples ({"t": 1.31, "x": [...]}),
+    windows ({"t": 1.3, "window": [[...], ...], "id": "r7"}) or labels ({"label": "run", "reading_id": "r7"}).
     """
     logging.basicConfig(level=logging.INFO, format="edge-cl: %(message)s", stream=sys.stderr)
     _return_freed_memory()

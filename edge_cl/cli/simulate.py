@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edge_cl.errors import ConfigError
+from edge_cl.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from edge_cl.bundle import Bundle
@@ -59,6 +59,9 @@ def simulate(
     it has never seen. With --data: the same on real recordings.
     """
     started_s = time.monotonic()
+    for path in (json_path, None if how["no_report"] else how["report"]):
+        if path is not None and not path.parent.is_dir():
+            raise ConfigError(f"{path}: there is no folder {path.parent}; make it first")
     scenarios, bundle = _prepare(data, name, bundle_path, **how)
     runs, counts = _play(scenarios, bundle, broker, how["state_dir"])
     from edge_cl.simulate.desktop import DEMO_SETTINGS
@@ -99,13 +102,31 @@ def _prepare(
         from edge_cl.simulate.scenario import demo
 
         bundle = Bundle.load(bundle_path) if bundle_path else bundles.default_bundle()
+        _match_wrist(bundle)
         return [demo(how["seed"], n_windows=how["n_windows"])], bundle
+    from edge_cl.datasets.places import find
     from edge_cl.simulate.recorded import load_scenarios
 
-    bundle = Bundle.load(bundle_path) if bundle_path else bundles.bundle_for(data, name)
+    found = find(data)
+    if found is None:
+        raise DataError(f"{data}: no such file; `edge-cl data list` shows what is here and what can be had")
+    bundle = Bundle.load(bundle_path) if bundle_path else bundles.bundle_for(found, name)
     return load_scenarios(
-        data, name, bundle.manifest, labels_per_recording=how["labels_per_recording"]
+        found, name, bundle.manifest, labels_per_recording=how["labels_per_recording"]
     ), bundle
+
+
+def _match_wrist(bundle: Bundle) -> None:
+    from edge_cl.simulate import wrist
+
+    manifest = bundle.manifest
+    found = ([c.name for c in manifest.channels], manifest.window_samples)
+    need = ([c.name for c in wrist.CHANNELS], wrist.WINDOW_SAMPLES)
+    if found != need:
+        raise ConfigError(
+            f"bundle {manifest.name!r} is for another sensor than the simulated wrist; give its recordings "
+            "with --data and --scenario"
+        )
 
 
 def _play(

@@ -42,11 +42,13 @@ def cache_folder() -> Path:
 
 
 def folders() -> list[Path]:
-    """``$EDGE_CL_DATA``, then ``../shared/data``, then the cache folder."""
+    """``$EDGE_CL_DATA``, then the cache folder."""
     named = os.environ.get("EDGE_CL_DATA")
-    return [*([Path(named)] if named else []), Path("../shared/data"), cache_folder()]
+    return [*([Path(named)] if named else []), cache_folder()]
 
 
-def find(file: str) -> Path | None:
-    """The first folder's file of that name, or None."""
+def find(file: str | Path) -> Path | None:
+    """The file itself, else the first folder's file of that name, or None."""
+    if Path(file).is_file():
+        return Path(file)
     return next((folder / file for folder in folders() if (folder / file).is_file()), None)

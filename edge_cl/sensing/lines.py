@@ -44,7 +44,7 @@ class _Line(msgspec.Struct, forbid_unknown_fields=True):
     window: list[list[float]] | None = None
     label: str | list[str] = ""
     id: str = ""
-    reading: str = ""
+    reading_id: str = ""
     source: str = "stream"
 
 
@@ -70,7 +70,7 @@ class JsonDecoder:
         if isinstance(parsed.label, str) and parsed.label:
             return Label(
                 label=parsed.label,
-                reading_id=parsed.reading,
+                reading_id=parsed.reading_id,
                 source=parsed.source,
                 t_s=parsed.t if isinstance(parsed.t, float) else 0.0,
             )

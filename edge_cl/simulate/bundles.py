@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
-import os
 import subprocess
 import sys
 from importlib.resources import as_file, files
 from pathlib import Path
 
 from edge_cl.bundle import Bundle
-from edge_cl.errors import BundleError, DataError
+from edge_cl.datasets.places import cache_folder
+from edge_cl.errors import BundleError
 
 DEFAULT = "wrist.ecl"
 
@@ -30,23 +31,14 @@ def bundle_for(data: Path, scenario: str) -> Bundle:
 
     Raises
     ------
-    DataError
-        When there is no such data file.
     BundleError
         When none is cached and the exporter is missing or fails.
     """
-    if not data.is_file():
-        raise DataError(f"{data}: no such file; `edge-cl data list` shows what is here")
-    cached = cache_dir() / f"{data.stem}-{scenario}-{data.stat().st_size}.ecl"
+    version = importlib.metadata.version("edge-cl")
+    cached = cache_folder() / f"{data.stem}-{scenario}-{data.stat().st_size}-{version}.ecl"
     if not cached.exists():
         _export(data, scenario, cached)
     return Bundle.load(cached)
-
-
-def cache_dir() -> Path:
-    """Where exported bundles are kept: ``$XDG_CACHE_HOME/edge-cl`` or ``~/.cache/edge-cl``."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "edge-cl"
 
 
 def _export(data: Path, scenario: str, out: Path) -> None:

@@ -10,6 +10,7 @@ import click
 from edge_cl.datasets import scenarios
 from edge_cl.errors import ConfigError
 
+_ABOVE_0, _FROM_1 = click.FloatRange(0, min_open=True), click.IntRange(1)
 _FILE = click.Path(path_type=Path, dir_okay=False)
 
 
@@ -19,11 +20,15 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 @click.option("--train-people", help="Whose recordings train the encoder, e.g. 1-12,20.")
 @click.option("--val-people", help="Whose recordings check it, e.g. 13-15.")
 @click.option("--device", default="", help="Only recordings with this device tag.")
-@click.option("--rate", type=float, help="Sampling rate on the device, Hz.  [default: the data's]")
-@click.option("--window", type=int, help="Samples per window.  [default: one second]")
-@click.option("--hop", type=int, help="Samples between windows.  [default: the window]")
-@click.option("--train-hop", type=int, help="The same for training windows.  [default: the hop]")
-@click.option("--epochs", default=20, show_default=True, type=click.IntRange(1))
+@click.option(
+    "--rate",
+    type=click.FloatRange(0, min_open=True),
+    help="Sampling rate on the device, Hz.  [default: the data's]",
+)
+@click.option("--window", type=_FROM_1, help="Samples per window.  [default: one second]")
+@click.option("--hop", type=_FROM_1, help="Samples between windows.  [default: the window]")
+@click.option("--train-hop", type=_FROM_1, help="The same for training windows.  [default: the hop]")
+@click.option("--epochs", default=20, show_default=True, type=_FROM_1)
 @click.option("--seed", default=0, show_default=True)
 @click.option("--features", default=128, show_default=True, help="Feature size, a multiple of 4.")
 @click.option("--exemplars", default=100, show_default=True, type=click.IntRange(0), help="Per class.")

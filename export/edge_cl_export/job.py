@@ -58,6 +58,10 @@ class Given:
 def run(**options: Any) -> None:
     """Train or take an encoder, freeze it, write the bundle, say how good it is."""
     given = Given(**options)
+    if given.features < 4 or given.features % 4:
+        raise ConfigError(f"--features is {given.features}; allowed: a multiple of 4")
+    if not given.out.parent.is_dir():
+        raise ConfigError(f"{given.out}: there is no folder {given.out.parent}; make it first")
     dataset = recordings.load(given.data)
     plan = _plan(given, dataset)
     source = _source(given, dataset, plan)

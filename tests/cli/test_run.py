@@ -48,7 +48,7 @@ def test_a_recording_is_answered_learned_and_kept(tmp_path, bundle):
 
 
 def test_standard_input_and_quiet(tmp_path, bundle):
-    lines = [*windows(3), {"label": "run", "reading": "r1", "source": "anna"}, {"label": "walk"}]
+    lines = [*windows(3), {"label": "run", "reading_id": "r1", "source": "anna"}, {"label": "walk"}]
     loud = edge_cl("run", bundle, "--state", tmp_path / "a", stdin=jsonl(lines))
     quiet = edge_cl("run", bundle, "--state", tmp_path / "b", "-q", stdin=jsonl(lines))
     assert [r["type"] for r in answers(loud.stdout)] == ["decision"] * 3 + ["receipt"] * 2
@@ -85,7 +85,7 @@ def test_a_signal_stops_it_with_everything_receipted_kept(tmp_path, bundle, numb
     status = describe(tmp_path / "s")
     assert status is not None and status.n_labels == len(receipted) >= 40
     with Device(bundle, tmp_path / "s") as device:
-        device.send({"label": lines[0]["label"], "reading": "r0"})
+        device.send({"label": lines[0]["label"], "reading_id": "r0"})
         receipt = device.wait_for("receipt", reading_id="r0")
         assert receipt["status"] == "duplicate", "the label of the first run is remembered"
         assert device.finish() == 0
@@ -167,7 +167,7 @@ def test_a_clock_that_goes_back_is_said_and_the_device_goes_on(tmp_path, bundle)
 
 
 def test_labels_nobody_can_place_are_answered(tmp_path, bundle):
-    lines = [{"label": "walk"}, *windows(1), {"label": "walk", "reading": "never"}, {"label": "run"}]
+    lines = [{"label": "walk"}, *windows(1), {"label": "walk", "reading_id": "never"}, {"label": "run"}]
     done = edge_cl("run", bundle, "--state", tmp_path / "s", stdin=jsonl(lines))
     receipts = answers(done.stdout, "receipt")
     assert [r["status"] for r in receipts] == ["unknown-reading", "unknown-reading", "learned"]

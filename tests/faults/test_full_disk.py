@@ -95,3 +95,29 @@ def test_labels_that_waited_for_a_commit_that_failed_are_refused_together(tmp_pa
         assert {r.status for r in receipts} <= {"learned", "refused"}
         assert np.isfinite(learner.predict(np.zeros((1, 1, D)))).all()
         (small_disk / "filler").unlink()
+
+
+def test_a_disk_that_fills_while_asleep_promises_nothing(tmp_path, small_disk):
+    bundle = make_bundle(tmp_path / "b.ecl", "slda")
+    X, y = World(seed=4).draw(400)
+    settings = settings_from({"state": {"commit_ms": 1e9}, "sleep": {"after_labels": 200, "idle_s": 0}})
+    receipts = []
+
+    def events():
+        for k in range(200):
+            if k == 150:
+                fill(small_disk)
+            yield reading(X[k], f"r{k}")
+            yield Label(label=NAMES[y[k]], reading_id=f"r{k}")
+        yield from [None] * 20  # asleep, then awake
+        (small_disk / "filler").unlink()
+        yield reading(X[300], "after")
+        yield Label(label=NAMES[y[300]], reading_id="after")
+
+    with Learner.from_bundle(bundle, state_dir=small_disk / "s", settings=settings) as learner:
+        learner.run(events(), sinks=[lambda a: receipts.append(a) if isinstance(a, Receipt) else None])
+        learned = {r.reading_id for r in receipts if r.status == "learned"}
+        assert len(receipts) == 201 and "after" in learned
+        assert learner.knowledge.n_labels == len(learned)
+    with Learner.from_bundle(bundle, state_dir=small_disk / "s", settings=settings) as learner:
+        assert learner.knowledge.n_labels == len(learned), "every promise is kept after a restart"

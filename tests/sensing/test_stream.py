@@ -158,7 +158,7 @@ def test_ready_windows_and_labels_by_name(tmp_path, manifest):
         tmp_path / "a.jsonl",
         [
             {"t": 12.3, "window": window, "id": "r7"},
-            {"label": "walking", "reading": "r7", "source": "anna"},
+            {"label": "walking", "reading_id": "r7", "source": "anna"},
             {"t": 13, "window": window, "label": "rest"},
             {"label": "sitting"},
         ],

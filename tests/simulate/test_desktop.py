@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from importlib.metadata import version
 
 import msgspec
 import numpy as np
@@ -237,15 +238,29 @@ def test_the_cache_is_used_and_a_missing_exporter_is_explained(tmp_path, monkeyp
     monkeypatch.setattr(bundles.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(BundleError, match=r"edge_cl_export and torch is not installed.*--bundle"):
         bundles.bundle_for(data, "phone-to-watch")
-    cached = tmp_path / "edge-cl" / "some-phone-to-watch-5.ecl"
+    cached = tmp_path / "edge-cl" / f"some-phone-to-watch-5-{version('edge-cl')}.ecl"
     cached.parent.mkdir()
     cached.write_bytes(wrist_bundle_path.read_bytes())
     assert bundles.bundle_for(data, "phone-to-watch").manifest.name == "stand-in"
 
 
 def test_missing_data_is_named_before_anything_is_exported(tmp_path):
-    with pytest.raises(DataError, match=r"none\.npz: no such file"):
-        bundles.bundle_for(tmp_path / "none.npz", "phone-to-watch")
+    arguments = ["--data", str(tmp_path / "none.npz"), "--scenario", "phone-to-watch", "--no-report"]
+    result = CliRunner().invoke(simulate, arguments)
+    assert isinstance(result.exception, DataError)
+    assert "none.npz: no such file" in str(result.exception)
+
+
+def test_a_folder_that_is_not_there_is_named_before_the_run(tmp_path):
+    result = CliRunner().invoke(simulate, ["--report", str(tmp_path / "no" / "report.html")])
+    assert isinstance(result.exception, ConfigError)
+    assert "make it first" in str(result.exception)
+
+
+def test_a_bundle_for_another_sensor_cannot_wear_the_simulated_wrist(wrist_bundle_path):
+    result = CliRunner().invoke(simulate, ["--bundle", str(wrist_bundle_path), "--no-report"])
+    assert isinstance(result.exception, ConfigError)
+    assert "another sensor" in str(result.exception)
 
 
 def test_data_without_scenario_is_refused():
@@ -254,9 +269,9 @@ def test_data_without_scenario_is_refused():
     assert "belong together" in str(result.exception)
 
 
-def test_a_used_state_folder_is_refused(tmp_path, wrist_bundle_path):
+def test_a_used_state_folder_is_refused(tmp_path):
     (tmp_path / "journal").write_text("old")
-    arguments = ["--bundle", str(wrist_bundle_path), "--state", str(tmp_path), "--windows", "100"]
+    arguments = ["--state", str(tmp_path), "--windows", "100", "--no-report"]
     result = CliRunner().invoke(simulate, arguments)
     assert isinstance(result.exception, ConfigError)
     assert "not empty" in str(result.exception)
