@@ -50,7 +50,7 @@ class DurableKnowledge:
         self._store = store
         self._snapshot_labels = snapshot_labels
         self._describe = describe
-        self.alarm = self.recovery_alarm = ""
+        self._alarm = self._recovery_alarm = ""
         self.recovered = "nothing is kept on disk"
         self.seq = self._snapshot_seq = 0
         self.knowledge = make()
@@ -67,6 +67,11 @@ class DurableKnowledge:
                 f"{store.folder}: snapshots and journal need {3 * snapshot + journal:,} bytes of disk, "
                 f"the budget is {store.capacity_bytes:,}; raise budget.disk_mb, or choose a smaller head"
             )
+
+    @property
+    def alarms(self) -> list[str]:
+        """What a person should know: a snapshot that could not be written, damage found at the start."""
+        return [self._alarm, self._recovery_alarm]
 
     def learn(self, label: Label, reading_id: str, feature: FloatArray) -> tuple[int, Lesson]:
         """Journal and learn one label; returns its journal number and what it changed.
@@ -128,10 +133,10 @@ class DurableKnowledge:
         try:
             self._store.save(self._as_snapshot())
         except StateUnwritable as error:
-            self.alarm = f"no snapshot was written: {error}"
-            log.error("%s", self.alarm)
+            self._alarm = f"no snapshot was written: {error}"
+            log.error("%s", self._alarm)
             return
-        self._snapshot_seq, self.alarm = self.seq, ""
+        self._snapshot_seq, self._alarm = self.seq, ""
 
     def close(self, *, save: bool) -> None:
         """Let the folder go, after a commit and a snapshot when `save` is true."""
@@ -166,7 +171,7 @@ class DurableKnowledge:
         self.recovered = f"{start}, {self.seq - self._snapshot_seq} journal entries replayed"
         if problems:
             self.recovered += f"; {problems}"
-            self.recovery_alarm = problems
+            self._recovery_alarm = problems
             log.error("%s", problems)
 
     def _replay(self, store: StateStore) -> None:

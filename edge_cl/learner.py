@@ -55,7 +55,7 @@ N_SCORES = 5
 QUEUE_BYTES = 256 * 1024
 """Set aside for the outbox in memory and other queues, used or not: what fits must not depend on them."""
 PENDING_SHARE = 0.1
-"""Part of the budget for features that wait for a label, within 64 and 4,096 readings."""
+"""Part of the budget for features that wait for a label."""
 
 
 class Learner:
@@ -232,12 +232,8 @@ class Learner:
             n_sleeps=self.knowledge.n_sleeps,
             last_sleep=self.knowledge.last_sleep,
             recovered=self._durable.recovered,
-            alarm="; ".join(filter(None, self._alarms())),
+            alarm="; ".join(filter(None, [self._refusing, *self._durable.alarms, self.other_alarm()])),
         )
-
-    def _alarms(self) -> list[str]:
-        durable = self._durable
-        return [self._refusing, durable.alarm, durable.recovery_alarm, self.other_alarm()]
 
     def predict(self, windows: FloatArray) -> FloatArray:
         """Class probabilities of many windows (n, n_samples, n_channels); changes nothing."""
@@ -258,8 +254,7 @@ class Learner:
 
     def _make_pending(self) -> Pending:
         n_features = self.bundle.manifest.feature_size
-        wanted = int(PENDING_SHARE * self.ledger.capacity_bytes) // Pending.row_bytes(n_features)
-        pending = Pending(max(64, min(wanted, 4096)), n_features)
+        pending = Pending.within(int(PENDING_SHARE * self.ledger.capacity_bytes), n_features)
         self.ledger.require("pending features", pending.nbytes)
         self.ledger.register("pending", lambda: pending.nbytes)
         self.ledger.require("queues", QUEUE_BYTES)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,6 +45,11 @@ class Pending:
         self._slot_of: dict[str, int] = {}
         self._next = 0
         self.newest_id = ""
+
+    @classmethod
+    def within(cls, nbytes: int, n_features: int) -> Self:
+        """As many readings as `nbytes` hold, but 64 at least and 4,096 at most."""
+        return cls(max(64, min(nbytes // cls.row_bytes(n_features), 4096)), n_features)
 
     @staticmethod
     def row_bytes(n_features: int) -> int:
