@@ -16,8 +16,9 @@ from edge_cl.records import FloatArray
 
 WARM_UP = 32
 """Labels kept as they are until the features' scale is known; then the filter takes over."""
-FLOOR, FLOOR_EVERY = 1e-6, 512
-"""Added to every variance once per so many labels, against rounding."""
+FLOOR, FLOOR_EVERY = 1e-8, 512
+"""Added to every variance once per so many labels, against rounding; at 1e-6 it forgets (kalman, sorted
+gas: 97 → 81 %)."""
 SHARPNESS = 8.0
 """Regression outputs in about [0, 1] times this are the logits."""
 TRACE_CAP = 4.0
