@@ -19,7 +19,7 @@ from edge_cl.learner import Learner
 from edge_cl.records import Answer, Decision, Event, LabelSource, Sink, Status
 from edge_cl.sensing.labelling import LabelSchedule
 from edge_cl.sensing.stream import FileStream, PipeStream, open_stream, paced
-from edge_cl.sync.control import ControlServer
+from edge_cl.sync.control import SOCKET_NAME, ControlServer
 
 OUTBOX_SHARE = 4
 """The outbox may take one part in this many of the disk budget."""
@@ -94,7 +94,7 @@ def _peripherals(
     stack: contextlib.ExitStack, settings: Settings, state: Path, learner: Learner
 ) -> tuple[list[LabelSource], list[Sink]]:
     """The control socket and, when asked for, MQTT: sources of labels, sinks of answers."""
-    control = stack.enter_context(ControlServer(state / "control.sock"))
+    control = stack.enter_context(ControlServer(state / SOCKET_NAME, describe=learner.status))
     sources: list[LabelSource] = [control]
     sinks: list[Sink] = [control.sink]
     mqtt = settings.mqtt

@@ -30,6 +30,7 @@ SOURCE = "local"
 MAX_PATH_BYTES = 107
 READ_S = 5.0
 RECEIPT_S = 30.0
+STATUS_S = 1.0
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -55,14 +56,24 @@ class ControlServer:
     A background thread accepts, one short thread per client waits; labels are handed over by
     `poll` and answered by `sink`, both on the run loop's thread.
 
+    Parameters
+    ----------
+    path
+        The socket.
+    describe
+        Gives the status of this moment; called by `poll`. Without it, and while the loop is busy, a
+        client gets the last status that `sink` saw, and its age.
+
     Raises
     ------
     StateError
         When another process serves the same state folder.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, describe: Callable[[], Status] | None = None) -> None:
         self._path = path
+        self._describe = describe
+        self._asked: deque[Future[Status]] = deque()
         self._status: tuple[Status, float] | None = None
         self._labels: deque[Label] = deque()
         self._waiting: deque[tuple[Label, Future[Receipt]]] = deque(maxlen=1_000)
@@ -75,7 +86,9 @@ class ControlServer:
         self._thread.start()
 
     def poll(self) -> list[Label]:
-        """Labels that arrived since the last call; never blocks."""
+        """Labels that arrived since the last call; never blocks. Answers who asked for the status."""
+        while self._asked and self._describe is not None:
+            self._asked.popleft().set_result(self._describe())
         labels = []
         while self._labels:
             labels.append(self._labels.popleft())
@@ -127,6 +140,11 @@ class ControlServer:
         return self._teach(Label(label=request.label, reading_id=request.reading_id, source=SOURCE))
 
     def _status_reply(self) -> Reply:
+        if self._describe is not None:
+            asked = Future[Status]()
+            self._asked.append(asked)
+            with contextlib.suppress(FutureTimeout):
+                return Reply(status=asked.result(timeout=STATUS_S))
         if self._status is None:
             return Reply(error="the device is starting and has no status yet; ask again in a moment")
         status, at_s = self._status

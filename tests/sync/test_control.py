@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import click.testing
+import msgspec
 import pytest
 
 import edge_cl.state
@@ -278,3 +279,28 @@ def test_a_label_that_was_not_learned_fails_the_command(tmp_path: Path) -> None:
         result = run_command(label_command, "walk", "--reading", "old", "--state", str(tmp_path))
     assert result.exit_code == 1
     assert "unknown-reading" in result.output and "its feature is gone" in result.output
+
+
+def test_the_status_is_of_this_moment_while_the_loop_polls(tmp_path):
+    counter = iter(range(100, 200))
+    status = STATUS
+    path = tmp_path / SOCKET_NAME
+    with ControlServer(
+        path, describe=lambda: msgspec.structs.replace(status, n_readings=next(counter))
+    ) as server:
+        server.sink(status)
+        stop = threading.Event()
+
+        def loop():
+            while not stop.is_set():
+                server.poll()
+
+        running = threading.Thread(target=loop)
+        running.start()
+        try:
+            first, second = (ask(path, Request(op="status")) for _ in range(2))
+        finally:
+            stop.set()
+            running.join()
+        assert (first.status.n_readings, second.status.n_readings) == (100, 101) and first.age_s == 0
+        assert ask(path, Request(op="status")).status == status, "a busy loop: the last one seen"
