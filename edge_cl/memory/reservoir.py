@@ -16,9 +16,9 @@ from edge_cl.records import FloatArray
 class Reservoir:
     """Class-balanced reservoir sampling (Chrysakis & Moens, 2020, algorithm 1).
 
-    While there is room everything is kept. Then a sample of a class that is not the fullest
-    replaces a random one of the fullest class; a sample of a fullest class is kept with the
-    probability that leaves its class a uniform sample over time.
+    While there is room everything is kept. Then a sample of a class that was never the fullest
+    replaces a random one of the fullest class; a sample of a class that is or was the fullest is kept
+    with the probability that leaves its class a uniform sample over time.
 
     Parameters
     ----------
@@ -50,6 +50,7 @@ class Reservoir:
         self._allocate(capacity)
         self._slots: list[array[int]] = []  # per class: the slots that hold it
         self._n_seen: list[int] = []  # per class: samples offered so far
+        self._was_fullest: list[bool] = []  # per class
         self.rng = rng
         self.n = 0
 
@@ -86,6 +87,7 @@ class Reservoir:
         while len(self._slots) <= y:
             self._slots.append(array("i"))
             self._n_seen.append(0)
+            self._was_fullest.append(False)
         self._n_seen[y] += 1
         slot = self._slot_for(y)
         if slot < 0:
@@ -129,6 +131,7 @@ class Reservoir:
         meta = {
             "capacity": self.capacity,
             "n_seen": list(self._n_seen),
+            "was_fullest": list(self._was_fullest),
             "rng": self.rng.bit_generator.state,
         }
         return arrays, meta
@@ -140,7 +143,7 @@ class Reservoir:
         self._allocate(max(wanted, len(rows)))
         self.n = len(rows)
         self._rows[: self.n], self._labels[: self.n] = rows, labels
-        self._n_seen = list(meta["n_seen"])
+        self._n_seen, self._was_fullest = list(meta["n_seen"]), list(meta["was_fullest"])
         counts = np.bincount(labels, minlength=len(self._n_seen))
         orders = np.split(arrays["order"], np.cumsum(counts)[:-1])
         self._slots = [array("i", slots.tolist()) for slots in orders[: len(counts)]]
@@ -155,7 +158,10 @@ class Reservoir:
             self.n += 1
             return self.n - 1
         fullest = self._fullest()
-        if len(self._slots[y]) < len(self._slots[fullest]):
+        most = len(self._slots[fullest])
+        for c, slots in enumerate(self._slots):
+            self._was_fullest[c] |= len(slots) == most
+        if not self._was_fullest[y]:
             return self._evict(fullest)
         if self.rng.random() * self._n_seen[y] < len(self._slots[y]):
             return self._evict(y)

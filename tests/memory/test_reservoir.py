@@ -61,6 +61,13 @@ def test_inside_a_class_every_time_is_kept_alike():
     np.testing.assert_allclose(quarters, 0.25, atol=0.04)
 
 
+def test_classes_of_almost_equal_size_forget_no_time_either():
+    """40 places for 3 classes: 13 or 14 each, and the one with 13 must not always take the newest."""
+    kept = np.concatenate([filled([0, 1, 2] * 200, 40, seed=s).exemplars()[0][:, 0] for s in range(40)])
+    quarters = np.histogram(kept, bins=4, range=(0, 600))[0] / len(kept)
+    np.testing.assert_allclose(quarters, 0.25, atol=0.04)
+
+
 def test_sample_is_balanced_and_without_repeats():
     reservoir = filled([0] * 30 + [1] * 5 + [2] * 30, 60)
     X, y = reservoir.sample(10, np.random.default_rng(0))
