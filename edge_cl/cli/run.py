@@ -12,6 +12,7 @@ from pathlib import Path
 
 import click
 import msgspec
+from threadpoolctl import threadpool_limits
 
 from edge_cl.bundle import Bundle
 from edge_cl.config import Settings, load_settings, settings_from
@@ -57,6 +58,7 @@ def run(  # noqa: PLR0913  one parameter per option
     logging.basicConfig(level=logging.INFO, format="edge-cl: %(message)s", stream=sys.stderr)
     _return_freed_memory()
     settings = _settings(config, mqtt_url, device, head)
+    threadpool_limits(1)  # small matrices: more threads only wait for each other, and heat the board
     loaded = Bundle.load(bundle)
     labels = LabelSchedule(every=label_every, delay=label_delay)
     stream = open_stream(source, loaded.manifest, labels=labels)

@@ -132,8 +132,11 @@ def _match_wrist(bundle: Bundle) -> None:
 def _play(
     scenarios: Sequence[Scenario], bundle: Bundle, broker: str, state_dir: Path | None
 ) -> tuple[list[Run], dict[str, int]]:
+    from threadpoolctl import threadpool_limits
+
     from edge_cl.simulate import desktop
 
+    threadpool_limits(1)  # as on the device; more threads only wait for each other
     runs = []
     with tempfile.TemporaryDirectory(prefix="edge-cl-") as scratch:
         root = state_dir or Path(scratch)
