@@ -52,7 +52,14 @@ COLUMNS = {
     "predict_us": "predict µs",
     "first_predict_us": "first µs",
 }
-COSTS = ("step_median_us", "step_p99_us", "step_p99_over_median", "nbytes", "nbytes_without_memory")
+COSTS = (
+    "step_median_us",
+    "step_mean_us",
+    "step_p99_us",
+    "step_p99_over_median",
+    "nbytes",
+    "nbytes_without_memory",
+)
 COST_TARGETS = {"dual": (400.0, 12e6), "lean": (120.0, 3e6)}
 """Median µs of one predict + learn, and bytes; p99 at most three medians."""
 
@@ -150,6 +157,7 @@ def step_cost(*, n_steps: int, **options: Any) -> dict[str, float]:
     median, p99 = np.median(us), np.quantile(us, 0.99)
     return {
         "step_median_us": round(float(median), 1),
+        "step_mean_us": round(float(us.mean()), 1),
         "step_p99_us": round(float(p99), 1),
         "step_max_us": round(float(us.max()), 1),
         "step_p99_over_median": round(float(p99 / median), 2),
