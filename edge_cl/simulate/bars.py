@@ -38,7 +38,7 @@ def bar_picture(streams: dict[str, Any]) -> str:
             axes.bar(at, heights, 0.92 * width, color=colours[learner])
             if len(learners) <= len(_HEADS):
                 for x, height in zip(at, heights, strict=True):
-                    axes.text(x, height + 2, f"{height:.0f}", ha="center", fontsize=8, bbox=_OVER_LINES)
+                    axes.text(x, height + 3.5, f"{height:.0f}", ha="center", fontsize=8, bbox=_OVER_LINES)
         floor = 100 * found["no_change"]
         axes.plot([-0.46, 0.46], [floor, floor], color="black", lw=0.8, ls=(0, (4, 3)))
         axes.set_title(name, loc="left", fontsize=10)
@@ -85,7 +85,7 @@ def _legend(colours: dict[str, str]) -> tuple[list[Any], list[str]]:
 
 
 def _style(axes: Any) -> None:
-    axes.set(ylim=(0, 112), xlim=(-0.5, len(MEASURES) - 0.5), yticks=(0, 25, 50, 75, 100))
+    axes.set(ylim=(0, 116), xlim=(-0.5, len(MEASURES) - 0.5), yticks=(0, 25, 50, 75, 100))
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0f} %")
     axes.tick_params(labelsize=9, length=0)
     axes.grid(axis="y", alpha=0.25, lw=0.6)
