@@ -27,6 +27,7 @@ faults: $(VENV)/.dev mosquitto
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m bench.pipeline --json pipeline.json
+	$(BIN)/python -m bench.heads --json heads.json
 
 # the bundle that comes with the package, from the simulator's source people (needs torch)
 assets: $(VENV)/.dev

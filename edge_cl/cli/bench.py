@@ -13,7 +13,8 @@ import numpy as np
 
 from edge_cl import heads
 from edge_cl.heads import Head
-from edge_cl.simulate.streams import StreamResult, find_streams, no_change, run_stream
+from edge_cl.simulate import bars, peers
+from edge_cl.simulate.streams import HeadFactory, Stream, StreamResult, find_streams, no_change, run_stream
 
 
 @click.group()
@@ -32,30 +33,53 @@ def bench() -> None:
     "--head", "names", multiple=True, type=click.Choice(list(heads.HEADS)), help="Default: every head."
 )
 @click.option("--rows", default=25_000, show_default=True, help="Use the first N rows of each stream.")
+@click.option("--peers", "with_peers", is_flag=True, help="River's and scikit-learn's learners too.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the figures to a file.")
-def streams(data: str, names: tuple[str, ...], rows: int, json_file: Path | None) -> None:
+@click.option("--picture", type=click.Path(path_type=Path), help="Draw the figures into an SVG file.")
+def streams(
+    data: str,
+    names: tuple[str, ...],
+    rows: int,
+    with_peers: bool,
+    json_file: Path | None,
+    picture: Path | None,
+) -> None:
     """Accuracy now (labels at once, 50 late) and ever (in order, sorted by class) of every head.
 
     A fifth of each stream is held out and never learned; "ever" is class-balanced accuracy on it.
     """
-    figures: dict[str, Any] = {"versions": _versions(), "rows": rows, "streams": {}}
+    if picture:
+        bars.require_matplotlib()  # before the measuring, not after it
+    makers: dict[str, dict[str, HeadFactory]] = {
+        "heads": {name: _maker(name) for name in names or heads.HEADS},
+        "peers": {**peers.peers()} if with_peers else {},
+    }
+    versions = _versions() | (peers.versions() if with_peers else {})
+    figures: dict[str, Any] = {"versions": versions, "rows": rows, "streams": {}}
     for stream in find_streams(data, rows):
-        floor = no_change(stream)
-        click.echo(
-            f"{stream.name}  {len(stream.y):,} × {stream.X.shape[1]}, repeating the last label {floor:.1%}"
-        )
-        results = {name: run_stream(stream, _maker(name)) for name in names or heads.HEADS}
-        for name, result in results.items():
-            click.echo(_row(name, result))
-        figures["streams"][stream.name] = {
-            "no_change": floor,
-            "heads": {name: msgspec.to_builtins(result) for name, result in results.items()},
-        }
+        figures["streams"][stream.name] = _measure(stream, makers)
     if json_file:
         json_file.write_bytes(msgspec.json.format(msgspec.json.encode(figures), indent=2))
+    if picture:
+        picture.write_text(bars.bar_picture(figures["streams"]), encoding="utf-8")
 
 
-def _maker(name: str) -> Any:
+def _measure(stream: Stream, makers: dict[str, dict[str, HeadFactory]]) -> dict[str, Any]:
+    floor = no_change(stream)
+    click.echo(
+        f"{stream.name}  {len(stream.y):,} × {stream.X.shape[1]}, repeating the last label {floor:.1%}"
+    )
+    figures: dict[str, Any] = {"no_change": floor}
+    for kind, by_name in makers.items():
+        figures[kind] = {}
+        for name, maker in by_name.items():
+            result = run_stream(stream, maker)
+            click.echo(_row(name, result))
+            figures[kind][name] = msgspec.to_builtins(result)
+    return figures
+
+
+def _maker(name: str) -> HeadFactory:
     def make(n_features: int, n_classes: int) -> Head:
         return heads.create(name, n_features=n_features, n_classes=n_classes)
 
@@ -65,10 +89,10 @@ def _maker(name: str) -> Any:
 def _row(name: str, result: StreamResult) -> str:
     cells = [result.now0, result.now50, result.ever, result.ever_sorted]
     labels = ["now0", "now50", "ever", "sorted"]
-    bars = "  ".join(
+    drawn = "  ".join(
         f"{label} {_bar(value)} {value:6.1%}" for label, value in zip(labels, cells, strict=True)
     )
-    return f"  {name:10s} {bars}  {result.us_per_step:5.0f} µs  {result.nbytes / 2**20:5.1f} MiB"
+    return f"  {name:13s} {drawn}  {result.us_per_step:6,.0f} µs  {result.nbytes / 2**20:5.1f} MiB"
 
 
 def _bar(value: float, width: int = 8) -> str:

@@ -6,18 +6,31 @@ import collections
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from edge_cl.errors import DataError
-from edge_cl.heads.base import Head
 from edge_cl.records import FloatArray
 
 DELAY = 50
 CHUNK = 100
-HeadFactory = Callable[[int, int], Head]
+
+
+class StreamLearner(Protocol):
+    """What the protocol asks of a head, or of another library's learner in its place."""
+
+    @property
+    def nbytes(self) -> int: ...
+    def predict_one(self, x: FloatArray, /) -> FloatArray: ...
+    def predict_many(self, X: FloatArray, /) -> FloatArray: ...
+    def learn_one(self, x: FloatArray, y: int, /) -> None: ...
+    def learn_many(self, X: FloatArray, y: NDArray[np.int64], /) -> None: ...
+
+
+HeadFactory = Callable[[int, int], StreamLearner]
 """Makes a fresh head from (n_features, n_classes)."""
 
 
@@ -50,13 +63,17 @@ def find_streams(folder: str | Path, rows: int = 25_000) -> Iterator[Stream]:
     paths = sorted(Path(folder).glob("*.npz"))
     if not paths:
         raise DataError(f"{folder}: no .npz files there; `edge-cl data list` shows where data is looked for")
+    found = False
     for path in paths:
         with np.load(path, allow_pickle=False) as data:
             if not {"X", "y"} <= set(data.files) or data["X"].ndim != 2:
                 continue
             X, y = data["X"][:rows].astype(np.float32), data["y"][:rows].astype(np.int64)
             frame = int(data["frame"]) if "frame" in data.files else 1
+        found = True
         yield Stream(path.stem, X, y, np.arange(len(y)) // frame % 5 == 4)
+    if not found:
+        raise DataError(f"{folder}: none of its {len(paths)} .npz files holds X (n, D) and y (n,)")
 
 
 def run_stream(stream: Stream, make_head: HeadFactory) -> StreamResult:
@@ -86,7 +103,9 @@ def no_change(stream: Stream) -> float:
     return float((y[1:] == y[:-1]).sum() / len(y))
 
 
-def _prequential(head: Head, X: FloatArray, y: NDArray[np.int64], delay: int = 0) -> tuple[float, float]:
+def _prequential(
+    head: StreamLearner, X: FloatArray, y: NDArray[np.int64], delay: int = 0
+) -> tuple[float, float]:
     """Predict each sample before it is learned, `delay` samples later; accuracy and µs per step."""
     waiting: collections.deque[int] = collections.deque()
     correct = 0
@@ -105,7 +124,7 @@ def _prequential(head: Head, X: FloatArray, y: NDArray[np.int64], delay: int = 0
     return float(correct) / len(y), float(np.median(chunk_s)) * 1e6
 
 
-def _balanced_accuracy(head: Head, X: FloatArray, y: NDArray[np.int64]) -> float:
+def _balanced_accuracy(head: StreamLearner, X: FloatArray, y: NDArray[np.int64]) -> float:
     predicted = np.concatenate(
         [head.predict_many(X[i : i + 256]).argmax(axis=1) for i in range(0, len(X), 256)]
     )
