@@ -66,6 +66,29 @@ def test_kalman_equals_ridge_regression():
     np.testing.assert_allclose(head.mean, weights, atol=2e-4)
 
 
+def test_merging_and_unlearning_give_the_statistics_of_the_samples_that_remain():
+    X, y = World().draw(400)
+    for name, statistics in (("slda", ("class_means", "scatter")), ("kalman", ("mean", "cov"))):
+        whole, first, second = (heads.create(name, n_features=D, n_classes=3) for _ in range(3))
+        whole.learn_many(X, y)
+        first.learn_many(X[:100], y[:100])
+        second.learn_many(X[100:], y[100:])
+        first.merge(second)
+        for x, c in zip(X[300:], y[300:], strict=True):
+            first.forget_one(x, c)
+            whole.forget_one(x, c)
+        remaining = heads.create(name, n_features=D, n_classes=3)
+        remaining.learn_many(X[:300], y[:300])
+        if name == "slda":
+            remaining.shared_cov()  # takes in the last block
+        for attribute in statistics:
+            exact = getattr(remaining, attribute)
+            for head in (first, whole):
+                np.testing.assert_allclose(
+                    getattr(head, attribute), exact, atol=2e-4 * np.abs(exact).max(), err_msg=name
+                )
+
+
 def test_kalman_variance_shrinks_where_it_learned():
     head = heads.create("kalman", n_features=D, n_classes=3)
     X, y = World().draw(40)
