@@ -171,6 +171,41 @@ def test_dual_is_right_about_now_and_about_ever():
     assert (head.predict_slow(near(here, 50)).argmax(axis=1) == 0).mean() > 0.9
 
 
+def test_knn_finds_the_neighbours_that_scikit_learn_finds():
+    neighbors = pytest.importorskip("sklearn.neighbors")
+    X, y = World().draw(300)
+    X = X * np.float32([1, 1000, 1e-3, 1, 1, 1]) + 500
+    head = heads.create("knn", n_features=D, n_classes=3, k=7)
+    head.learn_many(X, y)
+    means = np.stack([X[y == c].mean(axis=0, dtype=np.float64) for c in range(3)])
+    std = np.sqrt(((X - means[y]) ** 2).sum(axis=0) / (len(X) - 3))
+
+    def vote(distances):
+        return 1 / (distances**2 + (distances**2).mean(axis=1, keepdims=True))
+
+    queries = World(seed=5).draw(100)[0] * np.float32([1, 1000, 1e-3, 1, 1, 1]) + 500
+    batch = neighbors.KNeighborsClassifier(7, weights=vote).fit(X / std, y)
+    exact = (batch.predict_proba(queries / std) + 0.02 / 3) / 1.02
+    np.testing.assert_allclose(head.predict_many(queries), exact, atol=1e-3)
+
+
+def test_knn_memory_stays_within_its_bytes_and_keeps_rare_classes():
+    head = heads.create("knn", n_features=D, n_classes=3, memory_bytes=50 * (4 * D + 16))
+    X, y = World().draw(600)
+    common = (y != 2) | (np.arange(600) < 60)
+    before = head.nbytes
+    head.learn_many(X[common], y[common])
+    assert head.nbytes == before
+    assert min(head.memory.class_counts) >= 15
+    with pytest.raises(ValueError, match="no such exemplar of class 0 is held"):
+        head.forget_one(np.zeros(D), 0)
+
+
+def test_knn_too_small_for_one_exemplar_says_what_would_fit():
+    with pytest.raises(ValueError, match="memory_bytes is 10; allowed: a whole number from 40"):
+        heads.create("knn", n_features=D, n_classes=3, memory_bytes=10)
+
+
 def test_a_constant_feature_does_not_explode_the_precision():
     rng = np.random.default_rng(0)
     X = rng.normal(size=(100, 3)).astype(np.float32)
