@@ -206,6 +206,46 @@ def test_knn_too_small_for_one_exemplar_says_what_would_fit():
         heads.create("knn", n_features=D, n_classes=3, memory_bytes=10)
 
 
+def test_logistic_ends_near_the_batch_solution_of_scikit_learn():
+    linear_model = pytest.importorskip("sklearn.linear_model")
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(4000, 4)).astype(np.float32) * np.float32([1, 100, 1e-2, 1]) + 5
+    logits = (X - X.mean(axis=0)) / X.std(axis=0) @ rng.normal(size=(4, 3)) * 1.5
+    y = (logits + rng.gumbel(size=logits.shape)).argmax(axis=1)
+    head = heads.create("logistic", n_features=4, n_classes=3, prior_var=1.0)
+    head.learn_many(X, y)
+    z = (X - X.mean(axis=0)) / X.std(axis=0)
+    batch = linear_model.LogisticRegression(C=10.0).fit(z, y).predict_proba(z)
+    scores = head.predict_many(X)
+    assert np.abs(scores - batch).mean() < 0.02
+    surprise = [-np.log(p[np.arange(len(y)), y]).mean() for p in (scores, batch)]
+    assert surprise[0] < surprise[1] + 0.005
+
+
+def test_logistic_answers_alike_in_new_scales():
+    X, y = World().draw(400)
+    head = heads.create("logistic", n_features=D, n_classes=3)
+    head.learn_many(X, y)
+    near = 0.3 * X  # nothing is clipped in either scale
+    before = head.predict_many(near)
+    head.spread.scatter *= 1.5
+    cov = head.cov.copy()
+    head._rescale()
+    np.testing.assert_allclose(head.predict_many(near), before, atol=1e-5)
+    assert np.diagonal(head.cov)[1:].min() > np.diagonal(cov)[1:].min(), "uncertainty is rescaled, too"
+
+
+def test_logistic_recovers_from_a_first_scale_that_was_far_off():
+    """Near-duplicates first, as when a device lies still: their scale must not decide all that follows."""
+    rng = np.random.default_rng(0)
+    head = heads.create("logistic", n_features=D, n_classes=3)
+    still = 5 + 1e-4 * rng.normal(size=(100, D))
+    head.learn_many(still, np.arange(100) % 3)
+    X, y = World().draw(300)
+    head.learn_many(X, y)
+    assert (head.predict_many(X).argmax(axis=1) == y).mean() > 0.9
+
+
 def test_a_constant_feature_does_not_explode_the_precision():
     rng = np.random.default_rng(0)
     X = rng.normal(size=(100, 3)).astype(np.float32)
