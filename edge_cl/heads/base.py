@@ -144,6 +144,21 @@ class Head(abc.ABC):
         self._forget(features, c)
         self.class_counts[c] -= 1
 
+    def explain_one(self, x: ArrayLike, n: int = 3) -> dict[str, Any]:
+        """What at most n things nearest to x (D,) the answer rests on; see the head for what they are.
+
+        Raises
+        ------
+        ValueError
+            When the head answers from weights alone: ``prototype`` and ``knn`` can explain.
+        """
+        raise ValueError(f"head {self.name!r} cannot explain an answer; prototype and knn can")
+
+    def _checked_n(self, n: int) -> int:
+        if not isinstance(n, int) or n < 1:
+            raise ValueError(f"n is {n!r}; allowed: a whole number from 1")
+        return n
+
     def add_class(self) -> int:
         """Make room for one more class; returns its index."""
         self.class_counts = np.append(self.class_counts, 0.0)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from edge_cl.bundle import Prior
 from edge_cl.heads.base import Head, prior_samples, prior_weights
@@ -89,6 +89,15 @@ class KnnHead(Head):
     def rehearse(self, X: FloatArray, y: NDArray[np.int64]) -> Iterator[None]:
         """Nothing: what is remembered is learned already."""
         yield
+
+    def explain_one(self, x: ArrayLike, n: int = 3) -> dict[str, Any]:
+        """The nearest exemplars: ``{"nearest": [{"class", "distance"}]}``, in within-class deviations."""
+        features, wanted = self._checked(x, 1)[None], self._checked_n(n)
+        if not self.memory.n:
+            return {"nearest": []}
+        squared, classes = self._nearest(features, wanted)
+        pairs = zip(classes[0], np.sqrt(squared[0]), strict=True)
+        return {"nearest": [{"class": int(c), "distance": float(d)} for c, d in pairs]}
 
     def _predict(self, X: FloatArray) -> FloatArray:
         votes = np.zeros((len(X), self.n_classes), dtype=np.float32)

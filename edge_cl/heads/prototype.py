@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from edge_cl.bundle import Prior
 from edge_cl.heads.base import Head, prior_weights, softmax
@@ -76,15 +76,31 @@ class PrototypeHead(Head):
             self.scatter = spread * self.class_counts.sum()
         yield
 
+    def explain_one(self, x: ArrayLike, n: int = 3) -> dict[str, Any]:
+        """The nearest prototypes: ``{"nearest": [{"class", "which": "all-time" or "fast", "distance"}]}``.
+
+        Distances are in within-class deviations over all features; of classes that were seen. O(C·D).
+        """
+        features = self._checked(x, 1)[None]
+        seen = np.flatnonzero(self.class_counts > 0)
+        found: list[dict[str, Any]] = [
+            {"class": int(c), "which": which, "distance": float(np.sqrt(squared[0, c]))}
+            for which, squared in zip(("all-time", "fast"), self._distances(features), strict=True)
+            for c in seen
+        ]
+        return {"nearest": sorted(found, key=lambda one: one["distance"])[: self._checked_n(n)]}
+
     def _predict(self, X: FloatArray) -> FloatArray:
+        logits = -np.minimum(*self._distances(X)) / (2 * np.float32(np.sqrt(self.n_features)))
+        return softmax(logits, self.class_counts > 0)
+
+    def _distances(self, X: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Squared distances to the all-time and to the fast prototypes, (n, C) each."""
         var = self.scatter / max(self.class_counts.sum(), 1.0)
         inv_var = (1.0 / np.maximum(var, 1e-6 * max(var.mean(), 1e-12))).astype(np.float32)
         scaled = X * np.sqrt(inv_var)
-        distances = [
-            _squared(scaled, means * np.sqrt(inv_var)) for means in (self.class_means, self.fast_means)
-        ]
-        logits = -np.minimum(*distances) / (2 * np.float32(np.sqrt(self.n_features)))
-        return softmax(logits, self.class_counts > 0)
+        by_scale = np.sqrt(inv_var)
+        return _squared(scaled, self.class_means * by_scale), _squared(scaled, self.fast_means * by_scale)
 
     def _learn(self, x: FloatArray, y: int) -> None:
         n = self.class_counts[y]
