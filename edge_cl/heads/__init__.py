@@ -7,9 +7,11 @@ dual       4·d² + 4·d·(C+D) + 4·W·(D+W)   O(d²) amortised         today *
 slda       4·(D² + D² + 2·C·D)            O(D²)                   remembering; tiny; exact merge
 kalman     4·(D² + C·D)                   O(D² + C·D)             tracking drift; uncertainty
 prototype  4·(2·C·D + 2·D)                O(D)                    the smallest boards
+logistic   4·(D² + 2·C·D)                 O(D² + C·D)             one scale for all; sure answers
+knn        memory_bytes + 4·C·D           O(D); predict O(n·D)    classes of any shape; forgets one
 ========== ============================== ======================= ==============================
 
-D features, C classes, d lifted features, W recent samples.
+D features, C classes, d lifted features, W recent samples, n exemplars.
 """
 
 from __future__ import annotations
@@ -19,10 +21,14 @@ from typing import Any
 from edge_cl.heads.base import Head, HeadState
 from edge_cl.heads.dual import DualHead
 from edge_cl.heads.kalman import KalmanHead
+from edge_cl.heads.knn import KnnHead
+from edge_cl.heads.logistic import LogisticHead
 from edge_cl.heads.prototype import PrototypeHead
 from edge_cl.heads.slda import SldaHead
 
-HEADS: dict[str, type[Head]] = {head.name: head for head in (DualHead, SldaHead, KalmanHead, PrototypeHead)}
+HEADS: dict[str, type[Head]] = {
+    head.name: head for head in (DualHead, SldaHead, KalmanHead, PrototypeHead, LogisticHead, KnnHead)
+}
 DEFAULT = "dual"
 
 __all__ = ["DEFAULT", "HEADS", "Head", "HeadState", "create", "from_state"]

@@ -53,6 +53,11 @@ class Head(abc.ABC):
     keeps_memory: ClassVar[bool] = False
     """Whether the option `memory_bytes` gives it a replay memory of its own; 0 when the caller has one."""
 
+    can_merge: ClassVar[bool] = False
+    """Whether `merge` is exact, and so allowed."""
+    can_forget: ClassVar[bool] = False
+    """Whether `forget_one` is exact, and so allowed."""
+
     def __init__(self, n_features: int, n_classes: int = 0) -> None:
         if n_features < 1 or n_classes < 0:
             raise ValueError(f"n_features {n_features} must be ≥ 1 and n_classes {n_classes} ≥ 0")
@@ -95,6 +100,64 @@ class Head(abc.ABC):
         checked = [self._checked_class(c) for c in classes]
         for x, c in zip(features, checked, strict=True):
             self._learn(x, c)
+
+    def merge(self, other: Head) -> None:
+        """Take in all that `other` learned, as if it had been learned here; `other` stays as it is.
+
+        A warm start is part of what was learned: a prior that both began from counts twice.
+
+        Raises
+        ------
+        ValueError
+            When the head cannot merge exactly, or `other` is another head or has other options, features
+            or number of classes. Which class is which is the caller's business.
+        """
+        if not self.can_merge:
+            raise ValueError(
+                f"head {self.name!r} cannot merge exactly; choose a head whose can_merge is true"
+            )
+        for what in ("name", "n_features", "n_classes"):
+            mine, theirs = getattr(self, what), getattr(other, what)
+            if mine != theirs:
+                raise ValueError(f"merge needs heads of equal {what}, found {mine!r} and {theirs!r}")
+        if self._options() != other._options():
+            raise ValueError(f"merge needs equal options, found {self._options()} and {other._options()}")
+        self._merge(other)  # reads the counts of both
+        self.class_counts = self.class_counts + other.class_counts
+
+    def forget_one(self, x: ArrayLike, y: int) -> None:
+        """Unlearn one sample that was learned: x (D,), class index y.
+
+        Raises
+        ------
+        ValueError
+            When the head cannot forget exactly, or the sample cannot have been learned. Not every sample
+            that was never learned can be told.
+        """
+        if not self.can_forget:
+            raise ValueError(
+                f"head {self.name!r} cannot forget exactly; choose a head whose can_forget is true"
+            )
+        features, c = self._checked(x, 1), self._checked_class(y)
+        if self.class_counts[c] < 1:
+            raise ValueError(f"class {c} has no label left to forget; it has {self.class_counts[c]:g}")
+        self._forget(features, c)
+        self.class_counts[c] -= 1
+
+    def explain_one(self, x: ArrayLike, n: int = 3) -> dict[str, Any]:
+        """What at most n things nearest to x (D,) the answer rests on; see the head for what they are.
+
+        Raises
+        ------
+        ValueError
+            When the head answers from weights alone: ``prototype`` and ``knn`` can explain.
+        """
+        raise ValueError(f"head {self.name!r} cannot explain an answer; prototype and knn can")
+
+    def _checked_n(self, n: int) -> int:
+        if not isinstance(n, int) or n < 1:
+            raise ValueError(f"n is {n!r}; allowed: a whole number from 1")
+        return n
 
     def add_class(self) -> int:
         """Make room for one more class; returns its index."""
@@ -146,6 +209,14 @@ class Head(abc.ABC):
     @abc.abstractmethod
     def _grow(self) -> None:
         """Give every per-class array a row or column for the class just counted in."""
+
+    def _merge(self, other: Any) -> None:
+        """Everything but the class counts; only with `can_merge`."""
+        raise NotImplementedError(self.name)
+
+    def _forget(self, x: FloatArray, y: int) -> None:
+        """Everything but the class count; only with `can_forget`."""
+        raise NotImplementedError(self.name)
 
     @abc.abstractmethod
     def _options(self) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from edge_cl.bundle import Prior
 from edge_cl.heads.base import Head, prior_weights, softmax
@@ -45,9 +45,14 @@ class KalmanHead(Head):
     d = D + 1. O(d² + C·d) per label, O(C·d) per prediction, 4·(d² + C·d) bytes. Source: Titsias et al.,
     Kalman filter for online classification of non-stationary data (2024), with exponential instead of
     isotropic forgetting.
+
+    With forgetting = 1 it merges and unlearns, exactly but for float32 and features beyond the clip of the
+    standardiser, whose scales stay as they are.
     """
 
     name: ClassVar[str] = "kalman"
+    can_merge: ClassVar[bool] = True
+    can_forget: ClassVar[bool] = True
 
     def __init__(
         self, n_features: int, n_classes: int = 0, *, obs_noise_var: float = 0.1, forgetting: float = 1.0
@@ -122,16 +127,91 @@ class KalmanHead(Head):
         if self._n_updates % FLOOR_EVERY == 0:
             lift_floor(self.cov, FLOOR)
 
+    def merge(self, other: Head) -> None:
+        """As `Head.merge`; refused with forgetting below 1, where the order of labels matters."""
+        self._refuse_forgetting("merge")
+        super().merge(other)
+
+    def _merge(self, other: KalmanHead) -> None:
+        """Add the information of the other's labels, in this head's scales; few labels are just learned."""
+        counts = self.class_counts.copy()
+        if self._n_updates < WARM_UP <= other._n_updates:
+            few, self._warm_up = self._warm_up, []
+            self.mean, self.cov = other.mean.copy(), other.cov.copy()
+            self.standardise.mean = other.standardise.mean.copy()
+            self.standardise.inv_std = other.standardise.inv_std.copy()
+            self._n_updates = other._n_updates
+        elif other._n_updates < WARM_UP:
+            few = list(other._warm_up)
+        else:
+            few = []
+            self._add_information(other)
+        for x, y in few:
+            self._learn(x, y)
+        self.class_counts = counts
+
+    def _add_information(self, other: KalmanHead) -> None:
+        information = np.linalg.inv(self.cov.astype(np.float64))
+        learned = np.linalg.inv(other.cov.astype(np.float64))
+        targets = information @ self.mean + self._from(other) @ (learned @ other.mean)
+        learned[np.diag_indices_from(learned)] -= 1  # the start, which this head has already
+        cov = np.linalg.inv(information + self._from(other) @ learned @ self._from(other).T)
+        self.mean, self.cov = (cov @ targets).astype(np.float32), cov.astype(np.float32)
+
+    def _from(self, other: KalmanHead) -> NDArray[np.float64]:
+        """(d, d) matrix that turns the other's design vector into this head's, where nothing was clipped."""
+        mine, theirs = self.standardise, other.standardise
+        ratio = mine.inv_std.astype(np.float64) / theirs.inv_std
+        change = np.diag(np.append(1.0, ratio))
+        change[1:, 0] = (theirs.mean.astype(np.float64) - mine.mean) * mine.inv_std
+        return change
+
+    def forget_one(self, x: ArrayLike, y: int) -> None:
+        """As `Head.forget_one`; refused with forgetting below 1, where the label has faded already."""
+        self._refuse_forgetting("forget_one")
+        super().forget_one(x, y)
+
+    def _forget(self, x: FloatArray, y: int) -> None:
+        if self._warm_up:
+            self._drop_from_warm_up(x, y)
+            return
+        design = self._design(x[None])[0].astype(np.float64)
+        projected = self.cov @ design
+        left = self.obs_noise_var - float(design @ projected)
+        if left <= 0:  # a learned sample's leverage is below 1
+            raise ValueError(
+                f"this sample of class {y} was never learned: it would tell more than all labels"
+            )
+        target = np.eye(self.n_classes)[y]
+        gain = projected / left
+        self.mean = (self.mean - np.outer(gain, target - design @ self.mean)).astype(np.float32)
+        self.cov = (self.cov + np.outer(gain, projected)).astype(np.float32)
+
+    def _drop_from_warm_up(self, x: FloatArray, y: int) -> None:
+        for k, (known, c) in enumerate(self._warm_up):
+            if c == y and np.array_equal(known, x):
+                del self._warm_up[k]
+                self._n_updates -= 1
+                self._restart()
+                return
+        raise ValueError(f"this sample of class {y} was never learned")
+
+    def _refuse_forgetting(self, what: str) -> None:
+        if self.forgetting < 1:
+            raise ValueError(f"{what} needs forgetting = 1, found {self.forgetting}: old labels have faded")
+
     def _restart(self) -> None:
         """Fit the few samples so far afresh, with the scale that they show."""
-        X = np.stack([x for x, _ in self._warm_up])
-        if len(X) > 1:
+        X = np.array([x for x, _ in self._warm_up]).reshape(-1, self.n_features)
+        if not len(X):
+            self.standardise = Standardiser(self.n_features)
+        elif len(X) > 1:
             self.standardise.refit(X)
         else:
             self.standardise.set_moments(X[0], np.maximum(X[0] ** 2, 1e-12))
         self.mean = np.zeros((self.n_features + 1, self.n_classes), dtype=np.float32)
         self.cov = np.eye(self.n_features + 1, dtype=np.float32)
-        self._condition(X, np.array([y for _, y in self._warm_up]))
+        self._condition(X, np.array([y for _, y in self._warm_up], dtype=np.int64))
 
     def _condition(self, X: FloatArray, y: NDArray[np.int64]) -> None:
         targets = np.eye(self.n_classes, dtype=np.float32)[y]

@@ -41,6 +41,33 @@ def shrunk_precision(cov: FloatArray, shrinkage: float, magnitude: FloatArray) -
         raise NumericalError(f"covariance of {len(full)} features cannot be inverted ({error})") from error
 
 
+def merged_means(
+    counts: FloatArray, means: FloatArray, other_counts: FloatArray, other_means: FloatArray
+) -> tuple[FloatArray, FloatArray]:
+    """Class means of two sets of samples together.
+
+    Parameters
+    ----------
+    counts, other_counts
+        (C,) float64, samples of each class, 0 allowed.
+    means, other_means
+        (C, D).
+
+    Returns
+    -------
+    (C, D) float64 means of all samples, and (C, D) float64 deviations V such that Vᵀ V is what the
+    two within-class scatters lack: n m / (n + m) · δ δᵀ summed over the classes.
+
+    Notes
+    -----
+    O(C·D). Source: Chan, Golub & LeVeque, updating formulae for sample variances (1979).
+    """
+    total = np.maximum(counts + other_counts, 1e-300)
+    delta = other_means.astype(np.float64) - means
+    merged = means + (other_counts / total)[:, None] * delta
+    return merged, np.sqrt(counts * other_counts / total)[:, None] * delta
+
+
 def condition_on_block(
     mean: FloatArray, cov: FloatArray, design: FloatArray, targets: FloatArray, obs_noise_var: float
 ) -> None:

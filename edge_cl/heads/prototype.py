@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from edge_cl.bundle import Prior
 from edge_cl.heads.base import Head, prior_weights, softmax
+from edge_cl.heads.linalg import merged_means
 from edge_cl.records import FloatArray
 
 
@@ -27,11 +28,15 @@ class PrototypeHead(Head):
 
     Notes
     -----
-    O(D) per label, O(C·D) per prediction, 8·C·D + 8·D bytes. Source: Mensink et al. (2013), nearest
+    O(D) per label, O(C·D) per prediction, 8·C·D + 8·D bytes. Merging is exact for the all-time means and
+    the variance; of the fast prototypes, which depend on the order of labels, it takes the average weighed
+    by the labels each still remembers (1/fast_gain at most). For the same reason no label can be unlearned.
+    Source: Mensink et al. (2013), nearest
     class mean; the class-clocked fast mean is measured in the project's design notes.
     """
 
     name: ClassVar[str] = "prototype"
+    can_merge: ClassVar[bool] = True
 
     def __init__(self, n_features: int, n_classes: int = 0, *, fast_gain: float = 1 / 30) -> None:
         super().__init__(n_features, n_classes)
@@ -71,15 +76,31 @@ class PrototypeHead(Head):
             self.scatter = spread * self.class_counts.sum()
         yield
 
+    def explain_one(self, x: ArrayLike, n: int = 3) -> dict[str, Any]:
+        """The nearest prototypes: ``{"nearest": [{"class", "which": "all-time" or "fast", "distance"}]}``.
+
+        Distances are in within-class deviations over all features; of classes that were seen. O(C·D).
+        """
+        features = self._checked(x, 1)[None]
+        seen = np.flatnonzero(self.class_counts > 0)
+        found: list[dict[str, Any]] = [
+            {"class": int(c), "which": which, "distance": float(np.sqrt(squared[0, c]))}
+            for which, squared in zip(("all-time", "fast"), self._distances(features), strict=True)
+            for c in seen
+        ]
+        return {"nearest": sorted(found, key=lambda one: one["distance"])[: self._checked_n(n)]}
+
     def _predict(self, X: FloatArray) -> FloatArray:
+        logits = -np.minimum(*self._distances(X)) / (2 * np.float32(np.sqrt(self.n_features)))
+        return softmax(logits, self.class_counts > 0)
+
+    def _distances(self, X: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Squared distances to the all-time and to the fast prototypes, (n, C) each."""
         var = self.scatter / max(self.class_counts.sum(), 1.0)
         inv_var = (1.0 / np.maximum(var, 1e-6 * max(var.mean(), 1e-12))).astype(np.float32)
         scaled = X * np.sqrt(inv_var)
-        distances = [
-            _squared(scaled, means * np.sqrt(inv_var)) for means in (self.class_means, self.fast_means)
-        ]
-        logits = -np.minimum(*distances) / (2 * np.float32(np.sqrt(self.n_features)))
-        return softmax(logits, self.class_counts > 0)
+        by_scale = np.sqrt(inv_var)
+        return _squared(scaled, self.class_means * by_scale), _squared(scaled, self.fast_means * by_scale)
 
     def _learn(self, x: FloatArray, y: int) -> None:
         n = self.class_counts[y]
@@ -88,6 +109,16 @@ class PrototypeHead(Head):
         self.class_means[y] += deviation / np.float32(n + 1)
         self.fast_means[y] += np.float32(max(1 / (n + 1), self.fast_gain)) * (x - self.fast_means[y])
         self.scatter += (n / (n + 1)) * deviation.astype(np.float64) ** 2
+
+    def _merge(self, other: PrototypeHead) -> None:
+        remembered = (np.minimum(head.class_counts, 1 / self.fast_gain) for head in (self, other))
+        mine, theirs = remembered
+        fast_means, _ = merged_means(mine, self.fast_means, theirs, other.fast_means)
+        means, between = merged_means(
+            self.class_counts, self.class_means, other.class_counts, other.class_means
+        )
+        self.class_means, self.fast_means = means.astype(np.float32), fast_means.astype(np.float32)
+        self.scatter = self.scatter + other.scatter + (between**2).sum(axis=0)
 
     def _grow(self) -> None:
         row = np.zeros((1, self.n_features), dtype=np.float32)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from edge_cl.bundle import Prior
 from edge_cl.heads.base import Head, prior_weights, softmax
-from edge_cl.heads.linalg import shrunk_precision
+from edge_cl.heads.linalg import merged_means, shrunk_precision
 from edge_cl.records import FloatArray
 
 BLOCK = 16
@@ -38,6 +38,8 @@ class SldaHead(Head):
     """
 
     name: ClassVar[str] = "slda"
+    can_merge: ClassVar[bool] = True
+    can_forget: ClassVar[bool] = True
 
     def __init__(self, n_features: int, n_classes: int = 0, *, shrinkage: float = 0.01) -> None:
         super().__init__(n_features, n_classes)
@@ -99,6 +101,29 @@ class SldaHead(Head):
             if len(self._block) == BLOCK:
                 self._fold()
         self._set_row(y)
+
+    def _merge(self, other: SldaHead) -> None:
+        other._fold()
+        self._fold()
+        means, between = merged_means(
+            self.class_counts, self.class_means, other.class_counts, other.class_means
+        )
+        self.class_means = means.astype(np.float32)
+        self.scatter = (self.scatter + (other.scatter + between.T @ between)).astype(np.float32)
+        self._n_solved = -1.0
+
+    def _forget(self, x: FloatArray, y: int) -> None:
+        self._fold()
+        n = self.class_counts[y]
+        if n > 1:
+            self.class_means[y] -= ((x - self.class_means[y].astype(np.float64)) / (n - 1)).astype(np.float32)
+            deviation = x - self.class_means[y].astype(np.float64)
+            self.scatter -= (np.outer(deviation, deviation) * ((n - 1) / n)).astype(np.float32)
+        else:
+            self.class_means[y] = 0
+        if self.class_counts.sum() - 1 <= np.count_nonzero(self.class_counts) - (n == 1):
+            self.scatter.fill(0)  # one label a class is left: no spread, so no rounding either
+        self._n_solved = -1.0
 
     def _fold(self) -> None:
         if self._block:

@@ -98,6 +98,19 @@ class Reservoir:
         self._slots[y].append(slot)
         return True
 
+    def remove(self, x: FloatArray, y: int) -> bool:
+        """Drop one exemplar equal to x (n_features,) of class y, as if never offered; False: none is held.
+
+        Until something was dropped for want of room that is exact; from then on the class may hold one less.
+        """
+        stored = self._codec.encode(x[None])[0]
+        for slot in self._slots[y] if y < len(self._slots) else ():
+            if np.array_equal(self._rows[slot], stored):
+                self._n_seen[y] -= 1
+                self._remove(slot)
+                return True
+        return False
+
     def exemplars(self) -> tuple[FloatArray, NDArray[np.int64]]:
         """All exemplars, decoded: (n, D) float32 and (n,) classes."""
         return self._codec.decode(self._rows[: self.n]), self._labels[: self.n].astype(np.int64)

@@ -55,6 +55,22 @@ def test_resize_and_restore(labels, capacity, to, more):
         np.testing.assert_array_equal(a, b)
 
 
+@settings(max_examples=100, deadline=None)
+@given(labels=st.lists(st.integers(0, 3), min_size=1, max_size=40), which=st.integers(0, 39))
+def test_removing_leaves_all_others(labels, which):
+    reservoir = filled(labels, 40)
+    which %= len(labels)
+    x = np.full(D, which, dtype=np.float32)
+    assert not reservoir.remove(x, labels[which] + 1), "the label must match, too"
+    assert reservoir.remove(x, labels[which])
+    assert not reservoir.remove(x, labels[which])
+    X, y = reservoir.exemplars()
+    assert sorted(zip(X[:, 0], y, strict=True)) == [(k, c) for k, c in enumerate(labels) if k != which]
+    assert reservoir.holds_everything
+    reservoir.add(x, labels[which])
+    assert reservoir.class_counts == np.bincount(labels).tolist()
+
+
 def test_inside_a_class_every_time_is_kept_alike():
     kept = np.concatenate([filled([0] * 400, 40, seed=s).exemplars()[0][:, 0] for s in range(50)])
     quarters = np.histogram(kept, bins=4, range=(0, 400))[0] / len(kept)

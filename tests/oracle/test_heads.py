@@ -66,6 +66,29 @@ def test_kalman_equals_ridge_regression():
     np.testing.assert_allclose(head.mean, weights, atol=2e-4)
 
 
+def test_merging_and_unlearning_give_the_statistics_of_the_samples_that_remain():
+    X, y = World().draw(400)
+    for name, statistics in (("slda", ("class_means", "scatter")), ("kalman", ("mean", "cov"))):
+        whole, first, second = (heads.create(name, n_features=D, n_classes=3) for _ in range(3))
+        whole.learn_many(X, y)
+        first.learn_many(X[:100], y[:100])
+        second.learn_many(X[100:], y[100:])
+        first.merge(second)
+        for x, c in zip(X[300:], y[300:], strict=True):
+            first.forget_one(x, c)
+            whole.forget_one(x, c)
+        remaining = heads.create(name, n_features=D, n_classes=3)
+        remaining.learn_many(X[:300], y[:300])
+        if name == "slda":
+            remaining.shared_cov()  # takes in the last block
+        for attribute in statistics:
+            exact = getattr(remaining, attribute)
+            for head in (first, whole):
+                np.testing.assert_allclose(
+                    getattr(head, attribute), exact, atol=2e-4 * np.abs(exact).max(), err_msg=name
+                )
+
+
 def test_kalman_variance_shrinks_where_it_learned():
     head = heads.create("kalman", n_features=D, n_classes=3)
     X, y = World().draw(40)
@@ -146,6 +169,70 @@ def test_dual_is_right_about_now_and_about_ever():
     assert (head.predict_many(near(here, 50)).argmax(axis=1) == 1).mean() > 0.9
     assert (head.predict_many(near(there, 50)).argmax(axis=1) == 1).mean() == 1
     assert (head.predict_slow(near(here, 50)).argmax(axis=1) == 0).mean() > 0.9
+
+
+def test_knn_finds_the_neighbours_that_scikit_learn_finds():
+    neighbors = pytest.importorskip("sklearn.neighbors")
+    X, y = World().draw(300)
+    X = X * np.float32([1, 1000, 1e-3, 1, 1, 1]) + 500
+    head = heads.create("knn", n_features=D, n_classes=3, k=7)
+    head.learn_many(X, y)
+    means = np.stack([X[y == c].mean(axis=0, dtype=np.float64) for c in range(3)])
+    std = np.sqrt(((X - means[y]) ** 2).sum(axis=0) / (len(X) - 3))
+
+    def vote(distances):
+        return 1 / (distances**2 + (distances**2).mean(axis=1, keepdims=True))
+
+    queries = World(seed=5).draw(100)[0] * np.float32([1, 1000, 1e-3, 1, 1, 1]) + 500
+    batch = neighbors.KNeighborsClassifier(7, weights=vote).fit(X / std, y)
+    exact = (batch.predict_proba(queries / std) + 0.02 / 3) / 1.02
+    np.testing.assert_allclose(head.predict_many(queries), exact, atol=1e-3)
+
+
+def test_knn_memory_stays_within_its_bytes_and_keeps_rare_classes():
+    head = heads.create("knn", n_features=D, n_classes=3, memory_bytes=50 * (4 * D + 16))
+    X, y = World().draw(600)
+    common = (y != 2) | (np.arange(600) < 60)
+    before = head.nbytes
+    head.learn_many(X[common], y[common])
+    assert head.nbytes == before
+    assert min(head.memory.class_counts) >= 15
+    with pytest.raises(ValueError, match="no such exemplar of class 0 is held"):
+        head.forget_one(np.zeros(D), 0)
+
+
+def test_knn_too_small_for_one_exemplar_says_what_would_fit():
+    with pytest.raises(ValueError, match="memory_bytes is 10; allowed: a whole number from 40"):
+        heads.create("knn", n_features=D, n_classes=3, memory_bytes=10)
+
+
+def test_logistic_ends_near_the_batch_solution_of_scikit_learn():
+    linear_model = pytest.importorskip("sklearn.linear_model")
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(4000, 4)).astype(np.float32) * np.float32([1, 100, 1e-2, 1]) + 5
+    logits = (X - X.mean(axis=0)) / X.std(axis=0) @ rng.normal(size=(4, 3)) * 1.5
+    y = (logits + rng.gumbel(size=logits.shape)).argmax(axis=1)
+    head = heads.create("logistic", n_features=4, n_classes=3, prior_var=1.0)
+    head.learn_many(X, y)
+    z = (X - X.mean(axis=0)) / X.std(axis=0)
+    batch = linear_model.LogisticRegression(C=10.0).fit(z, y).predict_proba(z)
+    scores = head.predict_many(X)
+    assert np.abs(scores - batch).mean() < 0.02
+    surprise = [-np.log(p[np.arange(len(y)), y]).mean() for p in (scores, batch)]
+    assert surprise[0] < surprise[1] + 0.005
+
+
+def test_logistic_answers_alike_in_new_scales():
+    X, y = World().draw(400)
+    head = heads.create("logistic", n_features=D, n_classes=3)
+    head.learn_many(X, y)
+    near = 0.3 * X  # nothing is clipped in either scale
+    before = head.predict_many(near)
+    head.spread.scatter *= 1.5
+    cov = head.cov.copy()
+    head._rescale()
+    np.testing.assert_allclose(head.predict_many(near), before, atol=1e-5)
+    assert np.diagonal(head.cov)[1:].min() > np.diagonal(cov)[1:].min(), "uncertainty is rescaled, too"
 
 
 def test_a_constant_feature_does_not_explode_the_precision():
