@@ -113,9 +113,7 @@ class Head(abc.ABC):
             or number of classes. Which class is which is the caller's business.
         """
         if not self.can_merge:
-            raise ValueError(
-                f"head {self.name!r} cannot merge exactly; choose a head whose can_merge is true"
-            )
+            raise self._cannot("merge")
         for what in ("name", "n_features", "n_classes"):
             mine, theirs = getattr(self, what), getattr(other, what)
             if mine != theirs:
@@ -135,9 +133,7 @@ class Head(abc.ABC):
             that was never learned can be told.
         """
         if not self.can_forget:
-            raise ValueError(
-                f"head {self.name!r} cannot forget exactly; choose a head whose can_forget is true"
-            )
+            raise self._cannot("forget")
         features, c = self._checked(x, 1), self._checked_class(y)
         if self.class_counts[c] < 1:
             raise ValueError(f"class {c} has no label left to forget; it has {self.class_counts[c]:g}")
@@ -212,11 +208,14 @@ class Head(abc.ABC):
 
     def _merge(self, other: Any) -> None:
         """Everything but the class counts; only with `can_merge`."""
-        raise NotImplementedError(self.name)
+        raise self._cannot("merge")
 
     def _forget(self, x: FloatArray, y: int) -> None:
         """Everything but the class count; only with `can_forget`."""
-        raise NotImplementedError(self.name)
+        raise self._cannot("forget")
+
+    def _cannot(self, what: str) -> ValueError:
+        return ValueError(f"head {self.name!r} cannot {what} exactly; choose a head whose can_{what} is true")
 
     @abc.abstractmethod
     def _options(self) -> dict[str, Any]:
