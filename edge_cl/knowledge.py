@@ -98,7 +98,7 @@ class Knowledge:
         ledger.require("sleep", self._sleep_bytes())
         ledger.register("sleep", self._sleep_bytes)
         ledger.require("the smallest memory", self.memory.nbytes)
-        row, asleep = Reservoir.row_bytes(n_features), 4 * n_features + 8
+        row, asleep = Reservoir.row_bytes(n_features), _decoded_row_bytes(n_features)
         spare = ledger.free_bytes + self._sleep_bytes() - self.head.nbytes
         self.memory.resize(min(spare * row // (row + asleep), MAX_MEMORY_BYTES))
         ledger.register("memory", lambda: self.memory.nbytes)
@@ -109,7 +109,7 @@ class Knowledge:
     def _sleep_bytes(self) -> int:
         """What a sleep holds besides: the candidate head and the exemplars it rehearses, decoded."""
         rehearsed = min(self.memory.rehearsed.capacity, MAX_EXEMPLARS) + self.memory.held_back.capacity
-        return self.head.nbytes + rehearsed * (4 * self.head.n_features + 8)
+        return self.head.nbytes + rehearsed * _decoded_row_bytes(self.head.n_features)
 
     def _begin(self) -> None:
         prior = self._prior
@@ -293,7 +293,7 @@ class Knowledge:
     def _fit_budget(self) -> None:
         """After a restore under a smaller budget than then: the memory gives what is over."""
         row = Reservoir.row_bytes(self.head.n_features)
-        asleep = 4 * self.head.n_features + 8
+        asleep = _decoded_row_bytes(self.head.n_features)
         while (over := -self._ledger.free_bytes) > 0:
             left = self.memory.nbytes - max(over * row // (row + asleep), row)
             if left < row * max(2 * self.head.n_classes, 16):
@@ -302,3 +302,8 @@ class Knowledge:
                     f"{self._ledger.capacity_bytes:,}; raise budget.ram_mb"
                 )
             self.memory.resize(left)
+
+
+def _decoded_row_bytes(n_features: int) -> int:
+    """What a sleep holds of one exemplar: its feature as float32, and its class."""
+    return 4 * n_features + 8
