@@ -1,4 +1,4 @@
-"""The heads alone: what one label costs. ``python -m bench.heads [--quick] [--json FILE]``.
+"""The heads alone: what one label costs. ``python -m bench.heads [--quick] [--head NAME] [--json FILE]``.
 
 For every head, number of features D and number of classes C, on one thread:
 
@@ -65,16 +65,23 @@ COST_TARGETS = {"dual": (400.0, 12e6), "lean": (120.0, 3e6)}
 
 
 def measure(
-    *, features: tuple[int, ...], classes: tuple[int, ...], n_chunks: int, n_steps: int
+    *,
+    features: tuple[int, ...],
+    classes: tuple[int, ...],
+    n_chunks: int,
+    n_steps: int,
+    names: tuple[str, ...] = tuple(heads.HEADS),
 ) -> dict[str, Any]:
-    """All figures, flat."""
+    """All figures of the heads named, flat."""
     figures: dict[str, Any] = {}
     for n_features in features:
         for n_classes in classes:
-            for name in heads.HEADS:
+            for name in names:
                 key = f"{name}_d{n_features}_c{n_classes}_"
                 figures |= _prefixed(key, one_sample(name, n_features, n_classes, n_chunks=n_chunks))
-    figures |= many(n_chunks=n_chunks)
+    figures |= many(n_chunks=n_chunks, names=names)
+    if "dual" not in names:
+        return figures
     figures |= _prefixed("dual_", step_cost(n_steps=n_steps))
     return figures | _prefixed("lean_", step_cost(n_steps=n_steps, lift=512))
 
@@ -103,7 +110,7 @@ def one_sample(name: str, n_features: int, n_classes: int, *, n_chunks: int) -> 
     }
 
 
-def many(*, n_chunks: int) -> dict[str, float]:
+def many(*, n_chunks: int, names: tuple[str, ...]) -> dict[str, float]:
     """GFLOP/s of `learn_many`, 64 samples of 512 features, against sgemm of the same shape.
 
     Counted is what an exact block update needs: for `kalman` and `dual` (d inputs of the regression, n
@@ -116,7 +123,7 @@ def many(*, n_chunks: int) -> dict[str, float]:
     gemm_us = np.median([_us_per_row(lambda _: P @ X.T, range(1)) for _ in range(5 * n_chunks)])
     sgemm = float(2 * BATCH_D**2 * BATCH / gemm_us / 1e3)
     figures = {"sgemm_gflop_per_s": round(sgemm, 2)}
-    for name in MANY_HEADS:
+    for name in (name for name in MANY_HEADS if name in names):
         us, flop = _learn_many(name, n_batches=max(n_chunks // 4, 3))
         figures |= {
             f"{name}_many_gflop_per_s": round(flop / us / 1e3, 2),
@@ -203,10 +210,12 @@ def show(figures: dict[str, Any]) -> None:
         row = "".join(f"{figures[f'{key}_{column}']:>15,}" for column in COLUMNS)
         print(f"{key:21s}{row}{_verdict(key, figures)}")
     print(f"\nlearn_many, {BATCH} × {BATCH_D}: sgemm {figures['sgemm_gflop_per_s']} GFLOP/s")
-    for name in MANY_HEADS:
+    for name in (name for name in MANY_HEADS if f"{name}_many_of_sgemm" in figures):
         rate, share, us = (figures[f"{name}_many_{k}"] for k in ("gflop_per_s", "of_sgemm", "us_per_sample"))
         missed = "" if share >= 0.5 else "   target ≥ 50 %  MISSED"
         print(f"  {name:8s}{rate:8.2f} GFLOP/s, {share:.0%}, {us:,} µs a sample{missed}")
+    if "dual_nbytes" not in figures:
+        return
     print("\npredict + learn, D = 128, C = 10")
     for name, (most_us, most_bytes) in COST_TARGETS.items():
         cost = {key: figures[f"{name}_{key}"] for key in COSTS}
@@ -232,11 +241,13 @@ def main() -> None:
     """Measure on one thread, in a new process so that the setting takes; show; save."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer sizes, some seconds")
+    parser.add_argument("--head", action="append", choices=list(heads.HEADS), help="only this; repeatable")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to a file")
     arguments = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        figures = pool.apply(measure, (), QUICK if arguments.quick else FULL)
+        names = tuple(arguments.head or heads.HEADS)
+        figures = pool.apply(measure, (), (QUICK if arguments.quick else FULL) | {"names": names})
     versions = {name: metadata.version(name) for name in ("edge-cl", "numpy")}
     versions |= {"python": platform.python_version(), "machine": platform.machine()}
     figures |= {"versions": versions, "cpu_count": os.cpu_count(), "quick": arguments.quick}

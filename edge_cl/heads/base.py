@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import math
 from collections.abc import Iterator
 from typing import Any, ClassVar, Self
 
@@ -93,13 +94,13 @@ class Head(abc.ABC):
         self._learn(self._checked(x, 1), self._checked_class(y))
 
     def learn_many(self, X: ArrayLike, y: ArrayLike) -> None:
-        """Learn samples in order: X (n, D), y (n,). Equal to `learn_one` on each."""
+        """Learn samples in order: X (n, D), y (n,). Equal to `learn_one` on each up to rounding."""
         features, classes = self._checked(X, 2), np.asarray(y)
         if classes.shape != (len(features),):
             raise ValueError(f"y has shape {classes.shape}, X has {len(features)} rows")
         checked = [self._checked_class(c) for c in classes]
-        for x, c in zip(features, checked, strict=True):
-            self._learn(x, c)
+        if checked:
+            self._learn_many(features, np.array(checked))
 
     def merge(self, other: Head) -> None:
         """Take in all that `other` learned, as if it had been learned here; `other` stays as it is.
@@ -141,14 +142,14 @@ class Head(abc.ABC):
         self.class_counts[c] -= 1
 
     def explain_one(self, x: ArrayLike, n: int = 3) -> dict[str, Any]:
-        """What at most n things nearest to x (D,) the answer rests on; see the head for what they are.
+        """What the answer at x (D,) rests on: at most n things nearest to it, or how sure it is.
 
         Raises
         ------
         ValueError
-            When the head answers from weights alone: ``prototype`` and ``knn`` can explain.
+            When the head has neither: ``prototype``, ``knn`` and ``kalman`` can explain.
         """
-        raise ValueError(f"head {self.name!r} cannot explain an answer; prototype and knn can")
+        raise ValueError(f"head {self.name!r} cannot explain an answer; prototype, knn and kalman can")
 
     def _checked_n(self, n: int) -> int:
         if not isinstance(n, int) or n < 1:
@@ -201,6 +202,11 @@ class Head(abc.ABC):
 
     @abc.abstractmethod
     def _learn(self, x: FloatArray, y: int) -> None: ...
+
+    def _learn_many(self, X: FloatArray, y: NDArray[np.int64]) -> None:
+        """Learn at least one sample; a head that has a faster way than one by one overrides this."""
+        for x, c in zip(X, y.tolist(), strict=True):
+            self._learn(x, c)
 
     @abc.abstractmethod
     def _grow(self) -> None:
@@ -265,17 +271,21 @@ class Head(abc.ABC):
         return twin
 
     def _checked(self, x: ArrayLike, ndim: int) -> FloatArray:
-        with np.errstate(over="ignore"):  # an overflow is refused below, as infinite
-            array = np.asarray(x, dtype=np.float32)
+        if isinstance(x, np.ndarray) and x.dtype == np.float32:
+            array = np.ascontiguousarray(x) if x.ndim else x
+        else:
+            with np.errstate(over="ignore"):  # an overflow is refused below, as infinite
+                array = np.asarray(x, dtype=np.float32, order="C")
         if array.ndim != ndim or array.shape[-1] != self.n_features:
             want = f"({self.n_features},)" if ndim == 1 else f"(n, {self.n_features})"
             raise ValueError(f"features have shape {np.shape(x)}, should be {want}")
-        if not np.isfinite(array).all():
+        # squares may overflow where features do not, so only a finite sum is an answer
+        if not math.isfinite(np.vdot(array, array)) and not np.isfinite(array).all():
             raise ValueError("features are not all finite float32 values; drop the reading")
-        return np.ascontiguousarray(array)
+        return array
 
     def _checked_class(self, y: Any) -> int:
-        if isinstance(y, bool | np.bool_) or not isinstance(y, int | np.integer):
+        if type(y) is not int and (isinstance(y, bool | np.bool_) or not isinstance(y, int | np.integer)):
             raise TypeError(f"a class is an integer index, found {type(y).__name__}")
         if not 0 <= y < self.n_classes:
             raise ValueError(

@@ -131,8 +131,12 @@ class SharedFilter:
             var += np.float32(self._lift) * np.einsum("nd,nd->n", design, design)
         return var
 
-    def learn_one(self, x: FloatArray, target: FloatArray) -> FloatArray:
+    def learn_one(self, x: FloatArray, target: FloatArray, inflation: FloatArray | None = None) -> FloatArray:
         """Learn one sample: x (d,), target (C,), float32.
+
+        With `inflation` v (C,), at least 1, the weights of output c have covariance v_c P: their gain is that
+        of this covariance, and v becomes, in place, what keeps their variance along x right, while P itself
+        goes on as with v = 1.
 
         Returns
         -------
@@ -159,10 +163,15 @@ class SharedFilter:
         if not 0 < innovation_var < math.inf:
             raise NumericalError(f"innovation variance is {innovation_var}; should be above 0 and finite")
         innovation: FloatArray = target - outputs
+        correction = innovation
+        if inflation is not None:
+            gain = innovation_var / (inflation * (innovation_var - self.obs_noise_var) + self.obs_noise_var)
+            inflation *= gain
+            correction = innovation * inflation
         k = self.n_updates % PENDING
         update = self._updates[k]
         np.multiply(projected, 1 / math.sqrt(innovation_var * self._scale), out=update[:d])
-        np.multiply(innovation, -math.sqrt(self._scale / innovation_var) / self._mean_scale, out=update[d:])
+        np.multiply(correction, -math.sqrt(self._scale / innovation_var) / self._mean_scale, out=update[d:])
         self._unfolded[k] = update[:d]
         self.n_updates += 1
         self._fold_some(k)
@@ -201,6 +210,42 @@ class SharedFilter:
         self.n_updates += len(design)
         if crossed:
             lift_floor(self._cov, FLOOR)
+
+    def unlearn_one(self, x: FloatArray, target: FloatArray) -> None:
+        """Take back a sample that was learned: x (d,), target (C,).
+
+        Raises
+        ------
+        ValueError
+            When it cannot have been learned: the leverage of a learned sample is below 1.
+        """
+        self._settle()
+        row = x @ self._belief
+        left = self.obs_noise_var - float(np.dot(row[: len(x)], x))
+        if not left > 0:
+            raise ValueError("this sample was never learned: it would tell more than all that was")
+        row[len(x) :] -= target
+        self._belief += np.outer(row[: len(x)] / left, row)
+
+    def information(self) -> tuple[FloatArray, FloatArray]:
+        """What the samples add to a fresh start, in float64: P⁻¹ − I (d, d) and P⁻¹ M (d, C). O(d³).
+
+        Of all samples these are Σ x xᵀ / r and Σ x targetᵀ / r, so those of two filters add up.
+        """
+        precision = np.linalg.inv(self.cov().astype(np.float64))
+        targets = precision @ self.mean()
+        precision[np.diag_indices_from(precision)] -= 1
+        return (precision + precision.T) / 2, targets
+
+    def start_from(self, information: FloatArray, targets: FloatArray, *, n_updates: int) -> None:
+        """Take over the belief that has this `information`, as if after so many samples. O(d³)."""
+        start = np.eye(len(information))
+        cov = np.linalg.inv(start + information)
+        if not (np.diagonal(cov) > 0).all() or np.diagonal(cov).max() > 1 + 1e-3:
+            # samples take no information away: what is below 0 is rounding, made large by a change of scale
+            values, vectors = np.linalg.eigh(information)
+            cov = np.linalg.inv(start + (vectors * np.maximum(values, 0)) @ vectors.T)
+        self.start(cov @ targets, cov, n_updates=n_updates)
 
     def relax(self, gamma: float) -> None:
         """Let the weights drift before the next sample: M ← γ M, P ← γ² P + (1 − γ²) I, γ in (0, 1].
@@ -294,5 +339,6 @@ class SharedFilter:
     def _settle(self) -> None:
         """Fold everything in, now."""
         self._absorb()
-        for rows in self._rows:
-            self._fold(rows)
+        if self._unfolded.any():
+            for rows in self._rows:
+                self._fold(rows)

@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from edge_cl.bundle import Prior
 from edge_cl.heads.base import Head, prior_weights, softmax
-from edge_cl.heads.linalg import condition_on_block, lift_floor
-from edge_cl.heads.standardise import Standardiser
+from edge_cl.heads.filter import SharedFilter
+from edge_cl.heads.standardise import RunningMoments, ScaleChange, Standardiser
 from edge_cl.records import FloatArray
 
 WARM_UP = 32
-"""Labels kept as they are until the features' scale is known; then the filter takes over."""
-FLOOR, FLOOR_EVERY = 1e-8, 512
-"""Added to every variance once per so many labels, against rounding; at 1e-6 it forgets (kalman, sorted
-gas: 97 → 81 %)."""
+"""Labels kept as they are until the features' scale is known; after it, labels between looks at the scale."""
+MOVED, GROWN = 4.0, 1.25
+"""The scale is taken anew when a feature's mean has moved by so many standard deviations, or its standard
+deviation by a factor of so much more than 1, and there are so many times the labels of last time. 1, 2 and
+4 are alike (insects, elec2, outdoor); at 4 a steady stream keeps its scale."""
 SHARPNESS = 8.0
 """Regression outputs in about [0, 1] times this are the logits."""
-TRACE_CAP = 4.0
-"""The mean variance never exceeds this many times its start: forgetting cannot wind up."""
+START_DRIFT, MOST_DRIFT = 1e-4, 0.1
+DRIFT_RATE = 1e-3
+"""Step of the learned drift. Now on insects and elec2: 78.5 and 90.0 %; at 0.1 it is 75.8 and 90.7 %."""
 
 
 class KalmanHead(Head):
@@ -36,18 +39,32 @@ class KalmanHead(Head):
     obs_noise_var
         Variance of a one-hot target around its regression, above 0.
     forgetting
-        In (0, 1]; 1 never forgets (equal to batch ridge). Below 1 the covariance grows by 1/forgetting
-        per label, bounded. It forgets classes that are not seen: 0.999 lost 60 points of retention on a
-        drifting gas sensor, so the default is 1.
+        γ in (0, 1]; 1 never forgets and equals batch ridge. Below 1 the weights drift before every label,
+        w ← γ w and P ← γ² P + (1 − γ²) I. It is the best head about now and forgets what it does not see:
+        insects 54 → 69 % now, 57 → 18 % ever at 0.999. "learned" follows the likelihood of the labels,
+        one natural-gradient step for each.
+    drift_to
+        What weights drift to: "zero", or "prior" for the weights that `warm_start` gave.
+    clock
+        "label": every label lets all classes drift. "class": a label lets its own class drift alone, by
+        dividing that class's variance by γ²; its weights stay. A class not seen keeps its certainty, and the
+        choice of γ trades now against ever without the collapse: insects at 0.99 is 65 % now, 46 % ever.
 
     Notes
     -----
-    d = D + 1. O(d² + C·d) per label, O(C·d) per prediction, 4·(d² + C·d) bytes. Source: Titsias et al.,
-    Kalman filter for online classification of non-stationary data (2024), with exponential instead of
-    isotropic forgetting.
+    d = D + 1, C classes; the scale of features is followed at O(d³) whenever it has moved far.
+
+    ================================  ===========================  ==========================================
+    learn one                         O(d² + C·d)                  one pass over P and M, see `SharedFilter`
+    learn n at once, forgetting = 1   O(n·d² + n·C·d)              matrix products
+    forgetting = "learned"            one more pass over P and M
+    predict                           O(C·d)
+    memory, bytes                     4·(d² + C·d)                 and 4·32·(3·d + C) for recent labels
+    ================================  ===========================  ==========================================
 
     With forgetting = 1 it merges and unlearns, exactly but for float32 and features beyond the clip of the
-    standardiser, whose scales stay as they are.
+    standardiser. Source: Titsias et al., Kalman filter for online classification of non-stationary data
+    (2024); the clock of classes is our own.
     """
 
     name: ClassVar[str] = "kalman"
@@ -55,53 +72,104 @@ class KalmanHead(Head):
     can_forget: ClassVar[bool] = True
 
     def __init__(
-        self, n_features: int, n_classes: int = 0, *, obs_noise_var: float = 0.1, forgetting: float = 1.0
+        self,
+        n_features: int,
+        n_classes: int = 0,
+        *,
+        obs_noise_var: float = 0.1,
+        forgetting: float | Literal["learned"] = 1.0,
+        drift_to: Literal["zero", "prior"] = "zero",
+        clock: Literal["label", "class"] = "label",
     ) -> None:
         super().__init__(n_features, n_classes)
-        if not obs_noise_var > 0 or not 0 < forgetting <= 1:
+        given = forgetting if forgetting != "learned" else 1.0
+        if isinstance(given, str) or not 0 < given <= 1:
+            raise ValueError(f'forgetting is {forgetting!r}; allowed: in (0, 1], or "learned"')
+        if drift_to not in ("zero", "prior") or clock not in ("label", "class"):
             raise ValueError(
-                f"obs_noise_var is {obs_noise_var}, forgetting {forgetting}; allowed: above 0, and in (0, 1]"
+                f"drift_to is {drift_to!r}, clock {clock!r}; allowed: zero or prior, label or class"
             )
+        if clock == "class" and (forgetting == "learned" or drift_to == "prior"):
+            raise ValueError("clock = 'class' needs forgetting to be a number, and drift_to = 'zero'")
         self.obs_noise_var, self.forgetting = obs_noise_var, forgetting
+        self.drift_to, self.clock = drift_to, clock
+        d = n_features + 1
+        self.filter = SharedFilter(d, n_classes, obs_noise_var=obs_noise_var)
         self.standardise = Standardiser(n_features)
-        self.mean = np.zeros((n_features + 1, n_classes), dtype=np.float32)
-        self.cov = np.eye(n_features + 1, dtype=np.float32)
-        self._warm_up: list[tuple[FloatArray, int]] = []
-        self._n_updates = 0
+        self.moments = RunningMoments(n_features)
+        self.drift = START_DRIFT if forgetting == "learned" else -2 * math.log(given)
+        """δ in γ = exp(−δ / 2)."""
+        self.inflation = np.ones(n_classes, dtype=np.float32)
+        """(C,) variance of each class's weights over the shared one; 1 but with the clock of classes."""
+        self.centre = np.zeros((d if drift_to == "prior" else 0, n_classes), dtype=np.float32)
+        """(d, C) weights to drift to, around which the filter holds deviations; no rows for zero."""
+        self._recent = np.zeros((WARM_UP, n_features), dtype=np.float32)
+        self._warm_up: list[int] = []
+        self._n_updates, self._scaled_at = 0, 0.0
+        self._row = np.ones(d, dtype=np.float32)
+
+    @property
+    def mean(self) -> FloatArray:
+        """Weights (d, C) of a one and the standardised features, a copy."""
+        mean = self.filter.mean()
+        return mean + self.centre if len(self.centre) else mean
+
+    @property
+    def cov(self) -> FloatArray:
+        """Their covariance (d, d), a copy."""
+        return self.filter.cov()
 
     @property
     def nbytes(self) -> int:
         """Bytes held."""
-        warm_up = len(self._warm_up) * (4 * self.n_features + 100)
-        return self.mean.nbytes + self.cov.nbytes + self.standardise.nbytes + warm_up
-
-    def score_var(self, x: FloatArray) -> float:
-        """Predictive variance of the class scores at x (D,): large where little was learned."""
-        design = self._design(self._checked(x, 1)[None])[0]
-        return float(design @ self.cov @ design) + self.obs_noise_var
+        arrays = (self._recent, self.inflation, self.centre, self._row)
+        return sum(part.nbytes for part in (self.filter, self.standardise, self.moments, *arrays))
 
     @property
     def bytes_per_class(self) -> int:
         """Bytes that one more class costs."""
-        return 4 * (self.n_features + 1) + 8
+        return self.filter.bytes_per_output + 4 * (1 + len(self.centre)) + 8
+
+    def score_var(self, x: ArrayLike) -> float:
+        """Predictive variance of the class scores at x (D,): large where little was learned."""
+        return float(self.filter.var(self._design(self._checked(x, 1)[None]))[0]) + self.obs_noise_var
+
+    def explain_one(self, x: ArrayLike, n: int = 3) -> dict[str, Any]:
+        """How sure the scores at x (D,) are; there is nothing to list, so `n` is of no account.
+
+        Returns
+        -------
+        ``score_var``, the predictive variance of a class score, and ``of_prior`` in [0, 1], the part of the
+        variance before any label that is left: near 0 the labels tell, near 1 nothing like x was learned.
+        """
+        self._checked_n(n)
+        design = self._design(self._checked(x, 1)[None])[0]
+        var = float(self.filter.var(design[None])[0])
+        return {
+            "score_var": var + self.obs_noise_var,
+            "of_prior": min(max(var / float(design @ design), 0.0), 1.0),
+        }
 
     def warm_start(self, prior: Prior, *, strength: float) -> None:
         """Condition on the prior's class means and covariance as `strength` labels per class."""
         self.class_counts = prior_weights(prior, strength)
-        weights = self.class_counts / max(self.class_counts.sum(), 1.0)
+        known = self.class_counts.sum()
+        weights = self.class_counts / max(known, 1.0)
         centre = weights @ prior.class_means
         spread = np.diagonal(prior.shared_cov) + weights @ (prior.class_means - centre) ** 2
         self.standardise.set_moments(centre, spread)
+        self.moments.combine(known, centre, spread * known)
         means = self._design(prior.class_means.astype(np.float32)).astype(np.float64)
         scale = np.append(0.0, self.standardise.inv_std.astype(np.float64))
-        within = np.zeros_like(self.cov, dtype=np.float64)
+        within = np.zeros((len(scale), len(scale)))
         within[1:, 1:] = prior.shared_cov
-        within *= scale[:, None] * scale[None, :]
-        moments = within * self.class_counts.sum() + (means.T * self.class_counts) @ means
-        cov = np.linalg.inv(moments / self.obs_noise_var + np.eye(len(moments)))
-        self.cov = cov.astype(np.float32)
-        self.mean = (cov @ (means.T * self.class_counts) / self.obs_noise_var).astype(np.float32)
-        self._n_updates = WARM_UP
+        information = within * scale[:, None] * scale * known + (means.T * self.class_counts) @ means
+        targets = means.T * self.class_counts / self.obs_noise_var
+        self.filter.start_from(information / self.obs_noise_var, targets, n_updates=0)
+        if len(self.centre):
+            self.centre = self.filter.mean()
+            self.filter.start(np.zeros_like(self.centre), self.filter.cov())
+        self._n_updates, self._scaled_at = WARM_UP, float(known)
 
     def rehearse(self, X: FloatArray, y: NDArray[np.int64]) -> Iterator[None]:
         """One more pass over the exemplars, all classes alike."""
@@ -110,22 +178,61 @@ class KalmanHead(Head):
             yield
 
     def _predict(self, X: FloatArray) -> FloatArray:
-        return softmax(SHARPNESS * (self._design(X) @ self.mean), self.class_counts > 0)
+        design = self._design(X)
+        outputs = self.filter.predict(design)
+        if len(self.centre):
+            outputs += design @ self.centre
+        return softmax(SHARPNESS * outputs, self.class_counts > 0)
 
     def _learn(self, x: FloatArray, y: int) -> None:
         self.class_counts[y] += 1
+        self._recent[self._n_updates % WARM_UP] = x
         self._n_updates += 1
         if self._n_updates <= WARM_UP:
-            self._warm_up.append((x, y))
+            self._warm_up.append(y)
             self._restart()
-            if self._n_updates == WARM_UP:
-                self._warm_up.clear()
+        else:
+            row = self._row
+            self.standardise.into(x, row[1:])
+            target = np.zeros(self.n_classes, dtype=np.float32)
+            target[y] = 1
+            self._condition_one(row, target, y)
+        if self._n_updates % WARM_UP == 0:
+            self._look_at_scale()
+
+    def _condition_one(self, row: FloatArray, target: FloatArray, y: int) -> None:
+        if len(self.centre):
+            target -= row @ self.centre
+        if self.forgetting == "learned":
+            var, outputs = float(self.filter.var(row[None])[0]), self.filter.predict_one(row)
+            square = float(row @ row)
+            first, expected = drift_gradient(self.drift, var, square, outputs, target, self.obs_noise_var)
+            step = DRIFT_RATE * first / max(expected, 1e-12)
+            self.drift = min(max(self.drift + step, 0.0), MOST_DRIFT)
+        if self.clock == "class":
+            self.inflation[y] *= math.exp(self.drift)
+            self.filter.learn_one(row, target, self.inflation)
             return
-        if self.forgetting < 1:
-            self._inflate()
-        self._condition(x[None], np.array([y]))
-        if self._n_updates % FLOOR_EVERY == 0:
-            lift_floor(self.cov, FLOOR)
+        if self.drift > 0:
+            self.filter.relax(math.exp(-self.drift / 2))
+        self.filter.learn_one(row, target)
+
+    def _learn_many(self, X: FloatArray, y: NDArray[np.int64]) -> None:
+        """In blocks of at most 32, between looks at the scale; with forgetting one by one."""
+        while len(X):
+            if self.forgetting != 1 or self._n_updates < WARM_UP:
+                n = 1
+                self._learn(X[0], int(y[0]))
+            else:
+                seat = self._n_updates % WARM_UP
+                n = min(WARM_UP - seat, len(X))
+                self._condition(X[:n], y[:n])
+                self.class_counts += np.bincount(y[:n], minlength=self.n_classes)
+                self._recent[seat : seat + n] = X[:n]
+                self._n_updates += n
+                if self._n_updates % WARM_UP == 0:
+                    self._look_at_scale()
+            X, y = X[n:], y[n:]
 
     def merge(self, other: Head) -> None:
         """As `Head.merge`; refused with forgetting below 1, where the order of labels matters."""
@@ -135,36 +242,28 @@ class KalmanHead(Head):
     def _merge(self, other: KalmanHead) -> None:
         """Add the information of the other's labels, in this head's scales; few labels are just learned."""
         counts = self.class_counts.copy()
+        few: list[tuple[FloatArray, int]] = []
         if self._n_updates < WARM_UP <= other._n_updates:
-            few, self._warm_up = self._warm_up, []
-            self.mean, self.cov = other.mean.copy(), other.cov.copy()
-            self.standardise.mean = other.standardise.mean.copy()
-            self.standardise.inv_std = other.standardise.inv_std.copy()
-            self._n_updates = other._n_updates
+            few = self._few()
+            prior, seen = self.prior, self.class_counts
+            self.__dict__.update(other.copy().__dict__)
+            self.prior, self.class_counts = prior, seen
         elif other._n_updates < WARM_UP:
-            few = list(other._warm_up)
+            few = other._few()
         else:
-            few = []
-            self._add_information(other)
+            change = ScaleChange(other.standardise, self.standardise)
+            mine, theirs = self.filter.information(), other.filter.information()
+            information = mine[0] + change.information(theirs[0])
+            n_updates = self.filter.n_updates + other.filter.n_updates
+            self.filter.start_from(information, mine[1] + change.targets(theirs[1]), n_updates=n_updates)
+            self.moments.combine(other.moments.count, other.moments.mean, other.moments.scatter)
         for x, y in few:
             self._learn(x, y)
-        self.class_counts = counts
+        self.class_counts = counts  # the caller adds the other's
 
-    def _add_information(self, other: KalmanHead) -> None:
-        information = np.linalg.inv(self.cov.astype(np.float64))
-        learned = np.linalg.inv(other.cov.astype(np.float64))
-        targets = information @ self.mean + self._from(other) @ (learned @ other.mean)
-        learned[np.diag_indices_from(learned)] -= 1  # the start, which this head has already
-        cov = np.linalg.inv(information + self._from(other) @ learned @ self._from(other).T)
-        self.mean, self.cov = (cov @ targets).astype(np.float32), cov.astype(np.float32)
-
-    def _from(self, other: KalmanHead) -> NDArray[np.float64]:
-        """(d, d) matrix that turns the other's design vector into this head's, where nothing was clipped."""
-        mine, theirs = self.standardise, other.standardise
-        ratio = mine.inv_std.astype(np.float64) / theirs.inv_std
-        change = np.diag(np.append(1.0, ratio))
-        change[1:, 0] = (theirs.mean.astype(np.float64) - mine.mean) * mine.inv_std
-        return change
+    def _few(self) -> list[tuple[FloatArray, int]]:
+        """The samples of the warm-up."""
+        return list(zip(self._recent.copy(), self._warm_up, strict=False))
 
     def forget_one(self, x: ArrayLike, y: int) -> None:
         """As `Head.forget_one`; refused with forgetting below 1, where the label has faded already."""
@@ -172,79 +271,139 @@ class KalmanHead(Head):
         super().forget_one(x, y)
 
     def _forget(self, x: FloatArray, y: int) -> None:
-        if self._warm_up:
-            self._drop_from_warm_up(x, y)
+        same = (self._recent == x).all(axis=1)
+        if self._n_updates < WARM_UP:
+            found = [k for k, c in enumerate(self._warm_up) if c == y and same[k]]
+            if not found:
+                raise ValueError(f"this sample of class {y} was never learned")
+            left = np.delete(self._recent, found[0], axis=0)
+            self._recent = np.concatenate([left, np.zeros_like(x)[None]])
+            del self._warm_up[found[0]]
+            self._n_updates -= 1
+            self._restart()
             return
-        design = self._design(x[None])[0].astype(np.float64)
-        projected = self.cov @ design
-        left = self.obs_noise_var - float(design @ projected)
-        if left <= 0:  # a learned sample's leverage is below 1
-            raise ValueError(
-                f"this sample of class {y} was never learned: it would tell more than all labels"
-            )
-        target = np.eye(self.n_classes)[y]
-        gain = projected / left
-        self.mean = (self.mean - np.outer(gain, target - design @ self.mean)).astype(np.float32)
-        self.cov = (self.cov + np.outer(gain, projected)).astype(np.float32)
-
-    def _drop_from_warm_up(self, x: FloatArray, y: int) -> None:
-        for k, (known, c) in enumerate(self._warm_up):
-            if c == y and np.array_equal(known, x):
-                del self._warm_up[k]
-                self._n_updates -= 1
-                self._restart()
-                return
-        raise ValueError(f"this sample of class {y} was never learned")
+        target = np.eye(self.n_classes, dtype=np.float32)[y]
+        self.filter.unlearn_one(self._design(x[None])[0], target)
+        self._recent[same] = self.moments.mean  # no trace, and no say in the scale
 
     def _refuse_forgetting(self, what: str) -> None:
-        if self.forgetting < 1:
+        if self.forgetting != 1:
             raise ValueError(f"{what} needs forgetting = 1, found {self.forgetting}: old labels have faded")
 
     def _restart(self) -> None:
         """Fit the few samples so far afresh, with the scale that they show."""
-        X = np.array([x for x, _ in self._warm_up]).reshape(-1, self.n_features)
+        X, y = self._recent[: len(self._warm_up)], np.array(self._warm_up, dtype=np.int64)
         if not len(X):
             self.standardise = Standardiser(self.n_features)
         elif len(X) > 1:
             self.standardise.refit(X)
         else:
             self.standardise.set_moments(X[0], np.maximum(X[0] ** 2, 1e-12))
-        self.mean = np.zeros((self.n_features + 1, self.n_classes), dtype=np.float32)
-        self.cov = np.eye(self.n_features + 1, dtype=np.float32)
-        self._condition(X, np.array([y for _, y in self._warm_up], dtype=np.int64))
+        d = self.n_features + 1
+        self.filter.start(np.zeros((d, self.n_classes), np.float32), np.eye(d, dtype=np.float32))
+        if len(X):
+            self._condition(X, y)
 
     def _condition(self, X: FloatArray, y: NDArray[np.int64]) -> None:
-        targets = np.eye(self.n_classes, dtype=np.float32)[y]
-        condition_on_block(self.mean, self.cov, self._design(X), targets, self.obs_noise_var)
+        design, targets = self._design(X), np.eye(self.n_classes, dtype=np.float32)[y]
+        if len(self.centre):
+            targets -= design @ self.centre
+        self.filter.learn_block(design, targets)
 
-    def _inflate(self) -> None:
-        """Exponential forgetting: every direction's variance grows alike, up to a cap on the mean."""
-        if np.trace(self.cov) < TRACE_CAP * len(self.cov):
-            self.cov /= np.float32(self.forgetting)
+    def _look_at_scale(self) -> None:
+        """Count the last 32 features in; if that moved the scale far, say the belief anew in the new one."""
+        self.moments.add(self._recent)
+        if self._warm_up:
+            self._warm_up, self._scaled_at = [], self.moments.count
+        if self.moments.count < GROWN * self._scaled_at:
+            return
+        old, new = self.standardise, Standardiser(self.n_features)
+        new.set_moments(self.moments.mean, self.moments.var)
+        step = np.abs(new.mean - old.mean) * np.minimum(new.inv_std, old.inv_std)
+        ratio = new.inv_std / old.inv_std
+        if max(step.max(), ratio.max() - 1, 1 / ratio.min() - 1) <= MOVED:
+            return
+        change = ScaleChange(old, new)
+        information, targets = self.filter.information()
+        self.filter.start_from(
+            change.information(information), change.targets(targets), n_updates=self.filter.n_updates
+        )
+        if len(self.centre):
+            self.centre = change.weights(self.centre).astype(np.float32)
+        self.standardise, self._scaled_at = new, self.moments.count
 
     def _design(self, X: FloatArray) -> FloatArray:
         """(n, D) → (n, D + 1): a one, then the standardised features."""
         return np.concatenate([np.ones((len(X), 1), dtype=np.float32), self.standardise(X)], axis=1)
 
     def _grow(self) -> None:
-        self.mean = np.concatenate([self.mean, np.zeros((len(self.mean), 1), dtype=np.float32)], axis=1)
+        self.filter.grow()
+        self.inflation = np.append(self.inflation, np.float32(1))
+        self.centre = np.pad(self.centre, ((0, 0), (0, 1)))
 
     def _options(self) -> dict[str, Any]:
-        return {"obs_noise_var": self.obs_noise_var, "forgetting": self.forgetting}
+        return {
+            "obs_noise_var": self.obs_noise_var,
+            "forgetting": self.forgetting,
+            "drift_to": self.drift_to,
+            "clock": self.clock,
+        }
 
     def _get_state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        warm_up = [x for x, _ in self._warm_up]
-        arrays = {
-            "mean": self.mean.copy(),
-            "cov": self.cov.copy(),
+        arrays, belief = self.filter.get_state()
+        arrays |= {
             "feature_mean": self.standardise.mean.copy(),
             "feature_inv_std": self.standardise.inv_std.copy(),
-            "warm_up": np.stack(warm_up) if warm_up else np.zeros((0, self.n_features), dtype=np.float32),
+            "moments_mean": self.moments.mean.copy(),
+            "moments_scatter": self.moments.scatter.copy(),
+            "inflation": self.inflation.copy(),
+            "centre": self.centre.copy(),
+            "recent": self._recent.copy(),
         }
-        return arrays, {"n_updates": self._n_updates, "warm_up": [y for _, y in self._warm_up]}
+        meta = {
+            "belief": belief,
+            "moments_count": self.moments.count,
+            "drift": self.drift,
+            "n_updates": self._n_updates,
+            "scaled_at": self._scaled_at,
+            "warm_up": list(self._warm_up),
+        }
+        return arrays, meta
 
     def _set_state(self, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> None:
-        self.mean, self.cov = arrays["mean"], arrays["cov"]
+        self.filter.set_state(arrays, meta["belief"])
         self.standardise.mean, self.standardise.inv_std = arrays["feature_mean"], arrays["feature_inv_std"]
-        self._warm_up = list(zip(arrays["warm_up"], meta["warm_up"], strict=True))
-        self._n_updates = meta["n_updates"]
+        self.moments.mean, self.moments.scatter = arrays["moments_mean"], arrays["moments_scatter"]
+        self.inflation, self.centre, self._recent = arrays["inflation"], arrays["centre"], arrays["recent"]
+        self.moments.count, self.drift = meta["moments_count"], meta["drift"]
+        self._n_updates, self._scaled_at = meta["n_updates"], meta["scaled_at"]
+        self._warm_up = list(meta["warm_up"])
+
+
+def drift_gradient(
+    drift: float, var: float, square: float, outputs: FloatArray, target: FloatArray, obs_noise_var: float
+) -> tuple[float, float]:
+    """Derivative of the log-likelihood of a label by the drift before it, and its expected square.
+
+    Parameters
+    ----------
+    drift
+        δ at least 0; γ = exp(−δ/2). The scores are normal around γ z, with variance
+        s = γ² var + (1 − γ²) square + obs_noise_var.
+    var, square
+        xᵀPx before the drift, and |x|².
+    outputs, target
+        z = Mᵀx before the drift, and the label, (C,).
+
+    Notes
+    -----
+    O(C). The first is a sum over the classes of −s'/2s + e² s'/2s² − γ z e / 2s, e = target − γ z.
+    """
+    decay = math.exp(-drift)
+    gamma = math.sqrt(decay)
+    s = decay * var + (1 - decay) * square + obs_noise_var
+    slope = decay * (square - var)
+    error = target - gamma * outputs
+    first = len(target) * slope / (2 * s) * (float(error @ error) / (len(target) * s) - 1)
+    expected = len(target) * slope**2 / (2 * s**2) + decay * float(outputs @ outputs) / (4 * s)
+    return first - gamma * float(error @ outputs) / (2 * s), expected

@@ -41,7 +41,7 @@ def learned(X, T, *, forgetting=1.0, gamma=1.0):
 
 
 def assert_is(belief, mean, cov):
-    """Up to float32: the plain rank-one update is off by 2e-5 and 2e-4 (LARGE, 552 samples), a block by 4e-5."""
+    """Up to float32: plain rank-one updates are off by 2e-5 and 2e-4 (LARGE, 552 samples), blocks by 4e-5."""
     X, _ = draw(9, len(mean), seed=9)
     np.testing.assert_allclose(belief.mean(), mean, atol=5e-5)
     np.testing.assert_allclose(belief.cov(), cov, atol=1e-5)
@@ -180,7 +180,8 @@ def stream(n, d, seed):
     return X.astype(np.float32), np.eye(2, dtype=np.float32)[(few[:, 0] > 0).astype(int)]
 
 
-def assert_healthy_after(n, forgetting, gamma, least):
+def assert_healthy_after(n, forgetting, gamma):
+    """Positive, symmetric, and as right as at the start; a drifting belief as after its last samples alone."""
     d = 12
     belief = SharedFilter(d, 2, obs_noise_var=R, forgetting=forgetting)
     for start in range(0, n, 10_000):
@@ -192,20 +193,22 @@ def assert_healthy_after(n, forgetting, gamma, least):
     cov = belief.cov().astype(np.float64)
     np.testing.assert_allclose(cov, cov.T, atol=1e-5 * np.abs(cov).max())
     assert np.linalg.eigvalsh(cov).min() > -1e-6 * np.linalg.eigvalsh(cov).max()
-    X, T = stream(2000, d, seed=0)
-    assert (belief.predict(X).argmax(axis=1) == T.argmax(axis=1)).mean() > least
+    if gamma < 1:
+        np.testing.assert_allclose(belief.predict(X), X @ exact(X, T, gamma=gamma)[0], atol=1e-3)
+    else:
+        assert (belief.predict(X).argmax(axis=1) == T.argmax(axis=1)).mean() > 0.95
 
 
-DRIFTS = [(1.0, 1.0, 0.98), (0.999, 1.0, 0.98), (0.9, 1.0, 0.95), (1.0, 0.999, 0.8)]
-"""Forgetting, drift, and the least accuracy: in float64 such a drift gives 86 % too."""
+DRIFTS = [(1.0, 1.0), (0.999, 1.0), (0.9, 1.0), (1.0, 0.999)]
 
 
-@pytest.mark.parametrize(("forgetting", "gamma", "least"), DRIFTS)
-def test_float32_stays_healthy_for_long(forgetting, gamma, least):
-    assert_healthy_after(30_000, forgetting, gamma, least)
+@pytest.mark.parametrize(("forgetting", "gamma"), DRIFTS)
+def test_float32_stays_healthy_for_long(forgetting, gamma):
+    assert_healthy_after(30_000, forgetting, gamma)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("forgetting", "gamma", "least"), DRIFTS)
-def test_float32_stays_healthy_for_a_million_samples(forgetting, gamma, least):
-    assert_healthy_after(1_000_000, forgetting, gamma, least)
+@pytest.mark.parametrize(("forgetting", "gamma"), DRIFTS)
+def test_float32_stays_healthy_for_a_million_samples(forgetting, gamma):
+    """About 20 s each."""
+    assert_healthy_after(1_000_000, forgetting, gamma)

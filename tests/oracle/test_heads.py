@@ -99,7 +99,7 @@ def test_kalman_variance_shrinks_where_it_learned():
 
 
 def test_kalman_with_forgetting_stays_finite_for_long():
-    head = heads.create("kalman", n_features=D, n_classes=3, forgetting=0.99)
+    head = heads.create("kalman", n_features=D, n_classes=3, forgetting=0.999)
     X, y = World().draw(200)
     X[:, 3:] = 0  # directions that nothing excites
     for _ in range(100):
