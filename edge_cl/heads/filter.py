@@ -80,9 +80,12 @@ class SharedFilter:
         self._cov, self._mean = belief[:, :d], belief[:, d:]
         self._gains, self._errors = updates[:, :d], updates[:, d:]
         self._diagonal = np.einsum("ii->i", self._cov)
-        n_rows = -(-d // PENDING)
+        n_rows = -(-d // PENDING) if d > AT_ONCE else min(d, STRIPE)
         self._rows = [slice(start, min(start + n_rows, d)) for start in range(0, d, n_rows)]
         self._product = np.empty((n_rows, width), dtype=np.float32)
+        self._folds = [
+            (unfolded[:, rows], belief[rows], self._product[: rows.stop - rows.start]) for rows in self._rows
+        ]
         self._row = np.empty(width, dtype=np.float32)
 
     @property
@@ -309,19 +312,19 @@ class SharedFilter:
         refresh = floor == 0 or floor > FLOOR_EVERY - PENDING
         if len(self._cov) > AT_ONCE:
             if k < len(self._rows):
-                self._fold(self._rows[k])
+                self._fold(k)
                 if refresh:
                     self._refresh(self._rows[k])
         elif k == PENDING - 1:
-            for rows in self._rows:
-                self._fold(rows)
+            for part in range(len(self._rows)):
+                self._fold(part)
             if refresh:
                 lift_floor(self._cov, FLOOR / self._scale)
 
-    def _fold(self, rows: slice) -> None:
-        """Take all pending updates into these rows of mean and covariance."""
-        pending, part = self._unfolded[:, rows], self._belief[rows]
-        part -= np.dot(pending.T, self._updates, out=self._product[: len(part)])
+    def _fold(self, part: int) -> None:
+        """Take all pending updates into one part of the rows of mean and covariance."""
+        pending, rows, product = self._folds[part]
+        np.subtract(rows, np.dot(pending.T, self._updates, out=product), out=rows)
         pending.fill(0)
 
     def _refresh(self, rows: slice) -> None:
@@ -340,5 +343,5 @@ class SharedFilter:
         """Fold everything in, now."""
         self._absorb()
         if self._unfolded.any():
-            for rows in self._rows:
-                self._fold(rows)
+            for part in range(len(self._rows)):
+                self._fold(part)

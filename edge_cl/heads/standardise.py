@@ -10,6 +10,7 @@ OUTLIER = 10.0
 """Standard deviations from the mean beyond which a sample counts as if it were so far."""
 CLIP = 5.0
 """Standardised features are clipped here: one outlier must not own a dot product."""
+LEAST, MOST = np.array(-CLIP, dtype=np.float32), np.array(CLIP, dtype=np.float32)
 
 
 class Standardiser:
@@ -48,8 +49,8 @@ class Standardiser:
         """The same, written into z of the shape of X; returns z."""
         np.subtract(X, self.mean, out=z)
         z *= self.inv_std
-        np.maximum(z, -CLIP, out=z)  # two calls: np.clip takes longer on one sample
-        np.minimum(z, CLIP, out=z)
+        np.maximum(z, LEAST, out=z)  # two calls: np.clip takes longer on one sample
+        np.minimum(z, MOST, out=z)
         return z
 
 
@@ -87,9 +88,9 @@ class RunningMoments:
         """Take in samples (n, D), n at least 1."""
         rows = X.astype(np.float64)
         std = np.sqrt(self.var)
-        if self.count and std.any():
-            reach = OUTLIER * np.maximum(std, 1e-3 * np.median(std[std > 0]))
-            rows = np.clip(rows, self.mean - reach, self.mean + reach)
+        if self.count:
+            reach = np.where(std > 0, OUTLIER * std, np.inf)  # what was constant may begin to vary
+            rows = np.minimum(np.maximum(rows, self.mean - reach), self.mean + reach)
         mean = rows.mean(axis=0)
         self.combine(len(rows), mean, ((rows - mean) ** 2).sum(axis=0))
 

@@ -181,7 +181,7 @@ def stream(n, d, seed):
 
 
 def assert_healthy_after(n, forgetting, gamma):
-    """Positive, symmetric, and as right as at the start; a drifting belief as after its last samples alone."""
+    """Positive, symmetric, as right as at the start; a drifting belief as after its last samples alone."""
     d = 12
     belief = SharedFilter(d, 2, obs_noise_var=R, forgetting=forgetting)
     for start in range(0, n, 10_000):
