@@ -186,9 +186,8 @@ class KalmanHead(Head):
 
     def _learn(self, x: FloatArray, y: int) -> None:
         self.class_counts[y] += 1
-        self._recent[self._n_updates % WARM_UP] = x
-        self._n_updates += 1
-        if self._n_updates <= WARM_UP:
+        if self._n_updates < WARM_UP:
+            self._recent[self._n_updates] = x
             self._warm_up.append(y)
             self._restart()
         else:
@@ -197,8 +196,22 @@ class KalmanHead(Head):
             target = np.zeros(self.n_classes, dtype=np.float32)
             target[y] = 1
             self._condition_one(row, target, y)
+        self._note(x)
+
+    def _note(self, x: FloatArray) -> None:
+        """Keep a feature until it counts towards the scale, 32 at once."""
+        self._recent[self._n_updates % WARM_UP] = x
+        self._n_updates += 1
         if self._n_updates % WARM_UP == 0:
-            self._look_at_scale()
+            self.moments.add(self._recent)
+            if self._warm_up:
+                self._warm_up, self._scaled_at = [], self.moments.count
+            if self.moments.count >= GROWN * self._scaled_at:
+                self._look_at_scale()
+
+    def _labels_until_look(self) -> int:
+        missing = GROWN * self._scaled_at - self.moments.count  # they are counted in by 32
+        return WARM_UP * max(math.ceil(missing / WARM_UP), 1) - self._n_updates % WARM_UP
 
     def _condition_one(self, row: FloatArray, target: FloatArray, y: int) -> None:
         if len(self.centre):
@@ -218,20 +231,17 @@ class KalmanHead(Head):
         self.filter.learn_one(row, target)
 
     def _learn_many(self, X: FloatArray, y: NDArray[np.int64]) -> None:
-        """In blocks of at most 32, between looks at the scale; with forgetting one by one."""
+        """In blocks between looks at the scale; with forgetting one by one."""
         while len(X):
             if self.forgetting != 1 or self._n_updates < WARM_UP:
                 n = 1
                 self._learn(X[0], int(y[0]))
             else:
-                seat = self._n_updates % WARM_UP
-                n = min(WARM_UP - seat, len(X))
+                n = min(self._labels_until_look(), len(X))
                 self._condition(X[:n], y[:n])
                 self.class_counts += np.bincount(y[:n], minlength=self.n_classes)
-                self._recent[seat : seat + n] = X[:n]
-                self._n_updates += n
-                if self._n_updates % WARM_UP == 0:
-                    self._look_at_scale()
+                for x in X[:n]:
+                    self._note(x)
             X, y = X[n:], y[n:]
 
     def merge(self, other: Head) -> None:
@@ -311,12 +321,8 @@ class KalmanHead(Head):
         self.filter.learn_block(design, targets)
 
     def _look_at_scale(self) -> None:
-        """Count the last 32 features in; if that moved the scale far, say the belief anew in the new one."""
-        self.moments.add(self._recent)
-        if self._warm_up:
-            self._warm_up, self._scaled_at = [], self.moments.count
-        if self.moments.count < GROWN * self._scaled_at:
-            return
+        """If the features have moved far, say the belief anew in their new scale."""
+        self._scaled_at = self.moments.count
         old, new = self.standardise, Standardiser(self.n_features)
         new.set_moments(self.moments.mean, self.moments.var)
         step = np.abs(new.mean - old.mean) * np.minimum(new.inv_std, old.inv_std)
@@ -330,7 +336,7 @@ class KalmanHead(Head):
         )
         if len(self.centre):
             self.centre = change.weights(self.centre).astype(np.float32)
-        self.standardise, self._scaled_at = new, self.moments.count
+        self.standardise = new
 
     def _design(self, X: FloatArray) -> FloatArray:
         """(n, D) → (n, D + 1): a one, then the standardised features."""

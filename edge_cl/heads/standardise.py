@@ -85,14 +85,18 @@ class RunningMoments:
         return self.scatter / max(self.count, 1.0)
 
     def add(self, X: FloatArray) -> None:
-        """Take in samples (n, D), n at least 1."""
-        rows = X.astype(np.float64)
-        std = np.sqrt(self.var)
+        """Take in samples (n, D) float32, n at least 1."""
+        centre = self.mean.astype(np.float32) if self.count else X[0]
+        deviations = X - centre  # small numbers, so that float32 will do until they are summed
         if self.count:
+            std = np.sqrt(self.var).astype(np.float32)
             reach = np.where(std > 0, OUTLIER * std, np.inf)  # what was constant may begin to vary
-            rows = np.minimum(np.maximum(rows, self.mean - reach), self.mean + reach)
-        mean = rows.mean(axis=0)
-        self.combine(len(rows), mean, ((rows - mean) ** 2).sum(axis=0))
+            np.maximum(deviations, -reach, out=deviations)
+            np.minimum(deviations, reach, out=deviations)
+        mean = deviations.mean(axis=0)
+        deviations -= mean
+        scatter = np.einsum("nd,nd->d", deviations, deviations)
+        self.combine(len(X), centre.astype(np.float64) + mean, scatter.astype(np.float64))
 
     def combine(self, count: float, mean: FloatArray, scatter: FloatArray) -> None:
         """Take in `count` samples by their mean (D,) and sum of squared deviations from it (D,)."""

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_cl import heads
+from edge_cl.heads import kalman
 from edge_cl.heads.kalman import WARM_UP, drift_gradient
 from edge_cl.heads.standardise import RunningMoments, ScaleChange, Standardiser
 from tests.worlds import D, World, make_bundle
@@ -142,7 +143,7 @@ def test_inflation_of_one_class_is_its_own_filter_along_x():
 
 
 @pytest.mark.parametrize("sorted_by_class", [False, True])
-def test_after_a_change_of_scale_it_is_ridge_regression_in_the_new_one(sorted_by_class):
+def test_following_the_scale_comes_near_ridge_regression_on_all_of_it(sorted_by_class, monkeypatch):
     """The scale of one feature is not shown by the first labels; a constant one begins to vary."""
     X, y = World().draw(1200)
     if sorted_by_class:
@@ -150,12 +151,14 @@ def test_after_a_change_of_scale_it_is_ridge_regression_in_the_new_one(sorted_by
         X, y = X[order], y[order]
     X[:200, 4] *= 0.05
     X[:100, 5] = 3.0
-    head = make()
+    head, fixed = make(), make()
     head.learn_many(X, y)
+    monkeypatch.setattr(kalman, "MOVED", np.inf)
+    fixed.learn_many(X, y)
     assert (np.abs(np.log(head.standardise.inv_std * X.std(axis=0))) < np.log(5)).all()
     want = designed(head, X) @ ridge(head, X, y)
-    got = designed(head, X) @ head.mean
-    assert np.abs(got - want).mean() < 0.02  # what was clipped in the old scale stays so
+    off, off_fixed = (np.abs(designed(one, X) @ one.mean - want).mean() for one in (head, fixed))
+    assert off < 0.4 * off_fixed, "not 0: what was clipped in the old scale stays so"
     assert np.linalg.eigvalsh(head.cov.astype(float)).min() > 0
 
 
@@ -189,14 +192,15 @@ def test_no_move_of_scale_breaks_it(seed, decades, constant):
 
 
 def test_moments_are_those_of_all_samples_and_one_broken_reading_does_not_move_them():
-    X = np.random.default_rng(0).normal([5.0, -2.0, 7.0], [1.0, 30.0, 0.0], (640, 3))
+    X = np.random.default_rng(0).normal([5.0, -2.0, 7.0], [1.0, 30.0, 0.0], (640, 3)).astype(np.float32)
     moments = RunningMoments(3)
     for start in range(0, 640, WARM_UP):
         moments.add(X[start : start + WARM_UP])
-    np.testing.assert_allclose(moments.mean, X.mean(axis=0))
-    np.testing.assert_allclose(moments.var, X.var(axis=0), atol=1e-12)
+    exact = X.astype(np.float64)
+    np.testing.assert_allclose(moments.mean, exact.mean(axis=0), rtol=1e-6)
+    np.testing.assert_allclose(moments.var, exact.var(axis=0), rtol=1e-5)
     before = np.sqrt(moments.var)
-    moments.add(np.array([[1e9, -1e9, 7.0]]))
+    moments.add(np.array([[1e9, -1e9, 7.0]], dtype=np.float32))
     assert (np.sqrt(moments.var) <= 1.2 * before).all()
 
 
