@@ -16,11 +16,13 @@ from edge_cl.heads.standardise import RunningMoments, ScaleChange, Standardiser
 from edge_cl.records import FloatArray
 
 WARM_UP = 32
-"""Labels kept as they are until the features' scale is known; after it, labels between looks at the scale."""
+"""Labels kept as they are until the features' scale is known; later, how many features count in at once."""
+LOOK_EVERY = 64
+"""Labels between looks at the scale, which end a block."""
 MOVED, GROWN = 4.0, 1.25
 """The scale is taken anew when a feature's mean has moved by so many standard deviations, or its standard
-deviation by a factor of so much more than 1, and there are so many times the labels of last time. 1, 2 and
-4 are alike (insects, elec2, outdoor); at 4 a steady stream keeps its scale."""
+deviation has grown so many times, and there are so many times the labels of the last change. 1, 2 and 4 are
+alike (insects, elec2, outdoor); at 4 a steady stream keeps its scale."""
 SHARPNESS = 8.0
 """Regression outputs in about [0, 1] times this are the logits."""
 START_DRIFT, MOST_DRIFT = 1e-4, 0.1
@@ -206,12 +208,8 @@ class KalmanHead(Head):
             self.moments.add(self._recent)
             if self._warm_up:
                 self._warm_up, self._scaled_at = [], self.moments.count
-            if self.moments.count >= GROWN * self._scaled_at:
+            if self._n_updates % LOOK_EVERY == 0 and self.moments.count >= GROWN * self._scaled_at:
                 self._look_at_scale()
-
-    def _labels_until_look(self) -> int:
-        missing = GROWN * self._scaled_at - self.moments.count  # they are counted in by 32
-        return WARM_UP * max(math.ceil(missing / WARM_UP), 1) - self._n_updates % WARM_UP
 
     def _condition_one(self, row: FloatArray, target: FloatArray, y: int) -> None:
         if len(self.centre):
@@ -237,7 +235,7 @@ class KalmanHead(Head):
                 n = 1
                 self._learn(X[0], int(y[0]))
             else:
-                n = min(self._labels_until_look(), len(X))
+                n = min(LOOK_EVERY - self._n_updates % LOOK_EVERY, len(X))
                 self._condition(X[:n], y[:n])
                 self.class_counts += np.bincount(y[:n], minlength=self.n_classes)
                 for x in X[:n]:
@@ -322,13 +320,14 @@ class KalmanHead(Head):
 
     def _look_at_scale(self) -> None:
         """If the features have moved far, say the belief anew in their new scale."""
-        self._scaled_at = self.moments.count
-        old, new = self.standardise, Standardiser(self.n_features)
-        new.set_moments(self.moments.mean, self.moments.var)
-        step = np.abs(new.mean - old.mean) * np.minimum(new.inv_std, old.inv_std)
-        ratio = new.inv_std / old.inv_std
-        if max(step.max(), ratio.max() - 1, 1 / ratio.min() - 1) <= MOVED:
+        old, mean, var = self.standardise, self.moments.mean, self.moments.var
+        if (
+            max((np.abs(mean - old.mean) * old.inv_std).max(), math.sqrt((var * old.inv_std**2).max()))
+            <= MOVED
+        ):
             return
+        new = Standardiser(self.n_features)
+        new.set_moments(mean, var)
         change = ScaleChange(old, new)
         information, targets = self.filter.information()
         self.filter.start_from(
@@ -336,7 +335,7 @@ class KalmanHead(Head):
         )
         if len(self.centre):
             self.centre = change.weights(self.centre).astype(np.float32)
-        self.standardise = new
+        self.standardise, self._scaled_at = new, self.moments.count
 
     def _design(self, X: FloatArray) -> FloatArray:
         """(n, D) → (n, D + 1): a one, then the standardised features."""

@@ -156,6 +156,18 @@ def test_kalman_knows_a_sample_too_telling_to_have_been_learned():
         few.forget_one(np.full(D, 0.5), int(World().draw(5)[1][0]))
 
 
+def test_kalman_merges_its_moments_and_keeps_no_trace_of_what_it_forgot():
+    X, y = World().draw(200)
+    merged, other = learned("kalman", X[:96], y[:96]), learned("kalman", X[96:192], y[96:192])
+    both = learned("kalman", X[:192], y[:192])
+    merged.merge(other)
+    np.testing.assert_allclose(merged.moments.mean, both.moments.mean, atol=1e-5)
+    np.testing.assert_allclose(merged.moments.var, both.moments.var, rtol=1e-4)
+    for k in (180, 5):
+        both.forget_one(X[k], int(y[k]))
+        assert not (both.state().arrays["recent"] == X[k]).all(axis=1).any()
+
+
 def test_two_devices_of_one_bundle_merge(tmp_path):
     prior = make_bundle(tmp_path / "b.ecl").prior()
     X, y = World(seed=6, shift=3.0).draw(200)

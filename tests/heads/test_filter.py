@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_cl.errors import NumericalError
+from edge_cl.heads import filter
 from edge_cl.heads.filter import AT_ONCE, FLOOR_EVERY, PENDING, VAR_CAP, SharedFilter
 
 SMALL, LARGE = 7, AT_ONCE + 4
@@ -138,13 +139,33 @@ def test_a_new_output_begins_at_zero_and_leaves_the_others(d):
     assert belief.predict_one(X[0])[3] > 0.01
 
 
-def test_forgetting_does_not_wind_up():
-    X, T = draw(3000, 20)
+@pytest.mark.parametrize("forgetting", [0.9, 0.3])
+@pytest.mark.parametrize("n", [1000, 1010, 1023])
+def test_forgetting_does_not_wind_up(forgetting, n):
+    X, T = draw(n, 20)
     X[:, 5:] = 0  # nothing is ever learned in these directions
-    belief = learned(X, T, forgetting=0.9)
+    belief = learned(X, T, forgetting=forgetting)
     variances = np.diagonal(belief.cov())
-    assert variances.mean() == pytest.approx(VAR_CAP, rel=0.2)
+    assert 0.5 * VAR_CAP < variances.mean() < 1.001 * VAR_CAP
     assert np.abs(belief.mean()[5:]).max() == 0
+
+
+@pytest.mark.parametrize("d", [SMALL, LARGE])
+@pytest.mark.parametrize("blocked", [False, True])
+def test_variances_are_lifted_once_per_512_samples(d, blocked, monkeypatch):
+    monkeypatch.setattr(filter, "FLOOR", 0.5)  # so much that it shows
+    X, T = draw(FLOOR_EVERY, d)
+    cut = FLOOR_EVERY - PENDING
+    belief = learned(X[:cut], T[:cut])
+    assert np.diagonal(belief.cov()).mean() < 0.1
+    if blocked:
+        belief.learn_block(X[cut:], T[cut:])
+    else:
+        for x, target in zip(X[cut:], T[cut:], strict=True):
+            belief.learn_one(x, target)
+    cov = belief.cov()
+    assert 0.3 < np.diagonal(cov).mean() < 0.7
+    np.testing.assert_allclose(cov, cov.T, atol=1e-6)
 
 
 def test_a_drifting_belief_returns_to_its_start():

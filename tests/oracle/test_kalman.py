@@ -179,6 +179,18 @@ def test_a_change_of_scale_alone_changes_no_answer():
     np.testing.assert_allclose(head.mean, ridge(head, X, y), atol=1e-3)
 
 
+def test_what_weights_drift_to_answers_alike_in_the_new_scale(tmp_path):
+    head = make(forgetting=0.999, drift_to="prior")
+    head.warm_start(make_bundle(tmp_path / "b.ecl").prior(), strength=20)
+    X, y = World().draw(400)
+    scale, before = head.standardise.inv_std, designed(head, X[:50]) @ head.centre
+    wide = X.copy()
+    wide[:, 3] *= 40
+    head.learn_many(wide, y)
+    assert head.standardise.inv_std[3] < scale[3] / 5
+    np.testing.assert_allclose(designed(head, X[:50]) @ head.centre, before, atol=2e-3)
+
+
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 2**16), st.floats(-6, 6), st.booleans())
 def test_no_move_of_scale_breaks_it(seed, decades, constant):
