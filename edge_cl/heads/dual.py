@@ -1,62 +1,91 @@
-"""The default head: a slow memory that never decays, and a fast one that is right about today."""
+"""The default head: a slow memory that never decays, and fast ones that are right about today."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from edge_cl.bundle import Prior
-from edge_cl.heads.base import Head, prior_samples, prior_weights, softmax
+from edge_cl.heads.anchors import N_CONTEXT, Anchors
+from edge_cl.heads.base import Head, prior_samples, prior_weights
 from edge_cl.heads.fast import FastMemory
+from edge_cl.heads.filter import SharedFilter
+from edge_cl.heads.gate import SURE, Gate, Temperature
 from edge_cl.heads.lift import Lift
-from edge_cl.heads.linalg import condition_on_block, lift_floor
-from edge_cl.memory import ReplayMemory
+from edge_cl.heads.refit import Refit
+from edge_cl.heads.standardise import Standardiser
+from edge_cl.heads.trackers import ResidualTracker, SoftmaxTracker
 from edge_cl.records import FloatArray, under
 
-BLOCK = 16
-"""Labels collected before the slow memory takes them in with one matrix product."""
-ALLOWED = {"lift": (0, 16_384), "window": (1, 2_048), "memory_bytes": (0, 2**31)}
+ALLOWED = {"lift": (0, 16_384), "window": (1, 2_048), "anchors": (0, 65_536), "memory_bytes": (0, 2**31)}
 """Least and most; beyond it an option is a slip of the pen: the slow memory alone would hold a gigabyte."""
 SLICE = 64
 """Exemplars taken in at once when relearning."""
 OBS_NOISE_VAR = 0.1
-FLOOR, FLOOR_EVERY = 1e-8, 512
-"""Added to every variance once per so many labels, against rounding; at 1e-6 it forgets (kalman, sorted
-gas: 97 → 81 %)."""
-START_TEMPERATURE = 4.0
-TEMPERATURE_STEP = 0.02
+GATE_START = (0.0, -2.0, -2.0)
+"""Biases of the gate's weights before anything is learned: about what they are on the development streams."""
+CONSTANT_GATE = 0.6
+"""Weight of the local memory when nothing is remembered to judge a gate on."""
+PARTS = ("local", "tracker", "softmax")
+
+
+class View(NamedTuple):
+    """What the head sees in n samples on its way to an answer; P parts, C classes."""
+
+    z: FloatArray
+    """(n, D) standardised."""
+    lifted: FloatArray
+    """(n, d)."""
+    near: FloatArray
+    """(n, W) closeness to the recent samples."""
+    slow: FloatArray
+    """(n, C) scores of the slow memory."""
+    parts: FloatArray
+    """(n, P, C) what each fast part would add."""
+    context: NDArray[np.float64]
+    """(n, K) what the gate looks at."""
+    weights: FloatArray
+    """(n, P) how much of each part is added."""
+    scores: FloatArray
+    """(n, C)."""
 
 
 class DualHead(Head):
-    """Slow ridge regression on lifted features plus a Gaussian process on its recent residuals.
+    """Slow ridge regression on lifted features, and three fast parts, each weighed by a learned gate.
 
-    scores = softmax(T · (slow + gate · fast)). The slow part weighs all labels ever learned alike.
-    The fast part remembers the last `window` labels and what the slow part got wrong about them; its
-    kernel falls off with distance and with time, so it acts only near what was recently seen and
-    reverts to the slow part elsewhere. T is learned online for calibrated probabilities.
+    scores = slow + Σ g_j · fast_j, softmaxed at a learned temperature. The slow memory weighs all labels ever
+    learned alike. The fast parts are right about today: a Gaussian process on what the slow memory got wrong for
+    the last `window` labels (near them only), a forgetting Kalman filter on the same residual (everywhere), and a
+    softmax regression. The gate decides from where an input lies, near recent samples or near remembered ones,
+    how much of each an answer takes; it is judged on every label, and on class-balanced exemplars of all that
+    was learned (`replay` of them per label), so that what helps today does not cost what was known.
 
     Parameters
     ----------
     lift
-        Lifted features d; raised to at least D + 257. The slow part costs 4·d² bytes.
+        Lifted features d, at least D + 1. The slow memory costs 4·d² bytes.
     window
-        Recent labels that the fast part holds.
-    gate
-        Weight of the fast part; 0 asks the slow memory alone.
+        Recent labels that the local memory holds.
+    anchors
+        Remembered exemplars that judge the gate; 0: no gate and no trackers, but the local memory at a constant
+        weight of 0.6, which is cheaper.
+    replay
+        Anchors that the gate is judged on per label, 0 or more: more keeps what was known (*ever*), fewer follow
+        today (*now*).
     seed
-        Seeds the random lift.
+        Seeds the random lift and the choice of anchors.
     memory_bytes
-        Size of the head's own replay memory, from which, after a cold start and until it overflows, it refits
-        feature scales at every doubling of labels; 0 keeps none.
+        Size of the head's own replay memory, from which, after a cold start and until it overflows, it relearns
+        the slow memory when feature scales have moved; 0 keeps none.
 
     Notes
     -----
-    Per prediction O(D·d + C·d + W·D + W²), per label O(d²) amortised over blocks of 16. Sources: ridge
-    recursion as in Zhuang et al., ACIL (2022); residual process after Ornstein-Uhlenbeck drift in Titsias et
-    al. (2024); fast and slow weights after Ba et al. (2016).
+    Per prediction O(D·d + C·d + (W + anchors)·D + W²), per label O(d² + 257²) besides. Sources: recursive
+    ridge regression as in Zhuang et al., ACIL (2022); residual processes after Ornstein-Uhlenbeck drift in
+    Titsias et al. (2024); fast and slow weights after Ba et al. (2016); docs/decisions/0008.
     """
 
     name: ClassVar[str] = "dual"
@@ -69,71 +98,102 @@ class DualHead(Head):
         *,
         lift: int = 1024,
         window: int = 128,
-        gate: float = 0.6,
+        anchors: int = 512,
+        replay: float = 0.7,
         seed: int = 0,
-        memory_bytes: int = 8 * 1024 * 1024,
+        memory_bytes: int = 2 * 1024 * 1024,
     ) -> None:
         super().__init__(n_features, n_classes)
-        for name, value in (("lift", lift), ("window", window), ("memory_bytes", memory_bytes)):
+        sizes = {"lift": lift, "window": window, "anchors": anchors, "memory_bytes": memory_bytes}
+        for name, value in sizes.items():
             least, most = ALLOWED[name]
             if not isinstance(value, int) or not least <= value <= most:
                 raise ValueError(f"{name} is {value!r}; allowed: a whole number from {least} to {most:,}")
-        if not gate >= 0:
-            raise ValueError(f"gate is {gate}; allowed: 0 or more")
-        self._wanted = {
-            "lift": lift,
-            "window": window,
-            "gate": gate,
-            "seed": seed,
-            "memory_bytes": memory_bytes,
-        }
-        self.gate = gate
+        if not 0 <= replay <= 16:
+            raise ValueError(f"replay is {replay}; allowed: from 0 to 16")
+        self._wanted = {**sizes, "replay": replay, "seed": seed}
         self.lift = Lift(n_features, max(lift, n_features + 1), seed)
+        self.standardise = Standardiser(n_features)
+        self.slow = SharedFilter(self.lift.n_lifted, n_classes, obs_noise_var=OBS_NOISE_VAR)
         self.fast = FastMemory(window, n_features, n_classes)
-        self.mean = np.zeros((self.lift.n_lifted, n_classes), dtype=np.float32)
-        self.cov = np.eye(self.lift.n_lifted, dtype=np.float32)
-        self._block_design = np.zeros((BLOCK, self.lift.n_lifted), dtype=np.float32)
-        self._block_classes: list[int] = []
-        self._log_temperature = float(np.log(START_TEMPERATURE))
+        self.temperature = Temperature()
+        self.anchors: Anchors | None = None
+        if anchors:
+            self.anchors = Anchors(anchors, n_features, seed)
+            self.gate = Gate(GATE_START, N_CONTEXT)
+            self.tracker = ResidualTracker(self.lift.n_lifted, n_classes)
+            self.softmax = SoftmaxTracker(n_features, n_classes)
+        self._replay = replay
         self._n_learned = 0
-        self.memory: ReplayMemory | None = None
+        self.refit: Refit | None = None
         if memory_bytes:
-            self.memory = ReplayMemory(
-                capacity_bytes=memory_bytes,
-                n_features=n_features,
-                codec="float32",
-                held_back_every=0,
-                seed=seed,
-            )
+            self.refit = Refit(memory_bytes, n_features, self.lift)
+        self._seen_last: tuple[FloatArray, View] | None = None
 
     @property
     def nbytes(self) -> int:
         """Bytes held."""
-        own = self.memory.nbytes if self.memory else 0
-        arrays = (self.mean, self.cov, self._block_design)
-        return sum(a.nbytes for a in arrays) + self.lift.nbytes + self.fast.nbytes + own
-
-    def predict_slow(self, X: FloatArray) -> FloatArray:
-        """Class probabilities of the slow memory alone: "as it has always been", (n, D) → (n, C)."""
-        slow = self.lift(self._checked(X, 2)) @ self.mean
-        return softmax(np.exp(self._log_temperature) * slow, self.class_counts > 0)
+        own = self.lift.nbytes + self.standardise.nbytes + self.slow.nbytes + self.fast.nbytes
+        if self.anchors is not None:
+            own += self.anchors.nbytes + self.gate.nbytes + self.tracker.filter.nbytes + self.softmax.nbytes
+        return own + (self.refit.nbytes if self.refit is not None else 0)
 
     @property
     def bytes_per_class(self) -> int:
         """Bytes that one more class costs."""
-        return 4 * (self.lift.n_lifted + 2 * self.fast.window) + 8
+        own = self.slow.bytes_per_output + 8 * self.fast.window + 8
+        if self.anchors is not None:
+            own += self.tracker.filter.bytes_per_output + 4 * (self.n_features + 1)
+        return own
+
+    def predict_slow(self, X: ArrayLike) -> FloatArray:
+        """Class probabilities of the slow memory alone: "as it has always been", (n, D) → (n, C)."""
+        lifted = self.lift(self.standardise(self._checked(X, 2)))
+        return self.temperature.probabilities(self.slow.predict(lifted), self.class_counts > 0)
+
+    def explain_one(self, x: ArrayLike, n: int = 3) -> dict[str, Any]:
+        """What the answer at x (D,) is made of.
+
+        Returns
+        -------
+        ``class``, the answer; ``fast_share`` of its score in [0, 1]; ``scores``, what the slow memory and each
+        fast part adds to it, weighed; ``nearest``, at most n samples, recent or remembered, that are closest:
+        ``{"class", "memory", "closeness"}`` with closeness in (0, 1]. O of a prediction.
+        """
+        view = self._view(self.standardise(self._checked(x, 1)[None]))
+        n = self._checked_n(n)
+        seen = self.class_counts > 0
+        if not seen.any():
+            return {"class": -1, "fast_share": 0.0, "scores": {}, "nearest": []}
+        answer = int(np.where(seen, view.scores[0], -np.inf).argmax())
+        added = view.weights[0] * view.parts[0, :, answer]
+        slow, fast = abs(float(view.slow[0, answer])), float(np.abs(added).sum())
+        nearest = self.fast.nearest(view.z[0], n)
+        if self.anchors is not None:
+            nearest += self.anchors.nearest(view.z[0], n)
+        return {
+            "class": answer,
+            "fast_share": fast / max(slow + fast, 1e-12),
+            "scores": {"slow": float(view.slow[0, answer])}
+            | {part: float(score) for part, score in zip(PARTS, added, strict=False)},
+            "nearest": sorted(nearest, key=lambda one: -one["closeness"])[:n],
+        }
 
     def warm_start(self, prior: Prior, *, strength: float) -> None:
         """Learn the prior's exemplars, and draws from its Gaussians, into the slow memory."""
         self.prior = prior, strength
         self.class_counts = prior_weights(prior, strength)
         nothing = np.zeros((0, self.n_features), dtype=np.float32), np.zeros(0, dtype=np.int64)
-        for _ in self._refit(*nothing):
+        for _ in self._relearn(*nothing):
             pass
+        if self.anchors is not None:
+            for x, y in zip(prior.exemplars.astype(np.float32), prior.exemplar_labels.tolist(), strict=True):
+                self.anchors.add(x, y, self.standardise)
+        self.refit = None  # the prior has the scales
 
     def rehearse(self, X: FloatArray, y: NDArray[np.int64]) -> Iterator[None]:
-        """Refit feature scales and the slow memory from prior and exemplars; re-seed the fast one."""
-        yield from self._refit(X, y)
+        """Relearn feature scales and the slow memory from prior and exemplars; the fast parts stay."""
+        yield from self._relearn(X, y)
 
     def exam(self, X: FloatArray, y: NDArray[np.int64], *, learned: bool) -> FloatArray:
         """The slow memory's scores, which is what a sleep changes; see `Head.exam`.
@@ -141,66 +201,92 @@ class DualHead(Head):
         Leaving one sample out of ridge regression is closed form: with leverage h the prediction
         becomes (prediction − h · target) / (1 − h).
         """
-        self._fold()
-        design = self.lift(X)
-        scores: FloatArray = design @ self.mean
+        design = self.lift(self.standardise(X))
+        scores = self.slow.predict(design)
         if learned:
-            leverage = np.clip(self._leverage(design), 0, 0.99)[:, None]
+            leverage = np.clip(self.slow.var(design) / OBS_NOISE_VAR, 0, 0.99)[:, None]
             scores = (scores - leverage * np.eye(self.n_classes, dtype=np.float32)[y]) / (1 - leverage)
-        return softmax(scores, self.class_counts > 0)
+        return self.temperature.probabilities(scores, self.class_counts > 0)
 
     def settle(self, X: FloatArray, y: NDArray[np.int64]) -> None:
         """Take the exemplars that judged it into the slow memory: no label is lost by sleeping."""
         for start in range(0, len(X), SLICE):
-            self._take_in(X[start : start + SLICE], y[start : start + SLICE])
-        self._reseed_fast()
+            rows = slice(start, start + SLICE)
+            self._take_in(X[rows], y[rows])
+        self._seen_last = None
 
     def _predict(self, X: FloatArray) -> FloatArray:
-        z = self.lift.standardise(X)
-        scores = self.lift.raise_up(z) @ self.mean + np.float32(self.gate) * self.fast.predict(z)
-        return softmax(np.float32(np.exp(self._log_temperature)) * scores, self.class_counts > 0)
+        view = self._look(X[0]) if len(X) == 1 else self._view(self.standardise(X))
+        return self.temperature.probabilities(view.scores, self.class_counts > 0)
+
+    def _look(self, x: FloatArray) -> View:
+        """The view of one sample (D,); a sample is often learned just after it was predicted."""
+        if self._seen_last is None or not np.array_equal(self._seen_last[0], x):
+            self._seen_last = x.copy(), self._view(self.standardise(x[None]))
+        return self._seen_last[1]
+
+    def _view(self, z: FloatArray, *, asked: int = -1) -> View:
+        """How the head sees standardised features (n, D); `asked` is the anchor's slot when it is one."""
+        lifted = self.lift(z)
+        slow = self.slow.predict(lifted)
+        near = self.fast.near(z)
+        local, surety = self.fast.predict(near)
+        if self.anchors is None:
+            weights = np.full((len(z), 1), CONSTANT_GATE, dtype=np.float32)
+            scores = slow + np.float32(CONSTANT_GATE) * local
+            return View(z, lifted, near, slow, local[:, None], surety[:, None], weights, scores)
+        seen = self.class_counts > 0
+        parts = np.stack([local, self.tracker.predict(lifted), self.softmax.predict(z, seen)], axis=1)
+        context = self.anchors.context(z, near[:, : self.fast.n], surety, asked=asked)
+        weights = self.gate(context)
+        scores = slow + np.einsum("np,npc->nc", weights, parts)
+        return View(z, lifted, near, slow, parts, context, weights, scores)
 
     def _learn(self, x: FloatArray, y: int) -> None:
-        z = self.lift.standardise(x[None])
-        design = self.lift.raise_up(z)
-        slow = (design @ self.mean)[0]
-        residual = -slow
-        residual[y] += 1
-        self._learn_temperature(slow + np.float32(self.gate) * self.fast.predict(z)[0], y)
-        self.fast.learn_one(x, z[0], y, residual)
-        self._block_design[len(self._block_classes)] = design[0]
-        self._block_classes.append(y)
+        view = self._look(x)
+        self._judge(view, y, own=True)
+        if self.anchors is not None:
+            for slot in self.anchors.draw(self._replay):
+                z, known = self.anchors[slot]
+                self._judge(self._view(z, asked=slot), known, own=False)
+            leaving = self.fast.oldest()
+            if leaving is not None:
+                self.anchors.add(*leaving, self.standardise)
+        target = np.zeros(self.n_classes, dtype=np.float32)
+        target[y] = 1
+        residual = self.slow.learn_one(view.lifted[0], target)
+        self.fast.learn_one(x, view.z[0], view.near[0], y, residual)
+        if self.anchors is not None:
+            self.tracker.learn_one(view.lifted, residual)
+            self.softmax.learn_one(view.z[0], view.parts[0, 2], y)
         self.class_counts[y] += 1
-        self._n_learned += 1
-        if self.memory is not None:
-            self.memory.add(x, y)
-            doubled = self._n_learned & (self._n_learned - 1) == 0
-            if self.prior is None and doubled and self.memory.rehearsed.holds_everything:
-                for _ in self._refit(*self.memory.rehearsed.exemplars()):
-                    pass
-        if len(self._block_classes) == (BLOCK if self._n_learned > 64 else 1):
-            self._fold()
+        self._seen_last = None
+        if self.refit is not None:
+            self.refit.add(x, y)
+            self._adopt(self.refit.advance(self.standardise, self.n_classes))
 
-    def _learn_temperature(self, scores: FloatArray, y: int) -> None:
-        """One gradient step on the log-likelihood of the label, before the label is learned."""
-        if not self.class_counts[y]:
+    def _judge(self, view: View, y: int, *, own: bool) -> None:
+        """Let temperature and gate learn from one answer, before its sample is learned."""
+        seen = self.class_counts > 0
+        if not seen[y]:
             return
-        temperature = float(np.exp(self._log_temperature))
-        p = softmax((temperature * scores)[None], self.class_counts > 0)[0]
-        slope = temperature * float(scores[y] - p @ scores)
-        step = TEMPERATURE_STEP * float(np.clip(slope, -1.0, 1.0))
-        self._log_temperature = float(np.clip(self._log_temperature + step, 0.0, 4.0))
+        error = self.temperature.probabilities(view.scores, seen)[0]
+        if own:
+            self.temperature.learn_one(view.scores[0], error, y)
+        if self.anchors is not None and error[y] <= SURE:
+            error[y] -= 1
+            self.gate.learn_one(view.parts[0], view.context[0], error, float(np.exp(self.temperature.log)))
 
-    def _fold(self) -> None:
-        n = len(self._block_classes)
-        if n:
-            targets = np.eye(self.n_classes, dtype=np.float32)[self._block_classes]
-            condition_on_block(self.mean, self.cov, self._block_design[:n], targets, OBS_NOISE_VAR)
-            self._block_classes.clear()
-            if self._n_learned // FLOOR_EVERY != (self._n_learned - n) // FLOOR_EVERY:
-                lift_floor(self.cov, FLOOR)
+    def _adopt(self, refitted: tuple[Standardiser, SharedFilter] | None) -> None:
+        """Go on with other feature scales and the slow memory that was learned with them."""
+        if refitted is None:
+            return
+        self.standardise, self.slow = refitted
+        self.fast.restandardise(self.standardise)
+        if self.anchors is not None:
+            self.anchors.restandardise(self.standardise)
 
-    def _refit(self, X: FloatArray, y: NDArray[np.int64]) -> Iterator[None]:
+    def _relearn(self, X: FloatArray, y: NDArray[np.int64]) -> Iterator[None]:
         """Learn scales and slow memory afresh from the prior, if any, and X (n, D), y (n,)."""
         row_scale = np.ones((len(X), 1), dtype=np.float32)
         if self.prior is not None:
@@ -209,71 +295,56 @@ class DualHead(Head):
             row_scale = np.concatenate([np.sqrt(weights)[:, None], row_scale])
         if not len(X):
             return
-        self.lift.standardise.refit(X)
-        self._block_classes.clear()
-        self.mean = np.zeros((self.lift.n_lifted, self.n_classes), dtype=np.float32)
-        self.cov = np.eye(self.lift.n_lifted, dtype=np.float32)
+        standardise = Standardiser(self.n_features)
+        standardise.refit(X)
+        self._adopt((standardise, SharedFilter(self.lift.n_lifted, self.n_classes, obs_noise_var=OBS_NOISE_VAR)))
         for start in range(0, len(X), SLICE):
             rows = slice(start, start + SLICE)
             self._take_in(X[rows], y[rows], row_scale[rows])
             yield
-        self._reseed_fast()
+        self._seen_last = None
 
     def _take_in(self, X: FloatArray, y: NDArray[np.int64], row_scale: FloatArray | float = 1.0) -> None:
         """Condition the slow memory on X (n, D), y (n,); `row_scale` (n, 1) is the root of their weights."""
         targets = np.eye(self.n_classes, dtype=np.float32)[y]
-        condition_on_block(self.mean, self.cov, self.lift(X) * row_scale, targets * row_scale, OBS_NOISE_VAR)
-
-    def _leverage(self, design: FloatArray) -> FloatArray:
-        """How much of its own prediction each learned sample (row of design) decides, in [0, 1): (n,)."""
-        leverage: FloatArray = np.einsum("nd,nd->n", design @ self.cov, design) / OBS_NOISE_VAR
-        return leverage
-
-    def _reseed_fast(self) -> None:
-        """Give the fast memory its window's residuals under the new slow memory, each left out of it."""
-        X, y = self.fast.samples()
-        if not len(X):
-            return
-        z = self.lift.standardise(X)
-        design = self.lift.raise_up(z)
-        residuals = np.eye(self.n_classes, dtype=np.float32)[y] - design @ self.mean
-        residuals /= (1 - np.clip(self._leverage(design), 0, 0.9))[:, None]
-        self.fast.reseed(z, residuals)
+        self.slow.learn_block(self.lift(self.standardise(X)) * row_scale, targets * row_scale)
 
     def _grow(self) -> None:
-        self.mean = np.concatenate([self.mean, np.zeros((len(self.mean), 1), dtype=np.float32)], axis=1)
+        self.slow.grow()
         self.fast.grow()
+        if self.anchors is not None:
+            self.tracker.filter.grow()
+            self.softmax.grow()
+        if self.refit is not None:
+            self.refit.grow()
+        self._seen_last = None
 
     def _options(self) -> dict[str, Any]:
         return dict(self._wanted)
 
     def _get_state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         arrays = {
-            "mean": self.mean.copy(),
-            "cov": self.cov.copy(),
-            "block": self._block_design[: len(self._block_classes)].copy(),
-            "feature_mean": self.lift.standardise.mean.copy(),
-            "feature_inv_std": self.lift.standardise.inv_std.copy(),
+            "feature_mean": self.standardise.mean.copy(),
+            "feature_inv_std": self.standardise.inv_std.copy(),
         }
-        meta: dict[str, Any] = {
-            "block": list(self._block_classes),
-            "log_temperature": self._log_temperature,
-            "n_learned": self._n_learned,
-        }
-        fast_arrays, meta["fast"] = self.fast.state()
-        arrays |= {f"fast.{key}": value for key, value in fast_arrays.items()}
-        if self.memory is not None:
-            memory_arrays, meta["memory"] = self.memory.state()
-            arrays |= {f"memory.{key}": value for key, value in memory_arrays.items()}
+        meta: dict[str, Any] = {"log_temperature": self.temperature.log}
+        for name, part in self._parts_with_state():
+            part_arrays, meta[name] = part.get_state()
+            arrays |= {f"{name}.{key}": value for key, value in part_arrays.items()}
         return arrays, meta
 
     def _set_state(self, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> None:
-        self.mean, self.cov = arrays["mean"], arrays["cov"]
-        self._block_classes = list(meta["block"])
-        self._block_design[: len(self._block_classes)] = arrays["block"]
-        self.lift.standardise.mean = arrays["feature_mean"]
-        self.lift.standardise.inv_std = arrays["feature_inv_std"]
-        self._log_temperature, self._n_learned = meta["log_temperature"], meta["n_learned"]
-        self.fast.restore(under(arrays, "fast."), meta["fast"])
-        if self.memory is not None:
-            self.memory.restore(under(arrays, "memory."), meta["memory"])
+        self.standardise.mean = arrays["feature_mean"]
+        self.standardise.inv_std = arrays["feature_inv_std"]
+        self.temperature.log = meta["log_temperature"]
+        if "refit" not in meta:
+            self.refit = None
+        for name, part in self._parts_with_state():
+            part.set_state(under(arrays, f"{name}."), meta[name])
+
+    def _parts_with_state(self) -> list[tuple[str, Any]]:
+        parts: list[tuple[str, Any]] = [("slow", self.slow), ("fast", self.fast)]
+        if self.anchors is not None:
+            parts += [("anchors", self.anchors), ("gate", self.gate)]
+            parts += [("tracker", self.tracker.filter), ("softmax", self.softmax)]
+        return parts if self.refit is None else [*parts, ("refit", self.refit)]

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from edge_cl.heads.standardise import Standardiser
 from edge_cl.records import FloatArray
 
 LENGTH_SCALE = 0.3
-"""Kernel exp(-|z - z'|² / (2 · LENGTH_SCALE · D)); flat within a point from 0.25 to 0.5."""
+"""Closeness exp(-|z - z'|² / (2 · LENGTH_SCALE · D)); flat within a point from 0.25 to 0.5."""
 DECAY = 0.98
 """Per label of distance in time; flat within a point from 0.98 to 0.995."""
 OBS_NOISE_VAR = 0.1
@@ -18,11 +18,22 @@ REINVERT_EVERY = 2048
 """Labels between two exact float64 inversions, so that rounding never accumulates."""
 
 
+def closeness(z: FloatArray, others: FloatArray, norms: FloatArray) -> FloatArray:
+    """Gaussian kernel in (0, 1] between rows of z (n, D) and others (m, D) with squared norms (m,): (n, m)."""
+    near: FloatArray = z @ others.T
+    near *= 2
+    near -= norms
+    near -= np.einsum("nd,nd->n", z, z)[:, None]
+    np.minimum(near, 0, out=near)
+    near *= np.float32(1 / (2 * LENGTH_SCALE * z.shape[1]))
+    return np.exp(near, out=near)
+
+
 class FastMemory:
     """Predicts what the slow memory gets wrong near recent samples; zero far from them.
 
-    Kernel k(x, x') = exp(-|z - z'|² / (2·0.3·D)) · 0.98^|t - t'|: an Ornstein-Uhlenbeck process that
-    reverts to the slow memory in time and away from what was recently seen.
+    Kernel k(x, x') = closeness · 0.98^|t - t'|: an Ornstein-Uhlenbeck process that reverts to the slow memory
+    in time and away from what was recently seen.
 
     Parameters
     ----------
@@ -42,46 +53,80 @@ class FastMemory:
         self.window = window
         self._raw = np.zeros((window, n_features), dtype=np.float32)
         self._z = np.zeros((window, n_features), dtype=np.float32)
-        self._time = np.full(window, -np.inf)
+        self._norms = np.zeros(window, dtype=np.float32)
         self._classes = np.full(window, -1, dtype=np.int32)
         self._residuals = np.zeros((window, n_classes), dtype=np.float32)
         self._inverse = np.eye(window, dtype=np.float32) / np.float32(1 + OBS_NOISE_VAR)
         self._alpha = np.zeros((window, n_classes), dtype=np.float32)
-        self._scale = np.float32(-1 / (2 * LENGTH_SCALE * n_features))
+        self._ages = DECAY ** np.arange(window, 0.0, -1)  # oldest first; the newest is 1 label old
+        self._fade = np.zeros(window, dtype=np.float32)
         self._now = 0
 
     @property
     def nbytes(self) -> int:
         """Bytes held."""
-        arrays = (self._raw, self._z, self._time, self._classes, self._residuals, self._inverse, self._alpha)
-        return sum(a.nbytes for a in arrays)
+        arrays = (self._raw, self._z, self._norms, self._classes, self._residuals, self._inverse, self._alpha)
+        return sum(a.nbytes for a in arrays) + self._ages.nbytes + self._fade.nbytes
 
-    def predict(self, z: FloatArray) -> FloatArray:
-        """Expected residuals of standardised features: (n, D) → (n, C)."""
-        prediction: FloatArray = self._kernel(z, self._now) @ self._alpha
-        return prediction
+    @property
+    def n(self) -> int:
+        """Samples held."""
+        return min(self._now, self.window)
 
-    def learn_one(self, x: FloatArray, z: FloatArray, y: int, residual: FloatArray) -> None:
-        """Replace the oldest sample by raw x (D,), standardised z (D,), class y, residual (C,)."""
+    def near(self, z: FloatArray) -> FloatArray:
+        """Closeness of z (n, D) to the whole ring, in slot order: (n, W); of empty slots too."""
+        return closeness(z, self._z, self._norms)
+
+    def predict(self, near: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Expected residuals (n, C) and share of the variance explained (n,), from `near` (n, W)."""
+        kernel = near * self._fade
+        surety: FloatArray = np.einsum("nw,nw->n", kernel @ self._inverse, kernel)
+        return kernel @ self._alpha, surety
+
+    def oldest(self) -> tuple[FloatArray, int] | None:
+        """Features (D,) and class of the sample that the next one replaces; None while there is room."""
         slot = self._now % self.window
-        self._drop(slot)
-        self._raw[slot], self._z[slot], self._classes[slot] = x, z, y
-        self._residuals[slot], self._time[slot] = residual, -np.inf
-        self._add(slot)
-        self._time[slot] = self._now
+        return (self._raw[slot], int(self._classes[slot])) if self._now >= self.window else None
+
+    def newest(self, n: int) -> FloatArray:
+        """Features of the last n samples, at most a window: (n, D)."""
+        return self._raw[(self._now - n + np.arange(n)) % self.window]
+
+    def learn_one(self, x: FloatArray, z: FloatArray, near: FloatArray, y: int, residual: FloatArray) -> None:
+        """Replace the oldest sample by raw x (D,), standardised z (D,), class y, residual (C,).
+
+        `near` (W,) is z's closeness to the ring before.
+        """
+        slot = self._now % self.window
+        if self._now >= self.window:
+            self._drop(slot)
+        self._raw[slot], self._z[slot], self._norms[slot] = x, z, z @ z
+        self._classes[slot], self._residuals[slot] = y, residual
+        self._add(slot, near * self._fade)
         self._now += 1
         if self._now % REINVERT_EVERY == 0:
             self._reinvert()
+        self._set_fade()
 
-    def samples(self) -> tuple[FloatArray, NDArray[np.int64]]:
-        """Raw features (n, D) and classes (n,) held now, in slot order."""
-        n = min(self._now, self.window)
-        return self._raw[:n], self._classes[:n].astype(np.int64)
-
-    def reseed(self, z: FloatArray, residuals: FloatArray) -> None:
-        """Replace the standardised features (n, D) and residuals (n, C) of `samples`."""
-        self._z[: len(z)], self._residuals[: len(z)] = z, residuals
+    def restandardise(self, standardise: Standardiser) -> None:
+        """Take over new feature scales; the residuals stay as they were found."""
+        self._z[: self.n] = standardise(self._raw[: self.n])
+        self._norms[: self.n] = np.einsum("wd,wd->w", self._z[: self.n], self._z[: self.n])
         self._reinvert()
+
+    def nearest(self, z: FloatArray, n: int) -> list[dict[str, Any]]:
+        """The n samples nearest to z (D,): ``{"class", "memory": "recent", "closeness", "labels_ago"}``."""
+        near = self.near(z[None])[0, : self.n]
+        found = np.argsort(-near, kind="stable")[:n]
+        return [
+            {
+                "class": int(self._classes[k]),
+                "memory": "recent",
+                "closeness": float(near[k]),
+                "labels_ago": int((self._now - 1 - k) % self.window),
+            }
+            for k in found
+        ]
 
     def grow(self) -> None:
         """Make room for one more class."""
@@ -89,53 +134,52 @@ class FastMemory:
         self._residuals = np.concatenate([self._residuals, column], axis=1)
         self._alpha = np.concatenate([self._alpha, column], axis=1)
 
-    def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        """Arrays and JSON values that `restore` takes back."""
-        names = ("raw", "z", "time", "classes", "residuals", "inverse", "alpha")
+    def get_state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Arrays and JSON values that `set_state` takes back."""
+        names = ("raw", "z", "norms", "classes", "residuals", "inverse", "alpha")
         return {name: getattr(self, f"_{name}").copy() for name in names}, {"now": self._now}
 
-    def restore(self, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> None:
-        """Take back what `state` gave."""
+    def set_state(self, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> None:
+        """Take back what `get_state` gave."""
         for name, value in arrays.items():
             setattr(self, f"_{name}", value)
         self._now = meta["now"]
+        self._set_fade()
 
-    def _kernel(self, z: FloatArray, now: float) -> FloatArray:
-        """Covariances between rows of z (n, D) at time `now` and the window: (n, W)."""
-        squared: FloatArray = np.einsum("wd,wd->w", self._z, self._z) - 2 * (z @ self._z.T)
-        squared += np.einsum("nd,nd->n", z, z)[:, None]
-        np.maximum(squared, 0, out=squared)
-        squared *= self._scale
-        np.exp(squared, out=squared)
-        squared *= (DECAY ** (now - self._time)).astype(np.float32)
-        return squared
+    def _set_fade(self) -> None:
+        """0.98 to the power of every slot's age; 0 for empty slots."""
+        n = self.n
+        self._fade[(self._now - n + np.arange(n)) % self.window] = self._ages[self.window - n :]
 
     def _drop(self, slot: int) -> None:
         """Take one sample out of the inverse: K −= b bᵀ / b_j, and its weights with it."""
         column = self._inverse[:, slot].copy()
         pivot = column[slot]
-        self._alpha -= np.outer(column, self._alpha[slot] / pivot)
-        self._inverse -= np.outer(column, column / pivot)
+        self._alpha -= column[:, None] * (self._alpha[slot] / pivot)
+        self._inverse -= column[:, None] * (column / pivot)
 
-    def _add(self, slot: int) -> None:
-        """Put the sample in `slot` into the inverse (its row and column are zero now)."""
-        row = self._kernel(self._z[slot][None], self._now)[0]
+    def _add(self, slot: int, row: FloatArray) -> None:
+        """Put the sample in `slot` into the inverse (its row and column there are zero now, or unused)."""
         row[slot] = 0
         column = self._inverse @ row
         innovation_var = np.float32(1 + OBS_NOISE_VAR) - row @ column
         innovation = self._residuals[slot] - row @ self._alpha
         column[slot] = -1
-        self._inverse += np.outer(column, column / innovation_var)
-        self._alpha -= np.outer(column, innovation / innovation_var)
+        self._inverse[slot], self._inverse[:, slot] = 0, 0
+        self._alpha[slot] = 0
+        self._inverse += column[:, None] * (column / innovation_var)
+        self._alpha -= column[:, None] * (innovation / innovation_var)
 
     def _reinvert(self) -> None:
         """The inverse and weights afresh in float64."""
-        n = min(self._now, self.window)
+        n = self.n
         covariance = np.eye(self.window) * (1 + OBS_NOISE_VAR)
-        z, time = self._z[:n].astype(np.float64), self._time[:n]
+        z = self._z[:n].astype(np.float64)
+        slots = np.arange(n)
+        ages = (self._now - 1 - slots) % self.window if n == self.window else n - 1 - slots
         norms = np.einsum("nd,nd->n", z, z)
         squared = np.maximum(norms[:, None] + norms[None, :] - 2 * (z @ z.T), 0)
-        gram = np.exp(squared * float(self._scale)) * DECAY ** np.abs(time[:, None] - time[None, :])
+        gram = np.exp(-squared / (2 * LENGTH_SCALE * z.shape[1])) * DECAY ** np.abs(ages[:, None] - ages[None, :])
         covariance[:n, :n] = gram + OBS_NOISE_VAR * np.eye(n)
         inverse = np.linalg.inv(covariance)
         self._inverse = inverse.astype(np.float32)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from edge_cl.heads.standardise import Standardiser
 from edge_cl.records import FloatArray
 
 
@@ -25,7 +24,6 @@ class Lift:
 
     def __init__(self, n_features: int, n_lifted: int, seed: int) -> None:
         self.n_lifted = n_lifted
-        self.standardise = Standardiser(n_features)
         n_random = n_lifted - 1 - n_features
         rng = np.random.default_rng(seed)
         self._weights = rng.normal(0, n_features**-0.5, (n_features, n_random)).astype(np.float32)
@@ -34,13 +32,9 @@ class Lift:
     @property
     def nbytes(self) -> int:
         """Bytes held."""
-        return self._weights.nbytes + self._bias.nbytes + self.standardise.nbytes
+        return self._weights.nbytes + self._bias.nbytes
 
-    def __call__(self, X: FloatArray) -> FloatArray:
-        """(n, D) raw features → (n, d) float32."""
-        return self.raise_up(self.standardise(X))
-
-    def raise_up(self, z: FloatArray) -> FloatArray:
+    def __call__(self, z: FloatArray) -> FloatArray:
         """(n, D) standardised features → (n, d) float32."""
         n_features = z.shape[1]
         phi = np.empty((len(z), self.n_lifted), dtype=np.float32)
