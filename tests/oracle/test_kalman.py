@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from edge_cl import heads
 from edge_cl.heads import kalman
-from edge_cl.heads.kalman import WARM_UP, drift_gradient
+from edge_cl.heads.kalman import WARM_UP
+from edge_cl.heads.linalg import drift_gradient
 from edge_cl.heads.standardise import RunningMoments, ScaleChange, Standardiser
 from tests.worlds import D, World, make_bundle
 
