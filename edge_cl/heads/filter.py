@@ -86,12 +86,13 @@ class SharedFilter:
         self._folds = [
             (unfolded[:, rows], belief[rows], self._product[: rows.stop - rows.start]) for rows in self._rows
         ]
-        self._row = np.empty(width, dtype=np.float32)
+        row = np.empty(width, dtype=np.float32)
+        self._row = row, row[:d], row[d:]
 
     @property
     def nbytes(self) -> int:
         """Bytes held."""
-        arrays = (self._belief, self._updates, self._unfolded, self._product, self._row)
+        arrays = (self._belief, self._updates, self._unfolded, self._product, self._row[0])
         return sum(a.nbytes for a in arrays)
 
     @property
@@ -152,10 +153,9 @@ class SharedFilter:
         """
         if self.forgetting < 1:
             self._forget()
-        d = len(x)
-        row = np.dot(x, self._belief)  # [P x | Mᵀ x] in one pass
-        row -= np.dot(np.dot(self._unfolded, x), self._updates, out=self._row)
-        projected, outputs = row[:d], row[d:]
+        row, projected, outputs = self._row
+        np.dot(x, self._belief, out=row)  # [P x | Mᵀ x] in one pass
+        row -= np.dot(np.dot(self._unfolded, x), self._updates)
         if self._scale != 1:
             projected *= self._scale
         if self._lift:
@@ -168,14 +168,15 @@ class SharedFilter:
         innovation: FloatArray = target - outputs
         correction = innovation
         if inflation is not None:
-            gain = innovation_var / (inflation * (innovation_var - self.obs_noise_var) + self.obs_noise_var)
-            inflation *= gain
+            var = innovation_var - self.obs_noise_var
+            inflation *= innovation_var / (inflation * var + self.obs_noise_var)
             correction = innovation * inflation
         k = self.n_updates % PENDING
-        update = self._updates[k]
-        np.multiply(projected, 1 / math.sqrt(innovation_var * self._scale), out=update[:d])
-        np.multiply(correction, -math.sqrt(self._scale / innovation_var) / self._mean_scale, out=update[d:])
-        self._unfolded[k] = update[:d]
+        gain = self._gains[k]
+        np.multiply(projected, 1 / math.sqrt(innovation_var * self._scale), out=gain)
+        weight = math.sqrt(self._scale / innovation_var) / self._mean_scale
+        np.multiply(correction, -weight, out=self._errors[k])
+        self._unfolded[k] = gain
         self.n_updates += 1
         self._fold_some(k)
         return innovation

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from edge_cl.errors import NumericalError
@@ -118,3 +120,32 @@ def lift_floor(cov: FloatArray, floor: float) -> None:
         mean = (cov[rows] + cov[:, rows].T) * np.float32(0.5)
         cov[rows], cov[:, rows] = mean, mean.T
     cov[np.diag_indices_from(cov)] += np.float32(floor)
+
+
+def drift_gradient(
+    drift: float, var: float, square: float, outputs: FloatArray, target: FloatArray, obs_noise_var: float
+) -> tuple[float, float]:
+    """Derivative of the log-likelihood of a label by the drift before it, and its expected square.
+
+    Parameters
+    ----------
+    drift
+        δ at least 0; γ = exp(−δ/2). The scores are normal around γ z, with variance
+        s = γ² var + (1 − γ²) square + obs_noise_var.
+    var, square
+        xᵀPx before the drift, and |x|².
+    outputs, target
+        z = Mᵀx before the drift, and the label, (C,).
+
+    Notes
+    -----
+    O(C). The first is a sum over the classes of −s'/2s + e² s'/2s² − γ z e / 2s, e = target − γ z.
+    """
+    decay = math.exp(-drift)
+    gamma = math.sqrt(decay)
+    s = decay * var + (1 - decay) * square + obs_noise_var
+    slope = decay * (square - var)
+    error = target - gamma * outputs
+    first = len(target) * slope / (2 * s) * (float(error @ error) / (len(target) * s) - 1)
+    expected = len(target) * slope**2 / (2 * s**2) + decay * float(outputs @ outputs) / (4 * s)
+    return first - gamma * float(error @ outputs) / (2 * s), expected

@@ -104,7 +104,7 @@ class RunningMoments:
         delta = mean - self.mean
         self.scatter = self.scatter + scatter + delta**2 * (self.count * count / max(total, 1.0))
         self.mean = self.mean + delta * (count / max(total, 1.0))
-        self.count = total
+        self.count = float(total)
 
 
 class ScaleChange:
