@@ -93,13 +93,12 @@ class Head(abc.ABC):
         self._learn(self._checked(x, 1), self._checked_class(y))
 
     def learn_many(self, X: ArrayLike, y: ArrayLike) -> None:
-        """Learn samples in order: X (n, D), y (n,). Equal to `learn_one` on each."""
+        """Learn samples in order: X (n, D), y (n,). As `learn_one` on each, but for rounding."""
         features, classes = self._checked(X, 2), np.asarray(y)
         if classes.shape != (len(features),):
             raise ValueError(f"y has shape {classes.shape}, X has {len(features)} rows")
         checked = [self._checked_class(c) for c in classes]
-        for x, c in zip(features, checked, strict=True):
-            self._learn(x, c)
+        self._learn_many(features, np.array(checked, dtype=np.int64))
 
     def merge(self, other: Head) -> None:
         """Take in all that `other` learned, as if it had been learned here; `other` stays as it is.
@@ -201,6 +200,11 @@ class Head(abc.ABC):
 
     @abc.abstractmethod
     def _learn(self, x: FloatArray, y: int) -> None: ...
+
+    def _learn_many(self, X: FloatArray, y: NDArray[np.int64]) -> None:
+        """Checked samples (n, D) and classes (n,), counted as `_learn` does; for heads that learn blocks."""
+        for x, c in zip(X, y.tolist(), strict=True):
+            self._learn(x, c)
 
     @abc.abstractmethod
     def _grow(self) -> None:

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from edge_cl.bundle import Prior
 from edge_cl.heads.base import Head, prior_weights, softmax
-from edge_cl.heads.linalg import lift_floor, shrunk_precision
+from edge_cl.heads.cholesky import precision_times, shrunk_factor
+from edge_cl.heads.linalg import lift_floor
 from edge_cl.heads.spread import ClassSpread
 from edge_cl.heads.standardise import Standardiser
 from edge_cl.records import FloatArray
@@ -79,8 +80,8 @@ class LogisticHead(Head):
         means = self.standardise(self.spread.class_means).astype(np.float64)
         scale = self.standardise.inv_std.astype(np.float64)
         within = prior.shared_cov * np.outer(scale, scale)
-        precision = shrunk_precision(within, SHRINKAGE, np.abs(means).max(axis=0, initial=0))
-        slopes = means @ precision
+        magnitude = np.abs(means).max(axis=0, initial=0)
+        slopes = precision_times(*shrunk_factor(within, SHRINKAGE, magnitude), means)
         self.weights = np.column_stack([-0.5 * (slopes * means).sum(axis=1), slopes]).astype(np.float32)
         design = np.column_stack([np.ones(len(means)), means])
         information = (design.T * self.class_counts) @ design
