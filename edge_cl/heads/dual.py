@@ -74,10 +74,7 @@ class DualHead(Head):
         memory_bytes: int = 8 * 1024 * 1024,
     ) -> None:
         super().__init__(n_features, n_classes)
-        for name, value in (("lift", lift), ("window", window), ("memory_bytes", memory_bytes)):
-            least, most = ALLOWED[name]
-            if not isinstance(value, int) or not least <= value <= most:
-                raise ValueError(f"{name} is {value!r}; allowed: a whole number from {least} to {most:,}")
+        _check_sizes({"lift": lift, "window": window, "memory_bytes": memory_bytes})
         if not gate >= 0:
             raise ValueError(f"gate is {gate}; allowed: 0 or more")
         self._wanted = {
@@ -118,6 +115,17 @@ class DualHead(Head):
         slow = self.lift(self._checked(X, 2)) @ self.mean
         return softmax(np.exp(self._log_temperature) * slow, self.class_counts > 0)
 
+    @classmethod
+    def _needed_bytes(cls, n_features: int, n_classes: int, options: dict[str, Any]) -> int:
+        _check_sizes(options)
+        n_lifted: int = max(options["lift"], n_features + 1)
+        own = 4 * n_lifted * (n_lifted + n_classes + BLOCK)
+        parts = Lift.needed_bytes(n_features, n_lifted)
+        parts += FastMemory.needed_bytes(options["window"], n_features, n_classes)
+        if options["memory_bytes"]:
+            parts += ReplayMemory.needed_bytes(options["memory_bytes"], n_features, "float32", 0)
+        return own + parts
+
     @property
     def bytes_per_class(self) -> int:
         """Bytes that one more class costs."""
@@ -154,6 +162,9 @@ class DualHead(Head):
         for start in range(0, len(X), SLICE):
             self._take_in(X[start : start + SLICE], y[start : start + SLICE])
         self._reseed_fast()
+
+    def _typical(self, y: int | None = None) -> FloatArray:
+        return self.lift.standardise.mean
 
     def _predict(self, X: FloatArray) -> FloatArray:
         z = self.lift.standardise(X)
@@ -277,3 +288,10 @@ class DualHead(Head):
         self.fast.restore(under(arrays, "fast."), meta["fast"])
         if self.memory is not None:
             self.memory.restore(under(arrays, "memory."), meta["memory"])
+
+
+def _check_sizes(options: dict[str, Any]) -> None:
+    for name, (least, most) in ALLOWED.items():
+        value = options[name]
+        if not isinstance(value, int) or not least <= value <= most:
+            raise ValueError(f"{name} is {value!r}; allowed: a whole number from {least} to {most:,}")

@@ -50,6 +50,11 @@ class FastMemory:
         self._scale = np.float32(-1 / (2 * LENGTH_SCALE * n_features))
         self._now = 0
 
+    @staticmethod
+    def needed_bytes(window: int, n_features: int, n_classes: int) -> int:
+        """`nbytes` of a new one."""
+        return window * (8 * n_features + 4 * window + 8 * n_classes + 12)
+
     @property
     def nbytes(self) -> int:
         """Bytes held."""

@@ -80,6 +80,10 @@ class KalmanHead(Head):
         design = self._design(self._checked(x, 1)[None])[0]
         return float(design @ self.cov @ design) + self.obs_noise_var
 
+    @classmethod
+    def _needed_bytes(cls, n_features: int, n_classes: int, options: dict[str, Any]) -> int:
+        return 4 * (n_features + 1) * (n_features + 1 + n_classes) + Standardiser.needed_bytes(n_features)
+
     @property
     def bytes_per_class(self) -> int:
         """Bytes that one more class costs."""
@@ -108,6 +112,9 @@ class KalmanHead(Head):
         for start in range(0, len(X), 64):
             self._condition(X[start : start + 64], y[start : start + 64])
             yield
+
+    def _typical(self, y: int | None = None) -> FloatArray:
+        return self.standardise.mean
 
     def _predict(self, X: FloatArray) -> FloatArray:
         return softmax(SHARPNESS * (self._design(X) @ self.mean), self.class_counts > 0)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_cl.bundle import Prior
-from edge_cl.heads.base import Head, prior_weights, softmax
+from edge_cl.heads.base import Head, prior_weights, softmax, typical
 from edge_cl.heads.cholesky import precision_times, shrunk_factor
 from edge_cl.heads.linalg import lift_floor
 from edge_cl.heads.spread import ClassSpread
@@ -67,6 +67,12 @@ class LogisticHead(Head):
         own = self.weights.nbytes + self.cov.nbytes + self.class_counts.nbytes
         return own + self.spread.nbytes + self.standardise.nbytes
 
+    @classmethod
+    def _needed_bytes(cls, n_features: int, n_classes: int, options: dict[str, Any]) -> int:
+        own = 4 * (n_features + 1) * (n_features + 1 + n_classes) + 8 * n_classes
+        spread = ClassSpread.needed_bytes(n_features, n_classes)
+        return own + spread + Standardiser.needed_bytes(n_features)
+
     @property
     def bytes_per_class(self) -> int:
         """Bytes that one more class costs."""
@@ -98,6 +104,9 @@ class LogisticHead(Head):
                 for i in rows:
                     self._step(X[i], int(y[i]), certain=False)
                 yield
+
+    def _typical(self, y: int | None = None) -> FloatArray:
+        return typical(self.spread.class_means, self.class_counts, y)
 
     def _predict(self, X: FloatArray) -> FloatArray:
         return softmax(self._design(X) @ self.weights.T, self.class_counts > 0)

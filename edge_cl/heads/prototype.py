@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from edge_cl.bundle import Prior
-from edge_cl.heads.base import Head, prior_weights, softmax
+from edge_cl.heads.base import Head, prior_weights, softmax, typical
 from edge_cl.heads.linalg import merged_means
 from edge_cl.heads.prototypes import Metric, SubPrototypes
 from edge_cl.records import FloatArray, under
@@ -48,6 +48,7 @@ class PrototypeHead(Head):
 
     name: ClassVar[str] = "prototype"
     can_merge: ClassVar[bool] = True
+    can_explain: ClassVar[bool] = True
 
     def __init__(
         self, n_features: int, n_classes: int = 0, *, sub_prototypes: int = 4, fast_gain: float = 1 / 30
@@ -70,6 +71,11 @@ class PrototypeHead(Head):
         """Bytes held."""
         means = self.class_means.nbytes + self.fast_means.nbytes + self.forms.nbytes
         return means + self.scatter.nbytes + self.class_counts.nbytes
+
+    @classmethod
+    def _needed_bytes(cls, n_features: int, n_classes: int, options: dict[str, Any]) -> int:
+        forms = SubPrototypes.needed_bytes(n_features, n_classes, options["sub_prototypes"])
+        return 8 * n_classes * n_features + forms + 8 * n_features + 8 * n_classes
 
     @property
     def bytes_per_class(self) -> int:
@@ -108,6 +114,9 @@ class PrototypeHead(Head):
             for k in np.flatnonzero(np.isfinite(squared[c]))
         ]
         return {"nearest": sorted(found, key=lambda one: one["distance"])[: self._checked_n(n)]}
+
+    def _typical(self, y: int | None = None) -> FloatArray:
+        return typical(self.class_means, self.class_counts, y)
 
     def _predict(self, X: FloatArray) -> FloatArray:
         nearest = np.minimum(

@@ -47,6 +47,11 @@ class SubPrototypes:
         """Bytes held."""
         return self.means.nbytes + self.counts.nbytes + self._least_cost.nbytes
 
+    @staticmethod
+    def needed_bytes(n_features: int, n_classes: int, n_per_class: int) -> int:
+        """`nbytes` of new ones."""
+        return n_classes * (n_per_class * (4 * n_features + 8) + 8)
+
     def learn_one(self, x: FloatArray, y: int, metric: Metric) -> None:
         """Learn x (D,) of class y."""
         means, counts = self.means[y], self.counts[y]

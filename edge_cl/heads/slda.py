@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_cl.bundle import Prior
-from edge_cl.heads.base import Head, prior_weights, softmax
+from edge_cl.heads.base import Head, prior_weights, softmax, typical
 from edge_cl.heads.cholesky import precision_times, shrunk_factor
 from edge_cl.heads.linalg import merged_means
 from edge_cl.records import FloatArray
@@ -50,6 +50,7 @@ class SldaHead(Head):
     name: ClassVar[str] = "slda"
     can_merge: ClassVar[bool] = True
     can_forget: ClassVar[bool] = True
+    gains_by_rehearsal: ClassVar[bool] = False
 
     def __init__(self, n_features: int, n_classes: int = 0, *, shrinkage: float = 0.01) -> None:
         super().__init__(n_features, n_classes)
@@ -81,6 +82,11 @@ class SldaHead(Head):
         cov: FloatArray = self.scatter / np.float32(max(freedom, 1.0))
         return cov
 
+    @classmethod
+    def _needed_bytes(cls, n_features: int, n_classes: int, options: dict[str, Any]) -> int:
+        square = 4 * n_features * (2 * n_features + 2 + BLOCK)
+        return square + n_classes * (8 * n_features + 4 + 1 + 8)
+
     @property
     def bytes_per_class(self) -> int:
         """Bytes that one more class costs."""
@@ -97,6 +103,9 @@ class SldaHead(Head):
         """Solve the precision afresh; the statistics are exact, exemplars cannot improve them."""
         self._solve()
         yield
+
+    def _typical(self, y: int | None = None) -> FloatArray:
+        return typical(self.class_means, self.class_counts, y)
 
     def _predict(self, X: FloatArray) -> FloatArray:
         n = self.class_counts.sum()

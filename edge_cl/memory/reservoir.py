@@ -75,6 +75,12 @@ class Reservoir:
         """Bytes held beside the exemplars, whatever the capacity."""
         return CODECS[codec].own_bytes(n_features)
 
+    @staticmethod
+    def needed_bytes(capacity_bytes: int, n_features: int, codec: str) -> int:
+        """`nbytes` of a new one with as many exemplars as fit into `capacity_bytes`."""
+        own, row = Reservoir.own_bytes(n_features, codec), Reservoir.row_bytes(n_features, codec)
+        return own + max(capacity_bytes - own, 0) // row * row
+
     @property
     def nbytes(self) -> int:
         """Bytes held, used or not."""
