@@ -4,14 +4,14 @@
 name       memory (bytes, float32)        one label               good at
 ========== ============================== ======================= ==============================
 dual       4·d² + 4·d·(C+D) + 4·W·(D+W)   O(d²) amortised         today *and* last month (default)
-slda       4·(D² + D² + 2·C·D)            O(D²)                   remembering; tiny; exact merge
+slda       4·(2·D² + 2·C·D)               O(D²)                   remembering; tiny; exact merge
 kalman     4·(D² + C·D)                   O(D² + C·D)             tracking drift; uncertainty
-prototype  4·(2·C·D + 2·D)                O(D)                    the smallest boards
+prototype  4·((K + 2)·C·D + 2·D)          O(K·D)                  the smallest boards; many forms
 logistic   4·(D² + 2·C·D)                 O(D² + C·D)             one scale for all; sure answers
 knn        memory_bytes + 4·C·D           O(D); predict O(n·D)    classes of any shape; forgets one
 ========== ============================== ======================= ==============================
 
-D features, C classes, d lifted features, W recent samples, n exemplars.
+D features, C classes, d lifted features, W recent samples, K sub-prototypes, n exemplars.
 """
 
 from __future__ import annotations
