@@ -28,6 +28,7 @@ PRIOR_STRENGTH = 20.0
 MAX_LEARNED_ASLEEP = 1024
 """Labels kept for the waking head; one more and the sleep is finished at once."""
 MAX_MEMORY_BYTES = 8 * 1024 * 1024
+LEAST_EXEMPLARS = 16
 
 
 class Lesson(NamedTuple):
@@ -76,11 +77,23 @@ class Knowledge:
         self._temperature_before = 0.0
         self._learned_asleep: list[tuple[FloatArray, int]] = []
         n_features = bundle.manifest.feature_size
-        self.memory = ReplayMemory(capacity_bytes=Reservoir.row_bytes(n_features) * 16, n_features=n_features)
+        least = Reservoir.row_bytes(n_features) * LEAST_EXEMPLARS
+        self.memory = ReplayMemory(capacity_bytes=least, n_features=n_features)
         if name in HEADS and HEADS[name].keeps_memory:
             options = {**options, "memory_bytes": 0}  # one memory for the device, not two
         try:
-            self.head = heads.create(name, n_features=n_features, n_classes=len(self.class_names), **options)
+            self.head = heads.create(
+                name,
+                n_features=n_features,
+                n_classes=len(self.class_names),
+                max_bytes=head_share(ledger.free_bytes, n_features),
+                **options,
+            )
+        except BudgetExceeded as error:
+            raise BudgetExceeded(
+                f"{error}. The budget's free {ledger.free_bytes:,} bytes also hold its copy in a sleep "
+                "and the smallest memory; raise the budget (ram_mb), or choose: `edge-cl heads --budget-mb`"
+            ) from error
         except ValueError as error:
             raise ConfigError(
                 f"{error}; see [head] in the settings, --head, or the bundle's manifest"
@@ -238,7 +251,7 @@ class Knowledge:
             return self.memory.nbytes
         row = Reservoir.row_bytes(self.head.n_features)
         left = self.memory.nbytes - needed - row
-        if left < row * max(2 * (self.head.n_classes + 1), 16):
+        if left < row * max(2 * (self.head.n_classes + 1), LEAST_EXEMPLARS):
             raise BudgetExceeded(
                 f"no room for a class {label!r}: the head would grow by {2 * self.head.bytes_per_class:,} "
                 f"bytes and the memory is already at {self.memory.nbytes:,}; raise budget.ram_mb"
@@ -296,12 +309,18 @@ class Knowledge:
         asleep = _decoded_row_bytes(self.head.n_features)
         while (over := -self._ledger.free_bytes) > 0:
             left = self.memory.nbytes - max(over * row // (row + asleep), row)
-            if left < row * max(2 * self.head.n_classes, 16):
+            if left < row * max(2 * self.head.n_classes, LEAST_EXEMPLARS):
                 raise BudgetExceeded(
                     f"what was learned needs {over:,} bytes more than the budget of "
                     f"{self._ledger.capacity_bytes:,}; raise budget.ram_mb"
                 )
             self.memory.resize(left)
+
+
+def head_share(free_bytes: int, n_features: int) -> int:
+    """Bytes of a budget that a head may hold: a sleep holds a copy of it and the exemplars, decoded."""
+    row = Reservoir.row_bytes(n_features) + _decoded_row_bytes(n_features)
+    return max(free_bytes - LEAST_EXEMPLARS * row, 0) // 2
 
 
 def _decoded_row_bytes(n_features: int) -> int:

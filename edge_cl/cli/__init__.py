@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 _COMMANDS = {
     "bench": "edge_cl.cli.bench:bench",
     "data": "edge_cl.cli.data:data",
+    "heads": "edge_cl.cli.heads:heads",
     "label": "edge_cl.cli.device:label",
     "run": "edge_cl.cli.run:run",
     "simulate": "edge_cl.cli.simulate:simulate",

@@ -4,20 +4,23 @@
 name       memory (bytes, float32)        one label               good at
 ========== ============================== ======================= ==============================
 dual       4·d² + 4·d·(C+D) + 4·W·(D+W)   O(d²) amortised         today *and* last month (default)
-slda       4·(D² + D² + 2·C·D)            O(D²)                   remembering; tiny; exact merge
+slda       4·(2·D² + 2·C·D)               O(D²)                   remembering; tiny; exact merge
 kalman     4·(D² + C·D)                   O(D² + C·D)             tracking drift; uncertainty
-prototype  4·(2·C·D + 2·D)                O(D)                    the smallest boards
+prototype  4·((K + 2)·C·D + 2·D)          O(K·D)                  the smallest boards; many forms
 logistic   4·(D² + 2·C·D)                 O(D² + C·D)             one scale for all; sure answers
 knn        memory_bytes + 4·C·D           O(D); predict O(n·D)    classes of any shape; forgets one
 ========== ============================== ======================= ==============================
 
-D features, C classes, d lifted features, W recent samples, n exemplars.
+D features, C classes, d lifted features, W recent samples, K sub-prototypes, n exemplars.
 """
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
+from edge_cl.errors import BudgetExceeded
 from edge_cl.heads.base import Head, HeadState
 from edge_cl.heads.dual import DualHead
 from edge_cl.heads.kalman import KalmanHead
@@ -30,26 +33,93 @@ HEADS: dict[str, type[Head]] = {
     head.name: head for head in (DualHead, SldaHead, KalmanHead, PrototypeHead, LogisticHead, KnnHead)
 }
 DEFAULT = "dual"
+SMALLER: dict[str, tuple[dict[str, int], ...]] = {
+    "dual": (
+        {"memory_bytes": 2**20},
+        {"memory_bytes": 0},
+        {"memory_bytes": 0, "lift": 512},
+        {"memory_bytes": 0, "lift": 256, "window": 64},
+    ),
+    "knn": tuple({"memory_bytes": 2**n} for n in (18, 16, 14)),
+    "prototype": ({"sub_prototypes": 2}, {"sub_prototypes": 0}),
+}
+"""Options that make a head smaller, each time more so; the last are the smallest worth having."""
 
-__all__ = ["DEFAULT", "HEADS", "Head", "HeadState", "create", "from_state"]
+__all__ = ["DEFAULT", "HEADS", "SMALLER", "Head", "HeadState", "create", "from_state", "needed_bytes"]
 
 
-def create(name: str = DEFAULT, *, n_features: int, n_classes: int = 0, **options: Any) -> Head:
-    """Make a head by name.
+def create(
+    name: str = DEFAULT, *, n_features: int, n_classes: int = 0, max_bytes: int | None = None, **options: Any
+) -> Head:
+    """Make a head by name; with `max_bytes` only one that needs no more.
 
     >>> head = create("slda", n_features=2, n_classes=2)
     >>> head.learn_one([0.0, 1.0], 0); head.learn_one([1.0, 0.0], 1)
     >>> int(head.predict_one([0.9, 0.2]).argmax())
     1
+
+    Raises
+    ------
+    ValueError
+        When the head or an option is unknown, or an option's value is not allowed.
+    BudgetExceeded
+        When it needs more than `max_bytes`; says what would fit.
     """
-    try:
-        cls = HEADS[name]
-    except KeyError:
-        raise ValueError(f"unknown head {name!r}; known: {', '.join(HEADS)}") from None
-    try:
+    if max_bytes is not None:
+        needed = needed_bytes(name, n_features=n_features, n_classes=n_classes, **options)
+        if needed > max_bytes:
+            raise BudgetExceeded(
+                f"head {name!r} needs {needed:,} bytes for {n_features} features and {n_classes} classes, "
+                f"allowed are {max_bytes:,}; {_what_fits(max_bytes, name, n_features, n_classes, options)}"
+            )
+    with _named(name) as cls:
         return cls(n_features, n_classes, **options)
+
+
+def needed_bytes(name: str = DEFAULT, *, n_features: int, n_classes: int = 0, **options: Any) -> int:
+    """Bytes that a new head would hold; nothing is allocated.
+
+    >>> needed_bytes("prototype", n_features=128, n_classes=10)
+    32224
+    """
+    with _named(name) as cls:
+        return cls.needed_bytes(n_features, n_classes, **options)
+
+
+@contextlib.contextmanager
+def _named(name: str) -> Iterator[type[Head]]:
+    """The class of a head; an unknown option of it is a ValueError that names it."""
+    if name not in HEADS:
+        raise ValueError(f"unknown head {name!r}; known: {', '.join(HEADS)}")
+    try:
+        yield HEADS[name]
     except TypeError as error:
         raise ValueError(f"head {name!r}: {error}") from None
+
+
+def _what_fits(max_bytes: int, name: str, n_features: int, n_classes: int, options: dict[str, Any]) -> str:
+    """The same head, smaller or with fewer classes, else other heads; for a message."""
+
+    def needed(name: str, n_classes: int, options: dict[str, Any]) -> int:
+        return needed_bytes(name, n_features=n_features, n_classes=n_classes, **options)
+
+    found = []
+    for smaller in SMALLER.get(name, ()):
+        size = needed(name, n_classes, options | smaller)
+        if size <= max_bytes:
+            changes = ", ".join(f"{option} = {value:,}" for option, value in smaller.items())
+            found.append(f"{name} with {changes} ({size:,} bytes)")
+            break
+    if not found:
+        sizes = {
+            other: needed(other, n_classes, SMALLER.get(other, ({},))[-1]) for other in HEADS if other != name
+        }
+        found = [f"{other} ({size:,} bytes)" for other, size in sizes.items() if size <= max_bytes]
+    without = needed(name, 0, options)
+    most_classes = (max_bytes - without) // (needed(name, 1, options) - without)
+    if most_classes > 0:
+        found.append(f"{name} as asked for with at most {most_classes:,} classes")
+    return "what fits: " + "; ".join(found) if found else "no head fits; allow more, or use fewer features"
 
 
 def from_state(state: HeadState) -> Head:

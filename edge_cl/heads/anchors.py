@@ -42,6 +42,12 @@ class Anchors:
         self._norms = np.zeros(capacity, dtype=np.float32)
         self._owed = 0.0
 
+    @staticmethod
+    def needed_bytes(capacity: int, n_features: int) -> int:
+        """`nbytes` of a new one."""
+        held = Reservoir.own_bytes(n_features, "float32") + capacity * Reservoir.row_bytes(n_features, "float32")
+        return held + 4 * capacity * (n_features + 1)
+
     @property
     def nbytes(self) -> int:
         """Bytes held."""

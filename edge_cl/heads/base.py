@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import inspect
 import math
 from collections.abc import Iterator
 from typing import Any, ClassVar, Self
@@ -59,6 +60,11 @@ class Head(abc.ABC):
     can_forget: ClassVar[bool] = False
     """Whether `forget_one` is exact, and so allowed."""
 
+    can_explain: ClassVar[bool] = False
+    """Whether `explain_one` names what an answer rests on."""
+    gains_by_rehearsal: ClassVar[bool] = True
+    """Whether `rehearse` can improve its answers."""
+
     def __init__(self, n_features: int, n_classes: int = 0) -> None:
         if n_features < 1 or n_classes < 0:
             raise ValueError(f"n_features {n_features} must be ≥ 1 and n_classes {n_classes} ≥ 0")
@@ -77,9 +83,12 @@ class Head(abc.ABC):
         """Labels learned (a warm start counts with its prior weight)."""
         return int(self.class_counts.sum())
 
-    def predict_one(self, x: ArrayLike) -> FloatArray:
-        """Class probabilities of one feature vector: (D,) → (C,) float32."""
-        scores: FloatArray = self._predict(self._checked(x, 1)[None])[0]
+    def predict_one(self, x: ArrayLike, *, missing: ArrayLike | None = None) -> FloatArray:
+        """Class probabilities of one feature vector: (D,) → (C,) float32.
+
+        `missing` (D,) bool marks what was not measured: its value in x is ignored, and may be anything.
+        """
+        scores: FloatArray = self._predict(self._checked_one(x, missing)[None])[0]
         return scores
 
     def predict_many(self, X: ArrayLike) -> FloatArray:
@@ -89,12 +98,16 @@ class Head(abc.ABC):
             return np.zeros((0, self.n_classes), dtype=np.float32)
         return self._predict(features)
 
-    def learn_one(self, x: ArrayLike, y: int) -> None:
-        """Learn one sample: x (D,), class index y in [0, n_classes)."""
-        self._learn(self._checked(x, 1), self._checked_class(y))
+    def learn_one(self, x: ArrayLike, y: int, *, missing: ArrayLike | None = None) -> None:
+        """Learn one sample: x (D,), class index y in [0, n_classes); `missing` as in `predict_one`.
+
+        What is missing is taken as typical of class y, or of all classes where a head keeps no class means.
+        """
+        c = self._checked_class(y)
+        self._learn(self._checked_one(x, missing, c), c)
 
     def learn_many(self, X: ArrayLike, y: ArrayLike) -> None:
-        """Learn samples in order: X (n, D), y (n,). Equal to `learn_one` on each up to rounding."""
+        """Learn samples in order: X (n, D), y (n,). As `learn_one` on each, but for rounding."""
         features, classes = self._checked(X, 2), np.asarray(y)
         if classes.shape != (len(features),):
             raise ValueError(f"y has shape {classes.shape}, X has {len(features)} rows")
@@ -167,6 +180,19 @@ class Head(abc.ABC):
     def nbytes(self) -> int:
         """Bytes held by the head's arrays."""
 
+    @classmethod
+    def needed_bytes(cls, n_features: int, n_classes: int = 0, **options: Any) -> int:
+        """`nbytes` of a new head with these options, without making it."""
+        given = inspect.signature(cls).bind(n_features, n_classes, **options)
+        given.apply_defaults()
+        named = {key: value for key, value in given.arguments.items() if not key.startswith("n_")}
+        return cls._needed_bytes(n_features, n_classes, named)
+
+    @classmethod
+    @abc.abstractmethod
+    def _needed_bytes(cls, n_features: int, n_classes: int, options: dict[str, Any]) -> int:
+        """As `needed_bytes`, with every option named."""
+
     @property
     @abc.abstractmethod
     def bytes_per_class(self) -> int:
@@ -198,13 +224,18 @@ class Head(abc.ABC):
         """Called when a rehearsed head is adopted: learn the exemplars that judged it, if not known."""
 
     @abc.abstractmethod
+    def _typical(self, y: int | None = None) -> FloatArray:
+        """What a missing feature is taken for, (D,): of class y if known, so that learning it moves nothing,
+        else of all that was learned, so that it argues for no class; 0 before the first label."""
+
+    @abc.abstractmethod
     def _predict(self, X: FloatArray) -> FloatArray: ...
 
     @abc.abstractmethod
     def _learn(self, x: FloatArray, y: int) -> None: ...
 
     def _learn_many(self, X: FloatArray, y: NDArray[np.int64]) -> None:
-        """Learn at least one sample; a head that has a faster way than one by one overrides this."""
+        """Checked samples (n, D) and classes (n,), counted as `_learn` does; for heads that learn blocks."""
         for x, c in zip(X, y.tolist(), strict=True):
             self._learn(x, c)
 
@@ -270,6 +301,20 @@ class Head(abc.ABC):
         twin.prior = self.prior
         return twin
 
+    def _checked_one(self, x: ArrayLike, missing: ArrayLike | None, y: int | None = None) -> FloatArray:
+        """One vector (D,), with typical values where it is `missing`."""
+        if missing is None:
+            return self._checked(x, 1)
+        mask = np.asarray(missing)
+        if mask.dtype != np.bool_ or mask.shape != (self.n_features,):
+            raise ValueError(
+                f"missing is {mask.dtype} of shape {mask.shape}, should be bool of shape ({self.n_features},)"
+            )
+        known = np.asarray(x, dtype=np.float64)
+        if known.shape != mask.shape:
+            return self._checked(x, 1)  # says what is wrong
+        return self._checked(np.where(mask, self._typical(y), known), 1)
+
     def _checked(self, x: ArrayLike, ndim: int) -> FloatArray:
         if isinstance(x, np.ndarray) and x.dtype == np.float32:
             array = np.ascontiguousarray(x) if x.ndim else x
@@ -292,6 +337,15 @@ class Head(abc.ABC):
                 f"class {y} is outside the {self.n_classes} known classes; call add_class() first"
             )
         return int(y)
+
+
+def typical(class_means: FloatArray, class_counts: FloatArray, y: int | None) -> FloatArray:
+    """Mean of class y, once it was seen, else of all seen classes alike, else 0: (C, D) and (C,) → (D,)."""
+    seen = class_counts > 0
+    if y is not None and seen[y]:
+        seen = np.arange(len(seen)) == y
+    mean: FloatArray = class_means[seen].mean(axis=0) if seen.any() else np.zeros(class_means.shape[1])
+    return mean
 
 
 def softmax(logits: FloatArray, seen: NDArray[np.bool_]) -> FloatArray:

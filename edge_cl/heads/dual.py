@@ -15,16 +15,16 @@ from edge_cl.heads.fast import FastMemory
 from edge_cl.heads.filter import SharedFilter
 from edge_cl.heads.gate import SURE, Gate, Temperature
 from edge_cl.heads.lift import Lift
-from edge_cl.heads.refit import Refit
+from edge_cl.heads.refit import OBS_NOISE_VAR, Refit
 from edge_cl.heads.standardise import Standardiser
 from edge_cl.heads.trackers import ResidualTracker, SoftmaxTracker
 from edge_cl.records import FloatArray, under
 
 ALLOWED = {"lift": (0, 16_384), "window": (1, 2_048), "anchors": (0, 65_536), "memory_bytes": (0, 2**31)}
 """Least and most; beyond it an option is a slip of the pen: the slow memory alone would hold a gigabyte."""
+MOST_REPLAY = 16
 SLICE = 64
 """Exemplars taken in at once when relearning."""
-OBS_NOISE_VAR = 0.1
 GATE_START = (0.0, -2.0, -2.0)
 """Biases of the gate's weights before anything is learned: about what they are on the development streams."""
 CONSTANT_GATE = 0.6
@@ -90,6 +90,7 @@ class DualHead(Head):
 
     name: ClassVar[str] = "dual"
     keeps_memory: ClassVar[bool] = True
+    can_explain: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -101,17 +102,18 @@ class DualHead(Head):
         anchors: int = 512,
         replay: float = 0.7,
         seed: int = 0,
-        memory_bytes: int = 2 * 1024 * 1024,
+        memory_bytes: int = 1024 * 1024,
     ) -> None:
         super().__init__(n_features, n_classes)
-        sizes = {"lift": lift, "window": window, "anchors": anchors, "memory_bytes": memory_bytes}
-        for name, value in sizes.items():
-            least, most = ALLOWED[name]
-            if not isinstance(value, int) or not least <= value <= most:
-                raise ValueError(f"{name} is {value!r}; allowed: a whole number from {least} to {most:,}")
-        if not 0 <= replay <= 16:
-            raise ValueError(f"replay is {replay}; allowed: from 0 to 16")
-        self._wanted = {**sizes, "replay": replay, "seed": seed}
+        self._wanted = {
+            "lift": lift,
+            "window": window,
+            "anchors": anchors,
+            "replay": replay,
+            "seed": seed,
+            "memory_bytes": memory_bytes,
+        }
+        _check(self._wanted)
         self.lift = Lift(n_features, max(lift, n_features + 1), seed)
         self.standardise = Standardiser(n_features)
         self.slow = SharedFilter(self.lift.n_lifted, n_classes, obs_noise_var=OBS_NOISE_VAR)
@@ -123,8 +125,6 @@ class DualHead(Head):
             self.gate = Gate(GATE_START, N_CONTEXT)
             self.tracker = ResidualTracker(self.lift.n_lifted, n_classes)
             self.softmax = SoftmaxTracker(n_features, n_classes)
-        self._replay = replay
-        self._n_learned = 0
         self.refit: Refit | None = None
         if memory_bytes:
             self.refit = Refit(memory_bytes, n_features, self.lift)
@@ -136,12 +136,27 @@ class DualHead(Head):
         own = self.lift.nbytes + self.standardise.nbytes + self.slow.nbytes + self.fast.nbytes
         if self.anchors is not None:
             own += self.anchors.nbytes + self.gate.nbytes + self.tracker.filter.nbytes + self.softmax.nbytes
-        return own + (self.refit.nbytes if self.refit is not None else 0)
+        return own + (self.refit.nbytes(self.n_classes) if self.refit is not None else 0)
+
+    @classmethod
+    def _needed_bytes(cls, n_features: int, n_classes: int, options: dict[str, Any]) -> int:
+        _check(options)
+        n_lifted: int = max(options["lift"], n_features + 1)
+        own = Standardiser.needed_bytes(n_features) + Lift.needed_bytes(n_features, n_lifted)
+        own += SharedFilter.needed_bytes(n_lifted, n_classes)
+        own += FastMemory.needed_bytes(options["window"], n_features, n_classes)
+        if options["anchors"]:
+            own += Anchors.needed_bytes(options["anchors"], n_features) + Gate.needed_bytes(len(PARTS), N_CONTEXT)
+            own += ResidualTracker.needed_bytes(n_lifted, n_classes)
+            own += SoftmaxTracker.needed_bytes(n_features, n_classes)
+        if options["memory_bytes"]:
+            own += Refit.needed_bytes(options["memory_bytes"], n_features, n_lifted, n_classes)
+        return own
 
     @property
     def bytes_per_class(self) -> int:
         """Bytes that one more class costs."""
-        own = self.slow.bytes_per_output + 8 * self.fast.window + 8
+        own = self.slow.bytes_per_output * (1 if self.refit is None else 2) + 8 * self.fast.window + 8
         if self.anchors is not None:
             own += self.tracker.filter.bytes_per_output + 4 * (self.n_features + 1)
         return own
@@ -215,6 +230,9 @@ class DualHead(Head):
             self._take_in(X[rows], y[rows])
         self._seen_last = None
 
+    def _typical(self, y: int | None = None) -> FloatArray:
+        return self.lift.standardise.mean
+
     def _predict(self, X: FloatArray) -> FloatArray:
         view = self._look(X[0]) if len(X) == 1 else self._view(self.standardise(X))
         return self.temperature.probabilities(view.scores, self.class_counts > 0)
@@ -246,7 +264,7 @@ class DualHead(Head):
         view = self._look(x)
         self._judge(view, y, own=True)
         if self.anchors is not None:
-            for slot in self.anchors.draw(self._replay):
+            for slot in self.anchors.draw(self._wanted["replay"]):
                 z, known = self.anchors[slot]
                 self._judge(self._view(z, asked=slot), known, own=False)
             leaving = self.fast.oldest()
@@ -348,3 +366,12 @@ class DualHead(Head):
             parts += [("anchors", self.anchors), ("gate", self.gate)]
             parts += [("tracker", self.tracker.filter), ("softmax", self.softmax)]
         return parts if self.refit is None else [*parts, ("refit", self.refit)]
+
+
+def _check(options: dict[str, Any]) -> None:
+    for name, (least, most) in ALLOWED.items():
+        value = options[name]
+        if not isinstance(value, int) or not least <= value <= most:
+            raise ValueError(f"{name} is {value!r}; allowed: a whole number from {least} to {most:,}")
+    if not 0 <= options["replay"] <= MOST_REPLAY:
+        raise ValueError(f"replay is {options['replay']!r}; allowed: from 0 to {MOST_REPLAY}")

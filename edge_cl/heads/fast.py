@@ -62,6 +62,16 @@ class FastMemory:
         self._fade = np.zeros(window, dtype=np.float32)
         self._now = 0
 
+    @staticmethod
+    def needed_bytes(window: int, n_features: int, n_classes: int) -> int:
+        """`nbytes` of a new one."""
+        return window * (8 * n_features + 4 * window + 8 * n_classes + 12)
+
+    @staticmethod
+    def needed_bytes(window: int, n_features: int, n_classes: int) -> int:
+        """`nbytes` of a new one."""
+        return window * (8 * n_features + 4 * window + 8 * n_classes + 20)
+
     @property
     def nbytes(self) -> int:
         """Bytes held."""

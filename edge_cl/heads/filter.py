@@ -80,7 +80,7 @@ class SharedFilter:
         self._cov, self._mean = belief[:, :d], belief[:, d:]
         self._gains, self._errors = updates[:, :d], updates[:, d:]
         self._diagonal = np.einsum("ii->i", self._cov)
-        n_rows = -(-d // PENDING) if d > AT_ONCE else min(d, STRIPE)
+        n_rows = _rows_at_once(d)
         self._rows = [slice(start, min(start + n_rows, d)) for start in range(0, d, n_rows)]
         self._product = np.empty((n_rows, width), dtype=np.float32)
         self._folds = [
@@ -88,6 +88,12 @@ class SharedFilter:
         ]
         row = np.empty(width, dtype=np.float32)
         self._row = row, row[:d], row[d:]
+
+    @staticmethod
+    def needed_bytes(n_inputs: int, n_outputs: int) -> int:
+        """`nbytes` of a new one."""
+        width = n_inputs + n_outputs
+        return 4 * (width * (n_inputs + PENDING + _rows_at_once(n_inputs) + 1) + PENDING * n_inputs)
 
     @property
     def nbytes(self) -> int:
@@ -346,3 +352,8 @@ class SharedFilter:
         if self._unfolded.any():
             for part in range(len(self._rows)):
                 self._fold(part)
+
+
+def _rows_at_once(n_inputs: int) -> int:
+    """Rows that one fold takes."""
+    return -(-n_inputs // PENDING) if n_inputs > AT_ONCE else min(n_inputs, STRIPE)

@@ -60,6 +60,11 @@ class Gate:
         self.weights[:, 0] = start
         self.mean_square = np.full_like(self.weights, 1e-3)
 
+    @staticmethod
+    def needed_bytes(n_parts: int, n_context: int) -> int:
+        """`nbytes` of a new one."""
+        return 16 * n_parts * n_context
+
     @property
     def nbytes(self) -> int:
         """Bytes held."""

@@ -130,6 +130,10 @@ class KalmanHead(Head):
         arrays = (self._recent, self.inflation, self.centre, self._row)
         return sum(part.nbytes for part in (self.filter, self.standardise, self.moments, *arrays))
 
+    @classmethod
+    def _needed_bytes(cls, n_features: int, n_classes: int, options: dict[str, Any]) -> int:
+        return 4 * (n_features + 1) * (n_features + 1 + n_classes) + Standardiser.needed_bytes(n_features)
+
     @property
     def bytes_per_class(self) -> int:
         """Bytes that one more class costs."""
@@ -181,6 +185,9 @@ class KalmanHead(Head):
         for start in range(0, len(X), 64):
             self._condition(X[start : start + 64], y[start : start + 64])
             yield
+
+    def _typical(self, y: int | None = None) -> FloatArray:
+        return self.standardise.mean
 
     def _predict(self, X: FloatArray) -> FloatArray:
         design = self._design(X)

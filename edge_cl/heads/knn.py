@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from edge_cl.bundle import Prior
-from edge_cl.heads.base import Head, prior_samples, prior_weights
+from edge_cl.heads.base import Head, prior_samples, prior_weights, typical
 from edge_cl.heads.spread import ClassSpread
 from edge_cl.memory import Reservoir
 from edge_cl.records import FloatArray, under
@@ -47,6 +47,8 @@ class KnnHead(Head):
 
     name: ClassVar[str] = "knn"
     can_forget: ClassVar[bool] = True
+    can_explain: ClassVar[bool] = True
+    gains_by_rehearsal: ClassVar[bool] = False
 
     def __init__(
         self, n_features: int, n_classes: int = 0, *, k: int = 5, memory_bytes: int = 2**20, seed: int = 0
@@ -69,6 +71,11 @@ class KnnHead(Head):
     def nbytes(self) -> int:
         """Bytes held, exemplars included."""
         return self.memory.nbytes + self.spread.nbytes + self.class_counts.nbytes
+
+    @classmethod
+    def _needed_bytes(cls, n_features: int, n_classes: int, options: dict[str, Any]) -> int:
+        memory = Reservoir.needed_bytes(options["memory_bytes"], n_features, CODEC)
+        return memory + ClassSpread.needed_bytes(n_features, n_classes) + 8 * n_classes
 
     @property
     def bytes_per_class(self) -> int:
@@ -98,6 +105,9 @@ class KnnHead(Head):
         squared, classes = self._nearest(features, wanted)
         pairs = zip(classes[0], np.sqrt(squared[0]), strict=True)
         return {"nearest": [{"class": int(c), "distance": float(d)} for c, d in pairs]}
+
+    def _typical(self, y: int | None = None) -> FloatArray:
+        return typical(self.spread.class_means, self.class_counts, y)
 
     def _predict(self, X: FloatArray) -> FloatArray:
         votes = np.zeros((len(X), self.n_classes), dtype=np.float32)

@@ -29,6 +29,12 @@ class Lift:
         self._weights = rng.normal(0, n_features**-0.5, (n_features, n_random)).astype(np.float32)
         self._bias = rng.uniform(-1, 1, n_random).astype(np.float32)
 
+    @staticmethod
+    def needed_bytes(n_features: int, n_lifted: int) -> int:
+        """`nbytes` of a new one."""
+        n_random = n_lifted - 1 - n_features
+        return 4 * n_random * (n_features + 1) + Standardiser.needed_bytes(n_features)
+
     @property
     def nbytes(self) -> int:
         """Bytes held."""

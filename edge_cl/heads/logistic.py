@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_cl.bundle import Prior
-from edge_cl.heads.base import Head, prior_weights, softmax
-from edge_cl.heads.linalg import lift_floor, shrunk_precision
+from edge_cl.heads.base import Head, prior_weights, softmax, typical
+from edge_cl.heads.cholesky import precision_times, shrunk_factor
+from edge_cl.heads.linalg import lift_floor
 from edge_cl.heads.spread import ClassSpread
 from edge_cl.heads.standardise import Standardiser
 from edge_cl.records import FloatArray
@@ -22,6 +23,11 @@ FLOOR, FLOOR_EVERY = 1e-8, 512
 SHRINKAGE = 0.01
 RESTART = 2.0
 """A feature's deviation that changed by more than this factor between two doublings."""
+BALANCE, FEW = 0.25, 10.0
+"""How much of log(labels of a class + FEW) its answers are cleared of: 0 none, 1 all of it.
+
+At 0.25 a class with one label to 100 is recalled nearly three times as often; at 0.5 insects_gradual_balanced
+loses 4 points of now0. Without FEW, a class that was just added takes 5 % of the others' samples."""
 PASSES = 2
 """Over the exemplars, per rehearsal."""
 SLICE = 64
@@ -33,6 +39,7 @@ class LogisticHead(Head):
     For a sample with design vector d, scores p and target e: q = ½ Σ p (1 − p) stands for the curvature,
     P ← P − q P d dᵀ P / (1 + q dᵀ P d), then W ← W + (e − p) (P d)ᵀ. Unlike regression on one-hot targets
     what is answered rightly and surely moves nothing, so steps stay large for what is not known yet.
+    Answers are cleared of some of the classes' frequency, see `BALANCE`.
     Features are standardised; scales follow at every doubling of labels, and the weights with them.
 
     Parameters
@@ -44,7 +51,7 @@ class LogisticHead(Head):
     -----
     d = D + 1. O(d² + C·d) per label, O(C·d) per prediction, 4·(d² + 2·C·d) bytes. Sources: Amari, Natural
     gradient works efficiently in learning (1998); Böhning, Multinomial logistic regression algorithm (1992),
-    for one curvature shared by all classes.
+    for one curvature shared by all classes; Menon et al., Long-tail learning via logit adjustment (2021).
     """
 
     name: ClassVar[str] = "logistic"
@@ -66,6 +73,12 @@ class LogisticHead(Head):
         own = self.weights.nbytes + self.cov.nbytes + self.class_counts.nbytes
         return own + self.spread.nbytes + self.standardise.nbytes
 
+    @classmethod
+    def _needed_bytes(cls, n_features: int, n_classes: int, options: dict[str, Any]) -> int:
+        own = 4 * (n_features + 1) * (n_features + 1 + n_classes) + 8 * n_classes
+        spread = ClassSpread.needed_bytes(n_features, n_classes)
+        return own + spread + Standardiser.needed_bytes(n_features)
+
     @property
     def bytes_per_class(self) -> int:
         """Bytes that one more class costs."""
@@ -79,8 +92,8 @@ class LogisticHead(Head):
         means = self.standardise(self.spread.class_means).astype(np.float64)
         scale = self.standardise.inv_std.astype(np.float64)
         within = prior.shared_cov * np.outer(scale, scale)
-        precision = shrunk_precision(within, SHRINKAGE, np.abs(means).max(axis=0, initial=0))
-        slopes = means @ precision
+        magnitude = np.abs(means).max(axis=0, initial=0)
+        slopes = precision_times(*shrunk_factor(within, SHRINKAGE, magnitude), means)
         self.weights = np.column_stack([-0.5 * (slopes * means).sum(axis=1), slopes]).astype(np.float32)
         design = np.column_stack([np.ones(len(means)), means])
         information = (design.T * self.class_counts) @ design
@@ -98,8 +111,13 @@ class LogisticHead(Head):
                     self._step(X[i], int(y[i]), certain=False)
                 yield
 
+    def _typical(self, y: int | None = None) -> FloatArray:
+        return typical(self.spread.class_means, self.class_counts, y)
+
     def _predict(self, X: FloatArray) -> FloatArray:
-        return softmax(self._design(X) @ self.weights.T, self.class_counts > 0)
+        log_counts = np.log(self.class_counts + FEW).astype(np.float32)
+        logits = self._design(X) @ self.weights.T - np.float32(BALANCE) * log_counts
+        return softmax(logits, self.class_counts > 0)
 
     def _learn(self, x: FloatArray, y: int) -> None:
         self.spread.learn_one(x, y, self.class_counts[y])

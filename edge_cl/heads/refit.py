@@ -12,6 +12,8 @@ from edge_cl.heads.standardise import RunningMoments, Standardiser
 from edge_cl.memory import Reservoir
 from edge_cl.records import FloatArray, under
 
+OBS_NOISE_VAR = 0.1
+"""Of the slow memory: variance of a one-hot target around its regression; flat within a point from 0.1 to 0.3."""
 AT_ONCE = 32
 """Up to so many labels the slow memory is relearned at once, at every doubling."""
 PER_LABEL = 3
@@ -37,7 +39,7 @@ class Refit:
     """
 
     def __init__(self, memory_bytes: int, n_features: int, lift: Lift) -> None:
-        capacity = max(memory_bytes // Reservoir.row_bytes(n_features, "int8"), 1)
+        capacity = _capacity(memory_bytes, n_features)
         self._kept = Reservoir(capacity, n_features, codec="int8", rng=np.random.default_rng(0))
         self._lift = lift
         self._moments = RunningMoments(n_features)
@@ -45,11 +47,17 @@ class Refit:
         self._slow: SharedFilter | None = None
         self._position = 0
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes held now; a refit under way has a slow memory of its own."""
+    @staticmethod
+    def needed_bytes(memory_bytes: int, n_features: int, n_lifted: int, n_outputs: int) -> int:
+        """Bytes held while a refit is under way."""
+        kept = Reservoir.own_bytes(n_features, "int8")
+        kept += _capacity(memory_bytes, n_features) * Reservoir.row_bytes(n_features, "int8")
+        return kept + 24 * n_features + SharedFilter.needed_bytes(n_lifted, n_outputs)
+
+    def nbytes(self, n_outputs: int) -> int:
+        """Bytes held, with the slow memory that a refit has of its own, under way or not."""
         own = self._kept.nbytes + self._moments.nbytes + self._standardise.nbytes
-        return own + (self._slow.nbytes if self._slow is not None else 0)
+        return own + SharedFilter.needed_bytes(self._lift.n_lifted, n_outputs)
 
     def add(self, x: FloatArray, y: int) -> None:
         """Keep a sample x (D,) of class y, as long as there is room."""
@@ -127,7 +135,11 @@ class Refit:
             self._slow, self._position = self._fresh(n_outputs), 0
 
     def _fresh(self, n_outputs: int) -> SharedFilter:
-        return SharedFilter(self._lift.n_lifted, n_outputs, obs_noise_var=0.1)
+        return SharedFilter(self._lift.n_lifted, n_outputs, obs_noise_var=OBS_NOISE_VAR)
+
+
+def _capacity(memory_bytes: int, n_features: int) -> int:
+    return max(memory_bytes // Reservoir.row_bytes(n_features, "int8"), 1)
 
 
 def _moved(old: Standardiser, new: Standardiser) -> float:

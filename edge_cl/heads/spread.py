@@ -19,6 +19,11 @@ class ClassSpread:
         self.class_means = np.zeros((n_classes, n_features), dtype=np.float32)
         self.scatter = np.zeros(n_features, dtype=np.float64)
 
+    @staticmethod
+    def needed_bytes(n_features: int, n_classes: int) -> int:
+        """`nbytes` of a new one."""
+        return 4 * n_classes * n_features + 8 * n_features
+
     @property
     def nbytes(self) -> int:
         """Bytes held."""

@@ -24,6 +24,11 @@ class Standardiser:
         self.mean = np.zeros(n_features, dtype=np.float32)
         self.inv_std = np.ones(n_features, dtype=np.float32)
 
+    @staticmethod
+    def needed_bytes(n_features: int) -> int:
+        """`nbytes` of a new one."""
+        return 8 * n_features
+
     @property
     def nbytes(self) -> int:
         """Bytes held."""

@@ -35,6 +35,11 @@ class ResidualTracker:
             self._n_inputs + 1, n_classes, obs_noise_var=OBS_NOISE_VAR, forgetting=FORGETTING
         )
 
+    @staticmethod
+    def needed_bytes(n_lifted: int, n_classes: int) -> int:
+        """Of a new one's filter."""
+        return SharedFilter.needed_bytes(min(N_INPUTS, n_lifted) + 1, n_classes)
+
     def predict(self, lifted: FloatArray) -> FloatArray:
         """Expected residuals: (n, d) lifted → (n, C)."""
         return self.filter.predict(self._design(lifted))
@@ -60,6 +65,11 @@ class SoftmaxTracker:
         self.weights = np.zeros((n_features, n_classes), dtype=np.float32)
         self.bias = np.zeros(n_classes, dtype=np.float32)
         self._rate = np.float32(LEARNING_RATE / n_features)
+
+    @staticmethod
+    def needed_bytes(n_features: int, n_classes: int) -> int:
+        """`nbytes` of a new one."""
+        return 4 * n_classes * (n_features + 1)
 
     @property
     def nbytes(self) -> int:

@@ -1,67 +1,138 @@
-"""How an exemplar is stored: a row of bytes per feature vector."""
+"""How exemplars are stored: one row of numbers per feature vector."""
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import ClassVar
 
 import numpy as np
-from numpy.typing import DTypeLike
+from numpy.typing import DTypeLike, NDArray
 
 from edge_cl.records import FloatArray
 
-
-class Codec(Protocol):
-    """Turns (n, D) float32 features into stored rows and back."""
-
-    dtype: DTypeLike
-
-    def row_size(self, n_features: int) -> int:
-        """Stored values per exemplar."""
-        ...
-
-    def encode(self, features: FloatArray) -> np.ndarray:
-        """(n, D) float32 → (n, row_size) stored rows."""
-        ...
-
-    def decode(self, rows: np.ndarray) -> FloatArray:
-        """(n, row_size) stored rows → (n, D) float32."""
-        ...
+LARGEST = np.float32(1e36)
+"""int8 clips larger values, so that no difference of two overflows float32."""
+STEPS = 127
+"""int8 stores whole steps from -127 to 127."""
 
 
 class Float32:
-    """Exact; 4 bytes a value."""
+    """Exact; 4 bytes a value. Also the base of the other codecs: what they share needs no state.
 
-    dtype: DTypeLike = np.float32
+    Parameters
+    ----------
+    n_features
+        Length D of a feature vector.
+    """
 
-    def row_size(self, n_features: int) -> int:
-        """One value per feature."""
-        return n_features
+    dtype: ClassVar[DTypeLike] = np.float32
 
-    def encode(self, features: FloatArray) -> np.ndarray:
-        """Unchanged."""
-        return np.asarray(features, dtype=np.float32)
+    def __init__(self, n_features: int) -> None:
+        self.n_features = n_features
+
+    @staticmethod
+    def own_bytes(n_features: int) -> int:
+        """Bytes held beside the rows."""
+        return 0
+
+    def widen(self, x: FloatArray, rows: np.ndarray) -> None:
+        """Before x (D,) is encoded: extend the range if needed, and re-encode rows (n, D) in place."""
+
+    def encode(self, x: FloatArray) -> np.ndarray:
+        """(D,) float32 → stored row (D,)."""
+        row: np.ndarray = np.asarray(x, dtype=self.dtype)
+        return row
 
     def decode(self, rows: np.ndarray) -> FloatArray:
-        """Unchanged."""
-        return rows
+        """(n, D) stored rows → (n, D) float32."""
+        return np.asarray(rows, dtype=np.float32)
+
+    def find(self, x: FloatArray, rows: np.ndarray) -> int:
+        """Index of a row of rows (n, D) that x (D,) was stored as; -1: none."""
+        equal = (rows == self.encode(x)).all(axis=1)
+        return int(equal.argmax()) if equal.any() else -1
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Arrays that `restore` takes back."""
+        return {}
+
+    def restore(self, arrays: dict[str, np.ndarray]) -> None:
+        """Take back what `state` gave."""
 
 
-class Float16:
+class Float16(Float32):
     """2 bytes a value, relative error 5e-4; values beyond ±65,504 are clipped."""
 
-    dtype: DTypeLike = np.float16
+    dtype: ClassVar[DTypeLike] = np.float16
 
-    def row_size(self, n_features: int) -> int:
-        """One value per feature."""
-        return n_features
-
-    def encode(self, features: FloatArray) -> np.ndarray:
+    def encode(self, x: FloatArray) -> np.ndarray:
         """Rounded to half precision."""
-        return np.clip(features, -65504.0, 65504.0).astype(np.float16)
+        return np.clip(x, -65504.0, 65504.0).astype(np.float16)
+
+
+class Int8(Float32):
+    """1 byte a value: whole steps around the first exemplar, one step size per channel.
+
+    Steps are powers of two and start near float32's own precision. A value out of range doubles its
+    channel's step as often as needed and rounds what is stored to it, so nothing saturates.
+
+    Notes
+    -----
+    O(D) per exemplar; O(n·D) when a range grows, which a channel of range R and precision p does at most
+    log2(R / p) times. |x - decoded| ≤ step / 2 if the channel was not widened since x was stored, ≤ step
+    otherwise; step ≤ 2 R / 127. A single wild value makes a channel coarse for good.
+    """
+
+    dtype: ClassVar[DTypeLike] = np.int8
+
+    def __init__(self, n_features: int) -> None:
+        super().__init__(n_features)
+        self.centre = np.zeros(n_features, dtype=np.float32)
+        self.step = np.zeros(n_features, dtype=np.float32)
+        """0 until the first exemplar."""
+
+    @staticmethod
+    def own_bytes(n_features: int) -> int:
+        """Centre and step."""
+        return 8 * n_features
+
+    def widen(self, x: FloatArray, rows: np.ndarray) -> None:
+        """Grow the step of channels that x leaves, or start around x."""
+        x = np.clip(x, -LARGEST, LARGEST)
+        if not self.step.any():
+            self.centre = x.astype(np.float32)
+            precision = np.maximum(np.spacing(np.abs(self.centre)), np.float32(2.0**-80))
+            self.step = np.exp2(np.ceil(np.log2(precision))).astype(np.float32)
+            return
+        steps = np.abs(x.astype(np.float64) - self.centre) / self.step
+        out = np.flatnonzero(steps > STEPS + 0.5)
+        if len(out):
+            factor = np.exp2(np.ceil(np.log2(steps[out] / STEPS)))
+            self.step[out] = (self.step[out] * factor).astype(np.float32)
+            rows[:, out] = np.rint(rows[:, out] / factor).astype(np.int8)
+
+    def encode(self, x: FloatArray) -> np.ndarray:
+        """Whole steps from the centre; clipped where `widen` did not see x."""
+        step = np.where(self.step > 0, self.step, np.float32(1))
+        steps = np.rint((np.clip(x, -LARGEST, LARGEST) - self.centre) / step.astype(np.float64))
+        return np.clip(steps, -STEPS, STEPS).astype(np.int8)
 
     def decode(self, rows: np.ndarray) -> FloatArray:
-        """Widened to float32."""
-        return rows.astype(np.float32)
+        """Centre plus steps."""
+        return np.add(rows * self.step, self.centre, dtype=np.float32)
+
+    def find(self, x: FloatArray, rows: np.ndarray) -> int:
+        """The nearest row, at most one step away in any channel: widening may round by one."""
+        apart = np.abs(rows.astype(np.int16) - self.encode(x))
+        near = np.flatnonzero((apart <= 1).all(axis=1))
+        return int(near[apart[near].sum(axis=1).argmin()]) if len(near) else -1
+
+    def state(self) -> dict[str, NDArray[np.float32]]:
+        """Centre and step."""
+        return {"centre": self.centre.copy(), "step": self.step.copy()}
+
+    def restore(self, arrays: dict[str, np.ndarray]) -> None:
+        """Take back what `state` gave."""
+        self.centre, self.step = arrays["centre"].copy(), arrays["step"].copy()
 
 
-CODECS: dict[str, Codec] = {"float32": Float32(), "float16": Float16()}
+CODECS: dict[str, type[Float32]] = {"float32": Float32, "float16": Float16, "int8": Int8}

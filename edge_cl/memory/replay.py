@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from edge_cl.memory.reservoir import Reservoir
-from edge_cl.records import FloatArray
+from edge_cl.records import FloatArray, under
 
 HELD_BACK_EVERY = 8
 """Every 8th exemplar (12.5 %) is held back: never rehearsed, it judges the head after sleep."""
@@ -23,7 +23,7 @@ class ReplayMemory:
     n_features
         Length D of a feature vector.
     codec
-        ``float16`` (default) or ``float32``.
+        ``float16`` (default), ``float32`` or ``int8``.
     held_back_every
         Every n-th exemplar goes to the held-back part; 0 holds nothing back.
     seed
@@ -40,11 +40,18 @@ class ReplayMemory:
         seed: int = 0,
     ) -> None:
         self.held_back_every = held_back_every
-        rehearsed, held_back = self._split(capacity_bytes // Reservoir.row_bytes(n_features, codec))
+        rehearsed, held_back = _split(_n_exemplars(capacity_bytes, n_features, codec), held_back_every)
         rngs = np.random.default_rng(seed).spawn(2)
         self.rehearsed = Reservoir(rehearsed, n_features, codec=codec, rng=rngs[0])
-        self.held_back = Reservoir(max(held_back, 1), n_features, codec=codec, rng=rngs[1])
+        self.held_back = Reservoir(held_back, n_features, codec=codec, rng=rngs[1])
         self.n_offered = 0
+
+    @staticmethod
+    def needed_bytes(capacity_bytes: int, n_features: int, codec: str, held_back_every: int) -> int:
+        """`nbytes` of a new one."""
+        n = sum(_split(_n_exemplars(capacity_bytes, n_features, codec), held_back_every))
+        row = Reservoir.row_bytes(n_features, codec)
+        return n * row + 2 * Reservoir.own_bytes(n_features, codec)
 
     @property
     def nbytes(self) -> int:
@@ -64,8 +71,8 @@ class ReplayMemory:
 
     def resize(self, capacity_bytes: int) -> None:
         """Take or give back bytes; when it shrinks, exemplars of the fullest classes go first."""
-        row = Reservoir.row_bytes(self.rehearsed.n_features, self.rehearsed.codec)
-        rehearsed, held_back = self._split(capacity_bytes // row)
+        n = _n_exemplars(capacity_bytes, self.rehearsed.n_features, self.rehearsed.codec)
+        rehearsed, held_back = _split(n, self.held_back_every)
         self.rehearsed.resize(rehearsed)
         self.held_back.resize(held_back)
 
@@ -82,9 +89,16 @@ class ReplayMemory:
         """Take back what `state` gave."""
         self.n_offered = meta["n_offered"]
         for name in ("rehearsed", "held_back"):
-            part = {key: arrays[f"{name}.{key}"] for key in ("rows", "labels", "order")}
-            getattr(self, name).restore(part, meta[name])
+            getattr(self, name).restore(under(arrays, f"{name}."), meta[name])
 
-    def _split(self, n_exemplars: int) -> tuple[int, int]:
-        held_back = n_exemplars // self.held_back_every if self.held_back_every else 0
-        return n_exemplars - held_back, held_back
+
+def _split(n_exemplars: int, held_back_every: int) -> tuple[int, int]:
+    """Capacities of the rehearsed and the held-back part; the latter is never without a place."""
+    held_back = n_exemplars // held_back_every if held_back_every else 0
+    return n_exemplars - held_back, max(held_back, 1)
+
+
+def _n_exemplars(capacity_bytes: int, n_features: int, codec: str) -> int:
+    """Exemplars that fit beside what the two reservoirs hold anyway."""
+    left = capacity_bytes - 2 * Reservoir.own_bytes(n_features, codec)
+    return max(left, 0) // Reservoir.row_bytes(n_features, codec)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from array import array
 from typing import Any
 
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 
 from edge_cl.errors import BudgetExceeded
 from edge_cl.memory.codecs import CODECS
-from edge_cl.records import FloatArray
+from edge_cl.records import FloatArray, under
 
 
 class Reservoir:
@@ -27,14 +28,14 @@ class Reservoir:
     n_features
         Length D of a feature vector.
     codec
-        ``float32`` or ``float16``.
+        ``float32``, ``float16`` or ``int8``.
     rng
         Source of every random choice; part of the state, so that a replay repeats them.
 
     Notes
     -----
-    `add` costs O(D) and allocates nothing. All arrays are written once at the start, so that
-    what the ledger counts is resident from the first moment.
+    `add` costs O(D + log C), C classes. All arrays are written once at the start, so that what the ledger
+    counts is resident from the first moment.
     """
 
     def __init__(
@@ -46,17 +47,20 @@ class Reservoir:
             )
         self.n_features = n_features
         self.codec = codec
-        self._codec = CODECS[codec]
+        if codec not in CODECS:
+            raise ValueError(f"unknown codec {codec!r}; known: {', '.join(CODECS)}")
+        self._codec = CODECS[codec](n_features)
         self._allocate(capacity)
         self._slots: list[array[int]] = []  # per class: the slots that hold it
         self._n_seen: list[int] = []  # per class: samples offered so far
         self._was_fullest: list[bool] = []  # per class
+        self._by_size: list[tuple[int, int]] = []  # heap of (-size, class), partly stale; empty until needed
         self.rng = rng
         self.n = 0
 
     def _allocate(self, capacity: int) -> None:
         self.capacity = capacity
-        self._rows = np.empty((capacity, self._codec.row_size(self.n_features)), dtype=self._codec.dtype)
+        self._rows = np.empty((capacity, self.n_features), dtype=self._codec.dtype)
         self._rows.fill(0)  # touch every page now: what the ledger counts is resident from the start
         self._labels = np.full(capacity, -1, dtype=np.int32)
         self._position = np.full(capacity, -1, dtype=np.int32)  # of the slot inside its class list
@@ -64,13 +68,24 @@ class Reservoir:
     @staticmethod
     def row_bytes(n_features: int, codec: str = "float16") -> int:
         """Bytes one exemplar costs, its bookkeeping included."""
-        stored = CODECS[codec].row_size(n_features) * np.dtype(CODECS[codec].dtype).itemsize
-        return stored + 4 + 4 + 8
+        return n_features * np.dtype(CODECS[codec].dtype).itemsize + 4 + 4 + 8
+
+    @staticmethod
+    def own_bytes(n_features: int, codec: str = "float16") -> int:
+        """Bytes held beside the exemplars, whatever the capacity."""
+        return CODECS[codec].own_bytes(n_features)
+
+    @staticmethod
+    def needed_bytes(capacity_bytes: int, n_features: int, codec: str) -> int:
+        """`nbytes` of a new one with as many exemplars as fit into `capacity_bytes`."""
+        own, row = Reservoir.own_bytes(n_features, codec), Reservoir.row_bytes(n_features, codec)
+        return own + max(capacity_bytes - own, 0) // row * row
 
     @property
     def nbytes(self) -> int:
         """Bytes held, used or not."""
-        return self.capacity * self.row_bytes(self.n_features, self.codec)
+        rows = self.capacity * self.row_bytes(self.n_features, self.codec)
+        return rows + self.own_bytes(self.n_features, self.codec)
 
     @property
     def class_counts(self) -> list[int]:
@@ -82,8 +97,8 @@ class Reservoir:
         """True while nothing that was offered has been dropped."""
         return self.n == sum(self._n_seen)
 
-    def add(self, x: FloatArray, y: int) -> bool:
-        """Offer one exemplar: x (n_features,), class y ≥ 0. Returns whether it was kept."""
+    def add(self, x: FloatArray, y: int) -> int:
+        """Offer one exemplar: x (n_features,), class y ≥ 0. Returns its slot, -1 when it was not kept."""
         while len(self._slots) <= y:
             self._slots.append(array("i"))
             self._n_seen.append(0)
@@ -91,29 +106,47 @@ class Reservoir:
         self._n_seen[y] += 1
         slot = self._slot_for(y)
         if slot < 0:
-            return False
-        self._rows[slot] = self._codec.encode(x[None])[0]
+            return -1
+        self._codec.widen(x, self._rows[: self.n])
+        self._rows[slot] = self._codec.encode(x)
         self._labels[slot] = y
         self._position[slot] = len(self._slots[y])
         self._slots[y].append(slot)
-        return True
+        self._resized(y)
+        return slot
 
     def remove(self, x: FloatArray, y: int) -> bool:
         """Drop one exemplar equal to x (n_features,) of class y, as if never offered; False: none is held.
 
         Until something was dropped for want of room that is exact; from then on the class may hold one less.
         """
-        stored = self._codec.encode(x[None])[0]
-        for slot in self._slots[y] if y < len(self._slots) else ():
-            if np.array_equal(self._rows[slot], stored):
-                self._n_seen[y] -= 1
-                self._remove(slot)
-                return True
-        return False
+        slots = self._slots[y] if y < len(self._slots) else array("i")
+        found = self._codec.find(x, self._rows[slots])
+        if found < 0:
+            return False
+        self._note_fullest()
+        self._n_seen[y] -= 1
+        self._remove(slots[found])
+        return True
 
     def exemplars(self) -> tuple[FloatArray, NDArray[np.int64]]:
         """All exemplars, decoded: (n, D) float32 and (n,) classes."""
         return self._codec.decode(self._rows[: self.n]), self._labels[: self.n].astype(np.int64)
+
+    def some(self, slots: slice) -> tuple[FloatArray, NDArray[np.int64]]:
+        """As `exemplars`, of some slots below `n`."""
+        return self._codec.decode(self._rows[slots]), self._labels[slots].astype(np.int64)
+
+    def label(self, slot: int) -> int:
+        """Class of the exemplar in a slot below `n`."""
+        return int(self._labels[slot])
+
+    def draw(self) -> int:
+        """A random slot, all classes that are held alike; there must be one."""
+        while True:
+            slots = self._slots[int(self.rng.integers(len(self._slots)))]
+            if slots:
+                return slots[int(self.rng.integers(len(slots)))]
 
     def sample(self, n_per_class: int, rng: np.random.Generator) -> tuple[FloatArray, NDArray[np.int64]]:
         """At most `n_per_class` exemplars of each class, without replacement, decoded."""
@@ -126,6 +159,7 @@ class Reservoir:
     def resize(self, capacity: int) -> None:
         """Change the capacity; when it shrinks, random exemplars of the fullest class go first."""
         capacity = max(capacity, 1)
+        self._note_fullest()
         while self.n > capacity:
             self._remove(self._random_slot(self._fullest()))
         rows, labels, position = self._rows, self._labels, self._position
@@ -140,7 +174,7 @@ class Reservoir:
             "rows": self._rows[: self.n].copy(),
             "labels": self._labels[: self.n].copy(),
             "order": order,
-        }
+        } | {f"codec.{key}": value for key, value in self._codec.state().items()}
         meta = {
             "capacity": self.capacity,
             "n_seen": list(self._n_seen),
@@ -156,6 +190,8 @@ class Reservoir:
         self._allocate(max(wanted, len(rows)))
         self.n = len(rows)
         self._rows[: self.n], self._labels[: self.n] = rows, labels
+        self._codec.restore(under(arrays, "codec."))
+        self._by_size = []
         self._n_seen, self._was_fullest = list(meta["n_seen"]), list(meta["was_fullest"])
         counts = np.bincount(labels, minlength=len(self._n_seen))
         orders = np.split(arrays["order"], np.cumsum(counts)[:-1])
@@ -171,17 +207,35 @@ class Reservoir:
             self.n += 1
             return self.n - 1
         fullest = self._fullest()
-        most = len(self._slots[fullest])
-        for c, slots in enumerate(self._slots):
-            self._was_fullest[c] |= len(slots) == most
+        # while full, only a fullest class ever shrinks; so no other class needs a look
+        self._was_fullest[fullest] = True
+        self._was_fullest[y] |= len(self._slots[y]) == len(self._slots[fullest])
         if not self._was_fullest[y]:
             return self._evict(fullest)
         if self.rng.random() * self._n_seen[y] < len(self._slots[y]):
             return self._evict(y)
         return -1
 
+    def _note_fullest(self) -> None:
+        """Before the memory stops being full: all classes that are the fullest now were it."""
+        if self.n == self.capacity and self.n:
+            most = len(self._slots[self._fullest()])
+            for c, slots in enumerate(self._slots):
+                self._was_fullest[c] |= len(slots) == most
+
     def _fullest(self) -> int:
-        return max(range(len(self._slots)), key=lambda c: len(self._slots[c]))
+        """The class with most exemplars, of several the first."""
+        heap = self._by_size
+        if not heap or len(heap) > 4 * len(self._slots) + 64:
+            heap[:] = sorted((-len(slots), c) for c, slots in enumerate(self._slots))
+        while -heap[0][0] != len(self._slots[heap[0][1]]):
+            heapq.heappop(heap)
+        return heap[0][1]
+
+    def _resized(self, c: int) -> None:
+        """Class c holds more or fewer exemplars now."""
+        if self._by_size:
+            heapq.heappush(self._by_size, (-len(self._slots[c]), c))
 
     def _random_slot(self, c: int) -> int:
         return self._slots[c][int(self.rng.integers(len(self._slots[c])))]
@@ -198,6 +252,7 @@ class Reservoir:
         if last != slot:
             slots[self._position[slot]] = last
             self._position[last] = self._position[slot]
+        self._resized(int(self._labels[slot]))
 
     def _remove(self, slot: int) -> None:
         """Drop a slot and close the gap with the last one."""

@@ -55,8 +55,9 @@ def test_learning_is_deterministic_and_many_equals_one_by_one(name):
         for x, c in zip(X, y, strict=True):
             head.learn_one(x, int(c))
     many.learn_many(X, y)
+    np.testing.assert_array_equal(one.class_counts, many.class_counts)
+    np.testing.assert_allclose(one.predict_many(X), many.predict_many(X), rtol=1e-4, atol=1e-5)
     np.testing.assert_array_equal(one.predict_many(X), again.predict_many(X))
-    np.testing.assert_allclose(one.predict_many(X), many.predict_many(X), rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("n", [0, 1, 5, 40, 200])
@@ -171,20 +172,41 @@ def test_unusable_features_are_refused(name, x):
 
 
 @pytest.mark.parametrize(
-    ("y", "error"), [(3, ValueError), (-1, ValueError), (1.0, TypeError), ("1", TypeError)]
+    ("y", "error"),
+    [
+        *((y, ValueError) for y in (3, -1, 2**70, np.int64(3))),
+        *((y, TypeError) for y in (1.0, np.float32(1), "1", True, np.True_, None, [1])),
+    ],
 )
 def test_unusable_classes_are_refused(name, y, error):
     head = make(name)
     with pytest.raises(error, match="class"):
         head.learn_one(np.zeros(D), y)
+    with pytest.raises(error, match="class"):
+        head.learn_many(np.ones((2, D)), np.array([0, y], dtype=object))
+    assert head.n_seen == 0, "nothing of a refused batch is learned"
 
 
 def test_float64_lists_and_strided_arrays_are_accepted(name):
+    plain, other = make(name), make(name)
+    X, y = World().draw(40)
+    plain.learn_many(X, y)
+    wide = np.repeat(X, 2, axis=1).astype(np.float64)
+    for row, x, c in zip(wide, X, y, strict=True):
+        other.learn_one(row[::2] if c else x.tolist(), np.int16(c))
+    for form in (X, wide[:, ::2], np.asfortranarray(X), X.tolist()):
+        np.testing.assert_allclose(other.predict_many(form), plain.predict_many(X), rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("X", "y"),
+    [(np.zeros((2, D)), [0]), (np.zeros(D), [0]), (np.zeros((2, D + 1)), [0, 1]), (np.zeros((1, D)), 0)],
+)
+def test_batches_of_another_shape_are_refused(name, X, y):
     head = make(name)
-    wide = np.arange(2.0 * D)
-    head.learn_one(wide[::2], 0)
-    head.learn_one(list(range(D)), np.int64(1))
-    assert head.n_seen == 2
+    with pytest.raises(ValueError, match=r"shape"):
+        head.learn_many(X, y)
+    assert head.n_seen == 0
 
 
 def test_state_of_another_head_or_version_is_refused(name):

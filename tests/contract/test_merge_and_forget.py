@@ -32,6 +32,7 @@ def settled(name, head):
     """The part of the head that must not depend on the order of labels."""
     if name == "prototype":
         head.fast_means = head.class_means.copy()
+        head.forms.counts.fill(0)
     return head
 
 

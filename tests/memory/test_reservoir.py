@@ -1,10 +1,12 @@
 """The reservoir keeps its promises for any stream."""
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_cl.memory import ReplayMemory, Reservoir
+from edge_cl.memory.codecs import CODECS
 
 D = 3
 
@@ -92,9 +94,10 @@ def test_sample_is_balanced_and_without_repeats():
 
 
 def test_bytes_held_are_the_arrays():
-    for codec in ("float32", "float16"):
+    for codec in CODECS:
         reservoir = filled([0, 1, 2] * 50, 100, codec)
         stored = reservoir._rows.nbytes + reservoir._labels.nbytes + reservoir._position.nbytes
+        stored += sum(array.nbytes for array in reservoir._codec.state().values())
         assert stored <= reservoir.nbytes <= stored + 100 * 8
 
 
@@ -102,6 +105,38 @@ def test_float16_survives_huge_values():
     reservoir = Reservoir(2, D, codec="float16", rng=np.random.default_rng(0))
     reservoir.add(np.full(D, 1e9, dtype=np.float32), 0)
     assert np.isfinite(reservoir.exemplars()[0]).all()
+
+
+def test_an_unknown_codec_names_those_there_are():
+    with pytest.raises(ValueError, match="unknown codec 'int4'; known: float32, float16, int8"):
+        Reservoir(2, D, codec="int4", rng=np.random.default_rng(0))
+
+
+class EagerReservoir(Reservoir):
+    """The published algorithm word for word: every class is looked at whenever the memory is full."""
+
+    def _slot_for(self, y):
+        if self.n < self.capacity:
+            return super()._slot_for(y)
+        sizes = self.class_counts
+        for c, size in enumerate(sizes):
+            self._was_fullest[c] |= size == max(sizes)
+        if not self._was_fullest[y]:
+            return self._evict(sizes.index(max(sizes)))
+        return self._evict(y) if self.rng.random() * self._n_seen[y] < sizes[y] else -1
+
+
+@settings(max_examples=60, deadline=None)
+@given(labels=st.lists(st.integers(0, 9), max_size=200), capacity=st.integers(1, 30))
+def test_looking_only_at_the_fullest_changes_nothing(labels, capacity):
+    quick, eager = (
+        cls(capacity, D, codec="float32", rng=np.random.default_rng(0)) for cls in (Reservoir, EagerReservoir)
+    )
+    for k, y in enumerate(labels):
+        for reservoir in (quick, eager):
+            reservoir.add(np.full(D, k, dtype=np.float32), y)
+    for ours, theirs in zip(quick.exemplars(), eager.exemplars(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
 
 
 def test_every_eighth_is_held_back_and_stays_out_of_rehearsal():

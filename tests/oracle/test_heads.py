@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 
 from edge_cl import heads
+from edge_cl.errors import NumericalError
+from edge_cl.heads.cholesky import precision_times, shrunk_factor
 from edge_cl.heads.fast import DECAY, LENGTH_SCALE, OBS_NOISE_VAR, FastMemory
-from edge_cl.heads.linalg import condition_on_block, shrunk_precision
+from edge_cl.heads.linalg import condition_on_block
 from tests.worlds import D, World
 
 
@@ -45,6 +47,48 @@ def test_slda_first_sample_of_a_class_adds_nothing_to_the_scatter():
     for c in range(3):
         head.learn_one(np.full(D, 1e3 * (c + 1)), c)
     assert not head.shared_cov().any()
+
+
+@pytest.mark.parametrize("n_features", [1, 5, 128, 129, 300])
+def test_the_factor_gives_what_the_inverse_gives(n_features):
+    rng = np.random.default_rng(n_features)
+    scale = np.exp(2 * rng.normal(size=n_features))
+    cov = np.atleast_2d(
+        np.cov((rng.normal(size=(200, n_features)) + rng.normal(size=(200, 1))).T * scale[:, None])
+    )
+    shrunk = 0.95 * cov + 0.05 * np.diag(np.diagonal(cov))
+    vectors = rng.normal(size=(7, n_features)).astype(np.float32) * scale
+    exact = np.linalg.solve(shrunk, vectors.T).T
+    solved = precision_times(*shrunk_factor(cov, 0.05, np.ones(n_features)), vectors.astype(np.float32))
+    np.testing.assert_allclose(solved * scale, exact * scale, atol=1e-4 * np.abs(exact * scale).max())
+
+
+def test_a_covariance_that_rounding_made_indefinite_is_shrunk_more():
+    cov = np.ones((3, 3), dtype=np.float32)
+    cov[0, 1] = cov[1, 0] = 1 + 1e-3
+    factor, inv_std = shrunk_factor(cov, 1e-6, np.ones(3, dtype=np.float32))
+    solved = precision_times(factor, inv_std, np.eye(3, dtype=np.float32))
+    assert np.isfinite(solved).all() and np.linalg.eigvalsh(solved.astype(float)).min() > 0
+    with pytest.raises(NumericalError, match="not finite"):
+        shrunk_factor(np.full((2, 2), np.nan, dtype=np.float32), 0.01, np.ones(2, dtype=np.float32))
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e3])
+def test_slda_learns_blocks_exactly(offset):
+    X, y = World().draw(700, 4)
+    one, many = (heads.create("slda", n_features=D, n_classes=4) for _ in range(2))
+    for x, c in zip(X + offset, y, strict=True):
+        one.learn_one(x, int(c))
+    for start, stop in ((0, 1), (1, 40), (40, 41), (41, 700)):
+        many.learn_many(X[start:stop] + offset, y[start:stop])
+    means = np.stack([X[y == c].mean(axis=0, dtype=np.float64) for c in range(4)])
+    within = (X - means[y]).astype(np.float64)
+    for head, close in ((one, 0.02 if offset else 1e-3), (many, 1e-3)):
+        np.testing.assert_array_equal(head.class_counts, np.bincount(y))
+        np.testing.assert_allclose(head.class_means, means + offset, atol=2e-4 + 1e-6 * offset)
+        np.testing.assert_allclose(
+            head.shared_cov(), within.T @ within / (len(X) - 4), rtol=close, atol=close
+        )
 
 
 def test_slda_does_not_mind_a_large_offset():
@@ -239,7 +283,7 @@ def test_a_constant_feature_does_not_explode_the_precision():
     rng = np.random.default_rng(0)
     X = rng.normal(size=(100, 3)).astype(np.float32)
     X[:, 1] = 7 + 1e-7 * rng.normal(size=100)
-    precision = shrunk_precision(np.cov(X.T), 0.01, np.abs(X).max(axis=0))
+    precision = precision_times(*shrunk_factor(np.cov(X.T), 0.01, np.abs(X).max(axis=0)), np.eye(3))
     assert np.isfinite(precision).all() and precision.max() < 1e10
 
 

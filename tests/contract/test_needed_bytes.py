@@ -1,0 +1,91 @@
+"""What a head will hold is known before it is made, to the byte; a budget too small says what fits."""
+
+import re
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edge_cl import heads
+from edge_cl.budget import MIB, Ledger
+from edge_cl.errors import BudgetExceeded
+from edge_cl.heads import HEADS
+from edge_cl.knowledge import Knowledge
+from tests.worlds import make_bundle
+
+OPTIONS = {
+    "dual": st.fixed_dictionaries(
+        {},
+        optional={
+            "lift": st.sampled_from([0, 100, 300]),
+            "window": st.integers(1, 64),
+            "memory_bytes": st.sampled_from([0, 10_000, 300_000]),
+        },
+    ),
+    "prototype": st.fixed_dictionaries({}, optional={"sub_prototypes": st.integers(0, 8)}),
+    "knn": st.fixed_dictionaries({"memory_bytes": st.integers(6_000, 500_000)}),
+}
+sizes = st.one_of(
+    st.tuples(st.integers(1, 300), st.integers(0, 100)), st.sampled_from([(1280, 10), (64, 1000), (1, 0)])
+)
+
+
+@pytest.mark.parametrize("name", list(HEADS))
+@settings(max_examples=15, deadline=None)
+@given(st.data())
+def test_needed_bytes_are_those_of_a_new_head(name, data):
+    n_features, n_classes = data.draw(sizes)
+    options = data.draw(OPTIONS.get(name, st.just({})))
+    size = {"n_features": n_features, "n_classes": n_classes}
+    head = heads.create(name, **size, **options)
+    needed = heads.needed_bytes(name, **size, **options)
+    assert needed == head.nbytes
+    assert heads.create(name, **size, max_bytes=needed, **options).nbytes == needed
+    with pytest.raises(BudgetExceeded, match=f"needs {needed:,} bytes .* allowed are {needed - 1:,}; "):
+        heads.create(name, **size, max_bytes=needed - 1, **options)
+    assert heads.needed_bytes(name, n_features=n_features, n_classes=n_classes + 1, **options) <= (
+        needed + head.bytes_per_class
+    )
+
+
+def refused(name, max_bytes, **options):
+    with pytest.raises(BudgetExceeded) as refusal:
+        heads.create(name, n_features=128, n_classes=10, max_bytes=max_bytes, **options)
+    return str(refusal.value)
+
+
+def test_a_smaller_version_of_the_same_head_is_named_first():
+    for max_bytes, expected in ((12_000_000, "memory_bytes = 1,048,576"), (2_500_000, "lift = 512")):
+        said = refused("dual", max_bytes)
+        assert f"what fits: dual with {expected}" in said or f", {expected} (" in said
+        (size,) = (int(n.replace(",", "")) for n in re.findall(r"dual with .* \(([\d,]+) bytes\)", said))
+        assert size <= max_bytes
+
+
+def test_else_the_heads_that_fit_with_their_bytes():
+    said = refused("kalman", 50_000)
+    assert "prototype" in said and "slda" not in said and "dual" not in said
+    size = int(re.search(r"prototype \(([\d,]+) bytes\)", said)[1].replace(",", ""))
+    assert size <= 50_000
+    assert "no head fits" in refused("dual", 100)
+
+
+def test_and_how_many_classes_would():
+    said = refused("slda", heads.needed_bytes("slda", n_features=128, n_classes=4))
+    assert "slda as asked for with at most 4 classes" in said
+
+
+def test_unknown_heads_and_options_are_refused_alike():
+    with pytest.raises(ValueError, match="known: dual"):
+        heads.needed_bytes("nope", n_features=3)
+    with pytest.raises(ValueError, match="frobnicate"):
+        heads.needed_bytes("slda", n_features=3, frobnicate=1)
+
+
+def test_a_device_budget_too_small_says_what_fits(tmp_path):
+    bundle = make_bundle(tmp_path / "b.ecl", lift=1024, window=128)
+    with pytest.raises(
+        BudgetExceeded, match=r"what fits: dual with .*lift = 256.*raise the budget.*edge-cl heads"
+    ):
+        Knowledge(bundle, Ledger(2 * MIB))
+    assert Knowledge(bundle, Ledger(2 * MIB), head_name="slda").head.name == "slda"
