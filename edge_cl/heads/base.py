@@ -160,9 +160,9 @@ class Head(abc.ABC):
         Raises
         ------
         ValueError
-            When the head has neither: ``prototype``, ``knn`` and ``kalman`` can explain.
+            When the head has neither: ``dual``, ``prototype``, ``knn`` and ``kalman`` can explain.
         """
-        raise ValueError(f"head {self.name!r} cannot explain an answer; prototype, knn and kalman can")
+        raise ValueError(f"head {self.name!r} cannot explain an answer; dual, prototype, knn and kalman can")
 
     def _checked_n(self, n: int) -> int:
         if not isinstance(n, int) or n < 1:

@@ -40,7 +40,33 @@ def test_a_prototype_says_whether_it_is_old_or_new():
     assert (was, now) == ("all-time", "fast")
 
 
-@pytest.mark.parametrize("name", [name for name in HEADS if name not in (*EXPLAINS, "kalman")])
+@pytest.mark.parametrize("name", [name for name in HEADS if not HEADS[name].can_explain])
 def test_a_head_of_weights_names_those_that_can(name):
-    with pytest.raises(ValueError, match="prototype, knn and kalman can"):
+    with pytest.raises(ValueError, match="dual, prototype, knn and kalman can"):
         heads.create(name, n_features=D, n_classes=3).explain_one(np.zeros(D))
+
+
+def test_dual_says_what_is_near_and_how_much_of_the_answer_is_fast():
+    head = heads.create("dual", n_features=D, n_classes=4, lift=200, window=32, anchors=64)
+    assert head.explain_one(np.zeros(D))["class"] == -1
+    X, y = World().draw(300)
+    head.learn_many(X, y)
+    found = head.explain_one(X[290], n=5)  # among the last 32
+    assert found["class"] == head.predict_one(X[290]).argmax()
+    nearest = found["nearest"]
+    assert len(nearest) == 5 and nearest[0]["memory"] == "recent" and nearest[0]["labels_ago"] == 9
+    assert nearest[0]["class"] == y[290] and nearest[0]["closeness"] == pytest.approx(1, abs=1e-3)
+    assert [one["closeness"] for one in nearest] == sorted((one["closeness"] for one in nearest), reverse=True)
+    assert {"remembered", "recent"} == {one["memory"] for one in head.explain_one(X[0], n=96)["nearest"]}
+    json.dumps(found)
+
+
+def test_dual_rests_on_fast_memory_where_the_world_has_just_changed():
+    head = heads.create("dual", n_features=D, n_classes=3, lift=200, window=32, anchors=64)
+    X, y = World().draw(600)
+    head.learn_many(X, y)
+    before = np.mean([head.explain_one(x)["fast_share"] for x in X[:50]])
+    head.learn_many(X[:60], (y[:60] + 1) % 3)
+    after = head.explain_one(X[59])
+    assert after["fast_share"] > 2 * before
+    assert after["scores"]["local"] > 0 and set(after["scores"]) == {"slow", "local", "tracker", "softmax"}
