@@ -33,12 +33,13 @@ HEADS: dict[str, type[Head]] = {
     head.name: head for head in (DualHead, SldaHead, KalmanHead, PrototypeHead, LogisticHead, KnnHead)
 }
 DEFAULT = "dual"
+LEAN = {"lift": 512, "anchors": 0, "memory_bytes": 96 * 1024}
+"""Options of a `dual` of about 3 MB: half the lifted features, a constant gate."""
 SMALLER: dict[str, tuple[dict[str, int], ...]] = {
     "dual": (
-        {"memory_bytes": 2**20},
         {"memory_bytes": 0},
-        {"memory_bytes": 0, "lift": 512},
-        {"memory_bytes": 0, "lift": 256, "window": 64},
+        LEAN,
+        {"lift": 256, "window": 64, "anchors": 0, "memory_bytes": 0},
     ),
     "knn": tuple({"memory_bytes": 2**n} for n in (18, 16, 14)),
     "prototype": ({"sub_prototypes": 2}, {"sub_prototypes": 0}),

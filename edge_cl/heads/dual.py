@@ -231,7 +231,7 @@ class DualHead(Head):
         self._seen_last = None
 
     def _typical(self, y: int | None = None) -> FloatArray:
-        return self.lift.standardise.mean
+        return self.standardise.mean
 
     def _predict(self, X: FloatArray) -> FloatArray:
         view = self._look(X[0]) if len(X) == 1 else self._view(self.standardise(X))

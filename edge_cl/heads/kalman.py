@@ -73,6 +73,7 @@ class KalmanHead(Head):
 
     name: ClassVar[str] = "kalman"
     can_merge: ClassVar[bool] = True
+    can_explain: ClassVar[bool] = True
     can_forget: ClassVar[bool] = True
 
     def __init__(
@@ -132,7 +133,11 @@ class KalmanHead(Head):
 
     @classmethod
     def _needed_bytes(cls, n_features: int, n_classes: int, options: dict[str, Any]) -> int:
-        return 4 * (n_features + 1) * (n_features + 1 + n_classes) + Standardiser.needed_bytes(n_features)
+        d = n_features + 1
+        holds = options["drift_to"] == "prior" and options["forgetting"] != 1
+        own = 4 * (WARM_UP * n_features + n_classes + (d * n_classes if holds else 0) + d)
+        scales = Standardiser.needed_bytes(n_features) + 16 * n_features
+        return SharedFilter.needed_bytes(d, n_classes) + scales + own
 
     @property
     def bytes_per_class(self) -> int:

@@ -33,7 +33,7 @@ class Lift:
     def needed_bytes(n_features: int, n_lifted: int) -> int:
         """`nbytes` of a new one."""
         n_random = n_lifted - 1 - n_features
-        return 4 * n_random * (n_features + 1) + Standardiser.needed_bytes(n_features)
+        return 4 * n_random * (n_features + 1)
 
     @property
     def nbytes(self) -> int:
