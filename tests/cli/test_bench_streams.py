@@ -105,6 +105,14 @@ def test_peers_are_measured_beside_the_heads_and_judged(folder, tmp_path):
     assert all(f">{name}</text>" in text for name in PEERS)
 
 
+def test_no_two_learners_are_drawn_in_one_colour():
+    same = dict.fromkeys(bars.MEASURES, 0.5)
+    found = {"no_change": 0.5, "heads": dict.fromkeys(heads.HEADS, same), "peers": dict.fromkeys(PEERS, same)}
+    legend = ET.fromstring(bars.bar_picture({"a": found})).findall(".//*[@id='legend_1']/*/*[@style]")
+    fills = [shape.get("style") for shape in legend if "fill: #" in shape.get("style")]
+    assert len(set(fills)) == len(fills) == len(heads.HEADS) + len(PEERS)
+
+
 def test_peers_alone_and_only_those_asked_for(folder, tmp_path):
     pytest.importorskip("river", reason="the extra `bench` is not installed")
     output, figures = figures_of(tmp_path, "--data", folder, "--no-heads", "--peer", "deep-slda")
