@@ -109,6 +109,7 @@ def test_trials_answer_in_order_and_alike_in_one_process_or_two():
     for one, two in zip(alone, together, strict=True):
         assert one["range"] == two["range"] and one["nbytes"] == two["nbytes"]
     assert len({result["nbytes"] for result in alone}) == 3, "each its own learner"
+    assert alone[0]["range"] != alone[2]["range"], "and its own seed"
 
 
 def test_what_has_a_seed():
