@@ -91,13 +91,16 @@ def streams(
     figures: dict[str, Any] = {
         "versions": _versions() | (peers.versions() if learners["peers"] else {}),
         **{name: how[name] for name in ("rows", "skip", "seeds", "label_noise", "label_every", "jobs")},
-        "streams": _measure(found, learners, how),
+        "streams": {},
     }
+    for name, of_stream in _measure(found, learners, how):
+        figures["streams"][name] = of_stream
+        if learners["peers"]:
+            figures["summary"] = summary(figures["streams"])
+        if json_file:  # after every stream: the next may take an hour
+            json_file.write_bytes(msgspec.json.format(msgspec.json.encode(figures), indent=2))
     if learners["peers"]:
-        figures["summary"] = summary(figures["streams"])
         _print_summary(figures["summary"])
-    if json_file:
-        json_file.write_bytes(msgspec.json.format(msgspec.json.encode(figures), indent=2))
     if picture:
         picture.write_text(bars.bar_picture(figures["streams"]), encoding="utf-8")
 
@@ -117,15 +120,16 @@ def _learners(how: Mapping[str, Any]) -> dict[str, list[str]]:
     return chosen
 
 
-def _measure(found: list[Stream], learners: dict[str, list[str]], how: Mapping[str, Any]) -> dict[str, Any]:
-    """Run everything, printing each line when it is known."""
+def _measure(
+    found: list[Stream], learners: dict[str, list[str]], how: Mapping[str, Any]
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each stream's name and figures; prints each line when it is known."""
     labelling = Labelling(noise=how["label_noise"], every=how["label_every"])
     seeds = {
         name: range(how["seeds"] if is_seeded(name) else 1) for kind in learners for name in learners[kind]
     }
     trials = [Trial(s, name, seed, labelling) for s in found for name in seeds for seed in seeds[name]]
     results = run_trials(trials, how["jobs"])
-    figures: dict[str, Any] = {}
     for stream in found:
         floor = no_change(stream)
         click.echo(
@@ -140,8 +144,7 @@ def _measure(found: list[Stream], learners: dict[str, list[str]], how: Mapping[s
         if learners["peers"]:
             of_stream["verdict"] = verdict(of_stream)
             click.echo("\n".join(_verdict_lines(of_stream["verdict"])))
-        figures[stream.name] = of_stream
-    return figures
+        yield stream.name, of_stream
 
 
 def _row(name: str, result: Mapping[str, Any]) -> str:

@@ -142,6 +142,15 @@ def test_only_the_stream_asked_for(folder):
     assert [line.split()[0] for line in done.output.splitlines()] == ["second", "slda"]
 
 
+def test_figures_are_written_after_every_stream(folder, tmp_path, monkeypatch):
+    write_stream(folder / "second.npz")
+    floors = [0.5]
+    monkeypatch.setattr("edge_cl.cli.bench.no_change", lambda _: floors.pop())  # fails at the second
+    with pytest.raises(IndexError):
+        bench("--data", folder, "--head", "slda", "--json", tmp_path / "f.json")
+    assert set(json.loads((tmp_path / "f.json").read_text())["streams"]) == {"easy"}
+
+
 def test_a_bundle_adds_its_features(folder, tmp_path):
     write_recordings(folder)
     bundle = write_tiny_bundle(tmp_path / "a.ecl")
