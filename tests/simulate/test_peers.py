@@ -45,11 +45,11 @@ def test_a_peer_gets_the_same_figures_twice(name):
 
 @pytest.mark.parametrize("name", sorted(SEEDED))
 def test_another_seed_makes_another_peer(name):
-    X, y = drawn(n=800, n_features=8)
+    X, y = drawn(n=300, n_features=8)
     learned = [PEERS[name](8, 3, seed=seed) for seed in (0, 1)]
     for peer in learned:
         peer.learn_many(X, y)
-    one, two = (peer.predict_many(drawn(n=400, n_features=8, seed=9)[0]) for peer in learned)
+    one, two = (peer.predict_many(drawn(n=200, n_features=8, seed=9)[0]) for peer in learned)
     assert (one != two).any()
 
 
