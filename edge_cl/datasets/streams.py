@@ -118,12 +118,12 @@ def _read(path: Path) -> Labelled:
 
 
 def _of_bundles(folder: Path, bundles: Sequence[Path], scenario: str | None) -> Iterator[_Source]:
-    found = [encoded.find_recordings(path, folder, scenario) for path in bundles]
-    for path, plan_and_data in zip(bundles, found, strict=True):
-        name = f"{plan_and_data[0].data}_features"
-        if sum(plan_and_data[0] == plan for plan, _ in found) > 1:
+    found = [(path, *encoded.find_recordings(path, folder, scenario)) for path in bundles]
+    for path, plan, data in found:
+        name = f"{plan.data}_features"
+        if sum(other == plan for _, other, _ in found) > 1:
             name += f"_{path.stem}"
-        yield _Source(name, partial(encoded.encode_stream, path, *plan_and_data))
+        yield _Source(name, partial(encoded.encode_stream, path, plan, data))
 
 
 def _stream(
