@@ -22,7 +22,8 @@ The layout of a file (R recordings, n samples in all, C channels; bring your own
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -117,16 +118,23 @@ def load(path: str | Path) -> Dataset:
     )
 
 
-def _read(path: Path) -> dict[str, Array]:
+@contextmanager
+def open_npz(path: Path) -> Iterator[np.lib.npyio.NpzFile]:
+    """The arrays of a file, each read when asked for; a `DataError` when it is not such a file."""
     try:
         with np.load(path, allow_pickle=False) as loaded:
             if not isinstance(loaded, np.lib.npyio.NpzFile):
                 raise DataError(f"{path}: a single array, not an .npz of several; see `edge-cl data list -h`")
-            return {key: loaded[key] for key in loaded.files}
+            yield loaded
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; `edge-cl data list` shows what is here") from None
     except (ValueError, OSError, zipfile.BadZipFile) as error:
         raise DataError(f"{path}: not a readable .npz file without pickles ({error})") from error
+
+
+def _read(path: Path) -> dict[str, Array]:
+    with open_npz(path) as loaded:
+        return {key: loaded[key] for key in loaded.files}
 
 
 def _need(path: Path, arrays: Mapping[str, Array], key: str) -> Array:

@@ -11,15 +11,27 @@ import numpy as np
 from edge_cl.errors import ConfigError
 
 MEASURES = {"now0": "now", "now50": "now, labels 50 late", "ever": "ever", "ever_sorted": "ever, sorted"}
-_HEADS = ("#0b6e4f", "#2f9e8f", "#7cc6a4", "#b9dfc3")
-_PEERS = ("#8c4a2f", "#c97b4a", "#e0a96d", "#b08fb5", "#8b8b8b", "#c9c9c9")
+_HEADS = ("#0b6e4f", "#35b08f", "#9bd9b5", "#1f5f8b", "#5aa0d0", "#b5d8ee")
+_PEERS = (
+    "#7a2e1d",
+    "#c65d3b",
+    "#e9a063",
+    "#f2cf8d",
+    "#8a6d1f",
+    "#6b4c86",
+    "#b79ac8",
+    "#5c5c5c",
+    "#bdbdbd",
+)
+_WRITTEN = 4
+"""So many learners or fewer have their figures written over their bars."""
 _OVER_LINES = {"facecolor": "white", "edgecolor": "none", "pad": 0.4}
 _HEIGHT_IN = 1.5
 """Of one stream's row."""
 
 
 def bar_picture(streams: dict[str, Any]) -> str:
-    """SVG text: a row per stream, a group per measure, a bar per learner; heads green, peers brown.
+    """SVG text: a row per stream, a group per measure, a bar per learner; heads green and blue, peers not.
 
     Parameters
     ----------
@@ -36,7 +48,7 @@ def bar_picture(streams: dict[str, Any]) -> str:
             at = np.arange(len(MEASURES)) + (k - (len(learners) - 1) / 2) * width
             heights = [100 * result[measure] for measure in MEASURES]
             axes.bar(at, heights, 0.92 * width, color=colours[learner])
-            if len(learners) <= len(_HEADS):
+            if len(learners) <= _WRITTEN:
                 for x, height in zip(at, heights, strict=True):
                     axes.text(x, height + 3.5, f"{height:.0f}", ha="center", fontsize=8, bbox=_OVER_LINES)
         floor = 100 * found["no_change"]

@@ -10,9 +10,9 @@ import numpy as np
 
 from edge_cl.bundle import Manifest
 from edge_cl.datasets import recordings, scenarios
+from edge_cl.datasets.encoded import check_channels
 from edge_cl.datasets.recordings import Recording
 from edge_cl.datasets.windows import Windows, windows
-from edge_cl.errors import DataError
 from edge_cl.simulate.scenario import Due, Exam, Mark, Scenario, labels_every
 
 LABEL_EVERY = 5
@@ -35,9 +35,7 @@ def load_scenarios(
         When the file cannot be used, the scenario is unknown, or the bundle is for another sensor.
     """
     dataset, plan = recordings.load(path), scenarios.get(name)
-    found, need = [c.name for c in dataset.channels], [c.name for c in manifest.channels]
-    if found != need:
-        raise DataError(f"{path} has channels {found}, the bundle expects {need}; use a bundle made for it")
+    check_channels(path, dataset, manifest)
     parts = scenarios.split(dataset, plan)
     cut = _Cutter(manifest, dataset.class_names, per_recording=labels_per_recording)
     if plan.stream_device:

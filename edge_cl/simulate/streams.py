@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import collections
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Protocol
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_cl.errors import DataError
+from edge_cl.datasets.streams import Stream
 from edge_cl.records import FloatArray
 
 DELAY = 50
 CHUNK = 100
+UNLABELLED = -1
 
 
 class StreamLearner(Protocol):
@@ -34,17 +33,35 @@ HeadFactory = Callable[[int, int], StreamLearner]
 """Makes a fresh head from (n_features, n_classes)."""
 
 
-class Stream(msgspec.Struct, frozen=True):
-    """A labelled feature stream in its natural order: X (n, D), y (n,) classes from 0."""
+class Labelling(msgspec.Struct, frozen=True):
+    """Which labels a stream's learner is taught; what it is judged by stays whole and right.
 
-    name: str
-    X: FloatArray
-    y: NDArray[np.int64]
-    held_out: NDArray[np.bool_]
+    Attributes
+    ----------
+    noise
+        Share in [0, 1] of the labels that are of another class, drawn at random.
+    every
+        One sample of so many in a row is labelled, a random one, so that no cycle of labels is hit alone.
+    """
+
+    noise: float = 0.0
+    every: int = 1
+
+    def taught(self, y: NDArray[np.int64], n_classes: int) -> NDArray[np.int64]:
+        """The labels taught for true classes y (n,), −1 where there is none: the same for every learner."""
+        rng = np.random.default_rng(0)
+        wrong = (y + rng.integers(1, max(n_classes, 2), size=len(y))) % n_classes
+        taught = np.where(rng.random(len(y)) < self.noise, wrong, y)
+        place = rng.integers(self.every, size=-(-len(y) // self.every)).repeat(self.every)[: len(y)]
+        taught[np.arange(len(y)) % self.every != place] = UNLABELLED
+        return taught
+
+
+EVERY_LABEL = Labelling()
 
 
 class StreamResult(msgspec.Struct, frozen=True, kw_only=True):
-    """Accuracies in [0, 1], processor time per predict + learn in µs, bytes of the head at the end."""
+    """Accuracies in [0, 1], processor time per sample (predict, learn if taught) in µs, bytes at the end."""
 
     now0: float
     now50: float
@@ -54,38 +71,17 @@ class StreamResult(msgspec.Struct, frozen=True, kw_only=True):
     nbytes: int
 
 
-def find_streams(folder: str | Path, rows: int = 25_000) -> Iterator[Stream]:
-    """Every ``.npz`` in a folder that holds `X` (n, D) and `y` (n,); the first `rows` of each.
-
-    Every fifth row is held out and never learned from. A file whose labels cycle names its cycle
-    length in `frame`; then every fifth whole frame is held out.
-    """
-    paths = sorted(Path(folder).glob("*.npz"))
-    if not paths:
-        raise DataError(f"{folder}: no .npz files there; `edge-cl data list` shows where data is looked for")
-    found = False
-    for path in paths:
-        with np.load(path, allow_pickle=False) as data:
-            if not {"X", "y"} <= set(data.files) or data["X"].ndim != 2:
-                continue
-            X, y = data["X"][:rows].astype(np.float32), data["y"][:rows].astype(np.int64)
-            frame = int(data["frame"]) if "frame" in data.files else 1
-        found = True
-        yield Stream(path.stem, X, y, np.arange(len(y)) // frame % 5 == 4)
-    if not found:
-        raise DataError(f"{folder}: none of its {len(paths)} .npz files holds X (n, D) and y (n,)")
-
-
-def run_stream(stream: Stream, make_head: HeadFactory) -> StreamResult:
+def run_stream(stream: Stream, make_head: HeadFactory, labelling: Labelling = EVERY_LABEL) -> StreamResult:
     """Measure one head on one stream; see :class:`StreamResult`."""
     X, y = stream.X[~stream.held_out], stream.y[~stream.held_out]
     n_classes = int(stream.y.max()) + 1
+    taught = labelling.taught(y, n_classes)
     head = make_head(X.shape[1], n_classes)
-    now0, us_per_step = _prequential(head, X, y)
-    now50, _ = _prequential(make_head(X.shape[1], n_classes), X, y, delay=DELAY)
+    now0, us_per_step = _prequential(head, X, y, taught)
+    now50, _ = _prequential(make_head(X.shape[1], n_classes), X, y, taught, delay=DELAY)
     in_order = make_head(X.shape[1], n_classes)
-    by_class = np.argsort(y, kind="stable")
-    in_order.learn_many(X[by_class], y[by_class])
+    by_class = np.argsort(taught, kind="stable")[(taught == UNLABELLED).sum() :]
+    in_order.learn_many(X[by_class], taught[by_class])
     held_out = stream.X[stream.held_out], stream.y[stream.held_out]
     return StreamResult(
         now0=now0,
@@ -104,10 +100,9 @@ def no_change(stream: Stream) -> float:
 
 
 def _prequential(
-    head: StreamLearner, X: FloatArray, y: NDArray[np.int64], delay: int = 0
+    head: StreamLearner, X: FloatArray, y: NDArray[np.int64], taught: NDArray[np.int64], delay: int = 0
 ) -> tuple[float, float]:
     """Predict each sample before it is learned, `delay` samples later; accuracy and µs per step."""
-    waiting: collections.deque[int] = collections.deque()
     correct = 0
     chunk_s: list[float] = []
     for start in range(0, len(y), CHUNK):
@@ -116,10 +111,9 @@ def _prequential(
         for i in range(start, stop):
             scores = head.predict_one(X[i])
             correct += int(scores.any() and scores.argmax() == y[i])
-            waiting.append(i)
-            if len(waiting) > delay:
-                due = waiting.popleft()
-                head.learn_one(X[due], int(y[due]))
+            due = i - delay
+            if due >= 0 and taught[due] != UNLABELLED:
+                head.learn_one(X[due], int(taught[due]))
         chunk_s.append((time.process_time() - began) / (stop - start))
     return float(correct) / len(y), float(np.median(chunk_s)) * 1e6
 

@@ -13,11 +13,11 @@ from edge_cl import heads
 from edge_cl.cli import cli
 from edge_cl.errors import ConfigError, DataError
 from edge_cl.simulate import bars, peers
-from edge_cl.simulate.streams import find_streams, run_stream
+from tests.datasets.test_streams import write_recordings, write_tiny_bundle
 from tests.devices import ENVIRONMENT
 
 MEASURES = {"now0", "now50", "ever", "ever_sorted", "us_per_step", "nbytes"}
-PEERS = {"river-arf", "river-knn", "river-knn-z", "river-softmax", "river-bayes", "sklearn-sgd"}
+PEERS = list(peers.PEERS)
 
 
 def write_stream(path, *, n=200, n_classes=3, seed=0, **more):
@@ -46,13 +46,13 @@ def test_every_head_is_printed_and_written(folder, tmp_path):
     assert done.exit_code == 0
     assert [line.split()[0] for line in done.output.splitlines()] == ["easy", *heads.HEADS]
     figures = json.loads((tmp_path / "f.json").read_text())
-    assert set(figures) == {"versions", "rows", "streams"}
+    assert figures["rows"] == 25_000 and figures["seeds"] == 1 and "summary" not in figures
     assert set(figures["streams"]) == {"easy"}, "files without X (n, D) and y are skipped"
     easy = figures["streams"]["easy"]
     assert set(easy) == {"no_change", "heads", "peers"} and easy["peers"] == {}
     assert set(easy["heads"]) == set(heads.HEADS)
     for result in easy["heads"].values():
-        assert set(result) == MEASURES
+        assert set(result) == MEASURES | {"range", "seeds"}
         assert result["ever"] > 0.8 and result["us_per_step"] > 0 and result["nbytes"] > 0
     text = (tmp_path / "f.svg").read_text()
     assert ET.fromstring(text).tag.endswith("svg")
@@ -75,64 +75,109 @@ def test_a_folder_with_nothing_to_measure_is_an_error(tmp_path):
         bench("--data", tmp_path)
 
 
-def test_whole_frames_are_held_out(tmp_path):
-    write_stream(tmp_path / "cycle.npz", n_classes=5, frame=5)
-    write_stream(tmp_path / "rows.npz", n_classes=5)
-    cycle, rows = find_streams(tmp_path)
-    frames = cycle.held_out.reshape(-1, 5)
-    assert (frames.all(axis=1) | ~frames.any(axis=1)).all()
-    assert frames[:, 0].mean() == pytest.approx(0.2)
-    assert set(cycle.y[cycle.held_out]) == set(range(5))
-    assert set(rows.y[rows.held_out]) == {4}, "what `frame` is for: by rows one class would go unlearned"
+def figures_of(tmp_path, *arguments):
+    done = bench(*arguments, "--json", tmp_path / "f.json")
+    return done.output, json.loads((tmp_path / "f.json").read_text())
 
 
-def test_peers_are_measured_beside_the_heads(folder, tmp_path):
+def test_peers_are_measured_beside_the_heads_and_judged(folder, tmp_path):
     pytest.importorskip("river", reason="the extra `bench` is not installed")
-    done = bench(
-        "--data",
-        folder,
-        "--head",
-        "slda",
-        "--peers",
-        "--json",
-        tmp_path / "f.json",
-        "--picture",
-        tmp_path / "f.svg",
+    picture = tmp_path / "f.svg"
+    output, figures = figures_of(
+        tmp_path, "--data", folder, "--head", "dual", "--peers", "--picture", picture, "--rows", 150
     )
-    assert {line.split()[0] for line in done.output.splitlines()} == {"easy", "slda"} | PEERS
-    figures = json.loads((tmp_path / "f.json").read_text())
+    lines = [line.split()[0] for line in output.splitlines()]
+    assert lines == ["easy", "dual", *PEERS, *4 * ["best"], "mean", "dual", *PEERS, "dual"]
     assert {"river", "scikit-learn"} <= set(figures["versions"])
-    found = figures["streams"]["easy"]["peers"]
-    assert set(found) == PEERS
-    for name, result in found.items():
-        assert set(result) == MEASURES
+    found = figures["streams"]["easy"]
+    assert list(found["peers"]) == PEERS
+    for name, result in found["peers"].items():
+        assert set(result) == MEASURES | {"range", "seeds"}
         assert result["now0"] > 0.5 and result["ever"] > 0.6 and result["nbytes"] > 0, name
-    text = (tmp_path / "f.svg").read_text()
+    for measure, judged in found["verdict"].items():
+        best = max(result[measure] for result in found["peers"].values())
+        assert judged["peer"] == best == found["peers"][judged["best_peer"]][measure]
+        assert judged["at_or_above"] == (found["heads"]["dual"][measure] >= best)
+    won = sum(judged["at_or_above"] for judged in found["verdict"].values())
+    assert figures["summary"]["cells"] == 4 and figures["summary"]["at_or_above"] == won
+    assert output.splitlines()[-1] == f"dual is at or above the best peer in {won} of 4 cells"
+    text = picture.read_text()
     assert all(f">{name}</text>" in text for name in PEERS)
 
 
-def test_a_peer_gets_the_same_figures_twice(folder):
-    pytest.importorskip("river", reason="the extra `bench` is not installed")
-    (stream,) = find_streams(folder)
-    for maker in peers.peers().values():
-        one, two = (run_stream(stream, maker) for _ in range(2))
-        assert (one.now0, one.now50, one.ever, one.ever_sorted) == (
-            two.now0,
-            two.now50,
-            two.ever,
-            two.ever_sorted,
-        )
+def test_no_two_learners_are_drawn_in_one_colour():
+    same = dict.fromkeys(bars.MEASURES, 0.5)
+    found = {"no_change": 0.5, "heads": dict.fromkeys(heads.HEADS, same), "peers": dict.fromkeys(PEERS, same)}
+    legend = ET.fromstring(bars.bar_picture({"a": found})).findall(".//*[@id='legend_1']/*/*[@style]")
+    fills = [shape.get("style") for shape in legend if "fill: #" in shape.get("style")]
+    assert len(set(fills)) == len(fills) == len(heads.HEADS) + len(PEERS)
 
 
-def test_a_peer_that_knows_nothing_answers_nothing():
+def test_peers_alone_and_only_those_asked_for(folder, tmp_path):
     pytest.importorskip("river", reason="the extra `bench` is not installed")
-    for name, maker in peers.peers().items():
-        peer = maker(4, 3)
-        before = peer.predict_one(np.ones(4, dtype=np.float32))
-        peer.learn_one(np.ones(4, dtype=np.float32), 2)
-        after = peer.predict_many(np.ones((2, 4), dtype=np.float32))
-        assert before.shape == (3,) and not before.any(), name
-        assert after.shape == (2, 3) and after.sum() == 2, name
+    output, figures = figures_of(tmp_path, "--data", folder, "--no-heads", "--peer", "deep-slda")
+    found = figures["streams"]["easy"]
+    assert found["heads"] == {} and set(found["peers"]) == {"deep-slda"}
+    assert set(found["verdict"]["ever"]) == {"best_peer", "peer"}
+    assert figures["summary"]["cells"] == 0 and "at or above" not in output
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--no-heads"], "leaves nothing to measure"),
+        (["--no-heads", "--head", "slda", "--peers"], "contradict"),
+        (["--json", "nowhere/f.json"], "there is no folder nowhere"),
+        (["--picture", "nowhere/f.svg"], "there is no folder nowhere"),
+    ],
+)
+def test_options_that_cannot_be_met_say_so_first(folder, options, says):
+    with pytest.raises(ConfigError, match=says):
+        bench("--data", folder, *options)
+
+
+def test_only_the_stream_asked_for(folder):
+    write_stream(folder / "second.npz")
+    done = bench("--data", folder, "--head", "slda", "--stream", "second")
+    assert [line.split()[0] for line in done.output.splitlines()] == ["second", "slda"]
+
+
+def test_figures_are_written_after_every_stream(folder, tmp_path, monkeypatch):
+    write_stream(folder / "second.npz")
+    floors = [0.5]
+    monkeypatch.setattr("edge_cl.cli.bench.no_change", lambda _: floors.pop())  # fails at the second
+    with pytest.raises(IndexError):
+        bench("--data", folder, "--head", "slda", "--json", tmp_path / "f.json")
+    assert set(json.loads((tmp_path / "f.json").read_text())["streams"]) == {"easy"}
+
+
+def test_a_bundle_adds_its_features(folder, tmp_path):
+    write_recordings(folder)
+    bundle = write_tiny_bundle(tmp_path / "a.ecl")
+    done = bench("--data", folder, "--bundle", bundle, "--head", "slda")
+    lines = done.output.splitlines()
+    assert [line.split()[0] for line in lines] == ["easy", "slda", "myo_emg_features", "slda"]
+    assert "60 × 4, repeating the last label" in lines[2]
+
+
+def test_heads_with_a_seed_are_measured_with_each_and_their_mean_is_shown(folder, tmp_path):
+    output, figures = figures_of(
+        tmp_path, "--data", folder, "--head", "dual", "--head", "slda", "--seeds", 3, "--rows", 60
+    )
+    dual, slda = (figures["streams"]["easy"]["heads"][name] for name in ("dual", "slda"))
+    assert len(dual["seeds"]) == 3 and len(slda["seeds"]) == 1
+    now = [result["now0"] for result in dual["seeds"]]
+    assert dual["now0"] == pytest.approx(np.mean(now)) and dual["range"]["now0"] == [min(now), max(now)]
+    assert slda["range"]["ever"] == [slda["ever"], slda["ever"]]
+    assert f"now50 {'█' * round(8 * dual['now50'])}" in output and f"{dual['now50']:6.1%}" in output
+
+
+def test_wrong_and_missing_labels_reach_the_learners(folder, tmp_path):
+    def now0(*options):
+        _, figures = figures_of(tmp_path, "--data", folder, "--head", "prototype", *options)
+        return figures["streams"]["easy"]["heads"]["prototype"]["now0"]
+
+    assert now0("--label-noise", 1) < 0.2 < now0("--label-every", 4) < now0()
 
 
 @pytest.mark.parametrize("missing", ["river.forest", "sklearn.linear_model"])
