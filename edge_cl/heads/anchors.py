@@ -15,6 +15,10 @@ from edge_cl.records import FloatArray, under
 
 ENOUGH = 32
 """Anchors held before one is asked."""
+TOGETHER = 4.0
+"""Anchors asked at once: half the work of asking one by one."""
+LEAST = 1e-3
+"""Added to a closeness before its logarithm."""
 N_CONTEXT = 4
 
 
@@ -64,19 +68,22 @@ class Anchors:
         self._set(slice(0, self._held.n), standardise(self._held.exemplars()[0]))
 
     def draw(self, share: float) -> list[int]:
-        """Slots to ask now, classes alike: `share` of one per call on average, none while there are few."""
+        """Slots to ask now, classes alike: `share` of one per call on average, together when `TOGETHER` are
+        due, none while few are held."""
         if self._held.n < ENOUGH:
             return []
         self._owed += share
+        if self._owed < TOGETHER:
+            return []
         n, self._owed = int(self._owed), self._owed % 1
         return [self._held.draw() for _ in range(n)]
 
-    def __getitem__(self, slot: int) -> tuple[FloatArray, int]:
-        """Standardised features (1, D) and class of an exemplar."""
-        return self._z[slot : slot + 1], self._held.label(slot)
+    def exemplars(self, slots: list[int]) -> tuple[FloatArray, list[int]]:
+        """Standardised features (n, D) and classes of some exemplars."""
+        return self._z[slots], [self._held.label(slot) for slot in slots]
 
     def context(
-        self, z: FloatArray, window: FloatArray, surety: FloatArray, *, asked: int = -1
+        self, z: FloatArray, window: FloatArray, surety: FloatArray, *, asked: list[int] | None = None
     ) -> NDArray[np.float64]:
         """Where z lies, for a gate: near what was recently seen, or near what is remembered.
 
@@ -89,7 +96,7 @@ class Anchors:
         surety
             (n,) share of the fast memory's variance that the recent samples explain.
         asked
-            Slot to leave out.
+            When z are exemplars: their slots, each left out for itself.
 
         Returns
         -------
@@ -100,11 +107,18 @@ class Anchors:
         n = self._held.n
         if n and window.shape[1]:
             near = closeness(z, self._z[:n], self._norms[:n])
-            if asked >= 0:
-                near[:, asked] = 0
-            context[:, 1] = np.log((window.mean(axis=1) + 1e-3) / (near.mean(axis=1) + 1e-3))
-            context[:, 2] = np.log((window.max(axis=1) + 1e-3) / (near.max(axis=1) + 1e-3))
-        return np.clip(context, -REACH, REACH, out=context)
+            if asked is not None:
+                near[np.arange(len(z)), asked] = 0
+            ratio = np.empty((2, 2, len(z)))  # (recent or remembered, mean or greatest, sample)
+            for k, close in enumerate((window, near)):
+                np.add.reduce(close, axis=1, out=ratio[k, 0])
+                np.maximum.reduce(close, axis=1, out=ratio[k, 1])
+                ratio[k, 0] /= close.shape[1]
+            ratio += LEAST
+            np.log(ratio, out=ratio)
+            context[:, 1:3] = (ratio[0] - ratio[1]).T
+        np.maximum(context, -REACH, out=context)
+        return np.minimum(context, REACH, out=context)
 
     def nearest(self, z: FloatArray, n: int) -> list[dict[str, Any]]:
         """The n exemplars nearest to z (D,): ``{"class", "memory": "remembered", "closeness"}``."""

@@ -358,12 +358,13 @@ def softmax(logits: FloatArray, seen: NDArray[np.bool_]) -> FloatArray:
     seen
         (C,) bool; when none is True all scores are 0.
     """
-    if not seen.any():
-        return np.zeros(logits.shape, dtype=np.float32)
-    logits[:, ~seen] = -np.inf
-    logits -= logits.max(axis=1, keepdims=True)
+    if not seen.all():
+        if not seen.any():
+            return np.zeros(logits.shape, dtype=np.float32)
+        logits[:, ~seen] = -np.inf
+    logits -= np.maximum.reduce(logits, axis=1, keepdims=True)  # the ufuncs themselves: less to do per call
     np.exp(logits, out=logits)
-    logits /= logits.sum(axis=1, keepdims=True)
+    logits /= np.add.reduce(logits, axis=1, keepdims=True)
     return logits.astype(np.float32, copy=False)
 
 

@@ -243,8 +243,8 @@ class DualHead(Head):
             self._seen_last = x.copy(), self._view(self.standardise(x[None]))
         return self._seen_last[1]
 
-    def _view(self, z: FloatArray, *, asked: int = -1) -> View:
-        """How the head sees standardised features (n, D); `asked` is the anchor's slot when it is one."""
+    def _view(self, z: FloatArray, *, asked: list[int] | None = None) -> View:
+        """How the head sees standardised features (n, D); `asked` are their slots when they are anchors."""
         lifted = self.lift(z)
         slow = self.slow.predict(lifted)
         near = self.fast.near(z)
@@ -254,19 +254,22 @@ class DualHead(Head):
             scores = slow + np.float32(CONSTANT_GATE) * local
             return View(z, lifted, near, slow, local[:, None], surety[:, None], weights, scores)
         seen = self.class_counts > 0
-        parts = np.stack([local, self.tracker.predict(lifted), self.softmax.predict(z, seen)], axis=1)
+        parts = np.empty((len(z), len(PARTS), self.n_classes), dtype=np.float32)
+        parts[:, 0], parts[:, 1] = local, self.tracker.predict(lifted)
+        parts[:, 2] = self.softmax.predict(z, seen)
         context = self.anchors.context(z, near[:, : self.fast.n], surety, asked=asked)
         weights = self.gate(context)
-        scores = slow + np.einsum("np,npc->nc", weights, parts)
+        scores = slow + np.matmul(weights[:, None, :], parts)[:, 0]
         return View(z, lifted, near, slow, parts, context, weights, scores)
 
     def _learn(self, x: FloatArray, y: int) -> None:
         view = self._look(x)
-        self._judge(view, y, own=True)
+        self._judge(view, [y], own=True)
         if self.anchors is not None:
-            for slot in self.anchors.draw(self._wanted["replay"]):
-                z, known = self.anchors[slot]
-                self._judge(self._view(z, asked=slot), known, own=False)
+            asked = self.anchors.draw(self._wanted["replay"])
+            if asked:
+                z, classes = self.anchors.exemplars(asked)
+                self._judge(self._view(z, asked=asked), classes, own=False)
             leaving = self.fast.oldest()
             if leaving is not None:
                 self.anchors.add(*leaving, self.standardise)
@@ -283,17 +286,17 @@ class DualHead(Head):
             self.refit.add(x, y)
             self._adopt(self.refit.advance(self.standardise, self.n_classes))
 
-    def _judge(self, view: View, y: int, *, own: bool) -> None:
-        """Let temperature and gate learn from one answer, before its sample is learned."""
+    def _judge(self, view: View, classes: list[int], *, own: bool) -> None:
+        """Let temperature and gate learn from answers, before their samples are learned."""
         seen = self.class_counts > 0
-        if not seen[y]:
-            return
-        error = self.temperature.probabilities(view.scores, seen)[0]
-        if own:
-            self.temperature.learn_one(view.scores[0], error, y)
-        if self.anchors is not None and error[y] <= SURE:
-            error[y] -= 1
-            self.gate.learn_one(view.parts[0], view.context[0], error, float(np.exp(self.temperature.log)))
+        errors = self.temperature.probabilities(view.scores, seen)
+        for k, y in enumerate(classes):
+            error = errors[k]
+            if own and seen[y]:
+                self.temperature.learn_one(view.scores[k], error, y)
+            if self.anchors is not None and seen[y] and error[y] <= SURE:
+                error[y] -= 1
+                self.gate.learn_one(view.parts[k], view.context[k], error, self.temperature.factor)
 
     def _adopt(self, refitted: tuple[Standardiser, SharedFilter] | None) -> None:
         """Go on with other feature scales and the slow memory that was learned with them."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -27,15 +28,20 @@ class Temperature:
     """The factor T from scores, which are near 0 to 1, to logits; learned by likelihood."""
 
     def __init__(self) -> None:
-        self.log = float(np.log(START_TEMPERATURE))
+        self.log = math.log(START_TEMPERATURE)
+
+    @property
+    def factor(self) -> float:
+        """T."""
+        return math.exp(self.log)
 
     def probabilities(self, scores: FloatArray, seen: NDArray[np.bool_]) -> FloatArray:
         """softmax(T · scores) over the classes seen: (n, C) → (n, C)."""
-        return softmax(np.float32(np.exp(self.log)) * scores, seen)
+        return softmax(np.float32(self.factor) * scores, seen)
 
     def learn_one(self, scores: FloatArray, probabilities: FloatArray, y: int) -> None:
         """One gradient step on the log-likelihood of class y: (C,), (C,)."""
-        slope = float(np.exp(self.log)) * float(scores[y] - probabilities @ scores)
+        slope = self.factor * float(scores[y] - probabilities @ scores)
         self.log += TEMPERATURE_STEP * min(max(slope, -1.0), 1.0)
         self.log = min(max(self.log, 0.0), MOST_LOG_TEMPERATURE)
 
@@ -97,7 +103,7 @@ class Gate:
         self.mean_square *= FADE
         self.mean_square += (1 - FADE) * gradient**2
         step = STEP * gradient / np.sqrt(self.mean_square + 1e-8)
-        self.weights -= np.clip(step, -STEP_CAP, STEP_CAP)
+        self.weights -= np.minimum(np.maximum(step, -STEP_CAP), STEP_CAP)
 
     def get_state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """Arrays and JSON values that `set_state` takes back."""

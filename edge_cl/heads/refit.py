@@ -9,16 +9,16 @@ import numpy as np
 from edge_cl.heads.filter import SharedFilter
 from edge_cl.heads.lift import Lift
 from edge_cl.heads.standardise import RunningMoments, Standardiser
-from edge_cl.memory import Reservoir
+from edge_cl.memory.codecs import Int8
 from edge_cl.records import FloatArray, under
 
 OBS_NOISE_VAR = 0.1
 """Of the slow memory: variance of a one-hot target around its regression; flat within a point from 0.1 to 0.3."""
-AT_ONCE = 32
-"""Up to so many labels the slow memory is relearned at once, at every doubling."""
+BLOCK = 32
+"""Samples encoded together; up to so many labels the slow memory is relearned at once, at every doubling."""
 PER_LABEL = 3
 """Samples relearned with every label later: n samples take n/2 labels, the new ones included."""
-MOVED = 0.01
+MOVED = 0.03
 """Mean over the features of (shift of the mean / deviation)² + (log ratio of deviations)² that is worth it."""
 
 
@@ -26,7 +26,7 @@ class Refit:
     """Keeps every sample while there is room; at doublings of their number looks whether the scales moved.
 
     If so, a new slow memory is learned beside the old one, which goes on meanwhile. When the room is used up
-    the scales stay as they are: a memory that lost samples cannot be relearned without forgetting them.
+    the scales stay as they are: relearning from some samples would forget the others.
 
     Parameters
     ----------
@@ -36,12 +36,20 @@ class Refit:
         D.
     lift
         Of the slow memory.
+
+    Notes
+    -----
+    O(D) per label; 3·O(d²) more while a refit is under way.
     """
 
     def __init__(self, memory_bytes: int, n_features: int, lift: Lift) -> None:
-        capacity = _capacity(memory_bytes, n_features)
-        self._kept = Reservoir(capacity, n_features, codec="int8", rng=np.random.default_rng(0))
         self._lift = lift
+        self._codec = Int8(n_features)
+        capacity = _capacity(memory_bytes, n_features)
+        self._rows = np.zeros((capacity, n_features), dtype=np.int8)
+        self._classes = np.zeros(capacity, dtype=np.int32)
+        self._block = np.zeros((BLOCK, n_features), dtype=np.float32)  # the last n % 32, not encoded yet
+        self._n = 0
         self._moments = RunningMoments(n_features)
         self._standardise = Standardiser(n_features)
         self._slow: SharedFilter | None = None
@@ -49,49 +57,49 @@ class Refit:
 
     @staticmethod
     def needed_bytes(memory_bytes: int, n_features: int, n_lifted: int, n_outputs: int) -> int:
-        """Bytes held while a refit is under way."""
-        kept = Reservoir.own_bytes(n_features, "int8")
-        kept += _capacity(memory_bytes, n_features) * Reservoir.row_bytes(n_features, "int8")
-        return kept + 24 * n_features + SharedFilter.needed_bytes(n_lifted, n_outputs)
+        """`nbytes` of a new one."""
+        kept = _capacity(memory_bytes, n_features) * (n_features + 4)
+        own = 4 * BLOCK * n_features + 32 * n_features
+        return kept + own + SharedFilter.needed_bytes(n_lifted, n_outputs)
 
     def nbytes(self, n_outputs: int) -> int:
         """Bytes held, with the slow memory that a refit has of its own, under way or not."""
-        own = self._kept.nbytes + self._moments.nbytes + self._standardise.nbytes
+        own = self._rows.nbytes + self._classes.nbytes + self._block.nbytes
+        own += self._codec.own_bytes(self._rows.shape[1]) + self._moments.nbytes + self._standardise.nbytes
         return own + SharedFilter.needed_bytes(self._lift.n_lifted, n_outputs)
 
     def add(self, x: FloatArray, y: int) -> None:
         """Keep a sample x (D,) of class y, as long as there is room."""
-        if self._kept.n < self._kept.capacity:
-            self._kept.add(x, y)
-            n = self._kept.n
-            if n <= AT_ONCE:
-                self._moments.add(x[None])
-            elif n % AT_ONCE == 0:
-                self._moments.add(self._kept.some(slice(n - AT_ONCE, n))[0])
-        else:
+        if self._n == len(self._rows):
             self._slow = None
-            self._position = self._kept.capacity + 1
+            return
+        self._block[self._n % BLOCK], self._classes[self._n] = x, y
+        self._n += 1
+        if self._n % BLOCK == 0:
+            self._moments.add(self._block)
+            first, rows = self._n - BLOCK, self._rows[: self._n - BLOCK]
+            for extreme in (self._block[0], self._block.max(axis=0), self._block.min(axis=0)):
+                self._codec.widen(extreme, rows)
+            self._rows[first : self._n] = self._codec.encode(self._block)
 
-    def advance(
-        self, standardise: Standardiser, n_outputs: int
-    ) -> tuple[Standardiser, SharedFilter] | None:
+    def advance(self, standardise: Standardiser, n_outputs: int) -> tuple[Standardiser, SharedFilter] | None:
         """Go on with a refit; a finished one is returned."""
-        n = self._kept.n
-        if self._position > self._kept.capacity:
-            return None
-        if n & (n - 1) == 0 and self._slow is None:
-            self._begin(standardise, n_outputs, n)
+        n = self._n
         if self._slow is None:
-            return None
-        for _ in range(n if n <= AT_ONCE else PER_LABEL):
-            X, y = self._kept.some(slice(self._position, self._position + 1))
+            if n & (n - 1) or n == len(self._rows):
+                return None
+            self._look(standardise, n_outputs)
+        for _ in range(n if n <= BLOCK else PER_LABEL):
+            if self._slow is None:
+                return None
+            z = self._standardise(self._sample(self._position))
             target = np.zeros(n_outputs, dtype=np.float32)
-            target[y[0]] = 1
-            self._slow.learn_one(self._lift(self._standardise(X))[0], target)
+            target[self._classes[self._position]] = 1
+            self._slow.learn_one(self._lift(z)[0], target)
             self._position += 1
             if self._position == n:
-                done, self._slow = (self._standardise, self._slow), None
-                self._standardise = Standardiser(X.shape[1])
+                done = self._standardise, self._slow
+                self._standardise, self._slow = Standardiser(z.shape[1]), None
                 return done
         return None
 
@@ -102,44 +110,54 @@ class Refit:
 
     def get_state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """Arrays and JSON values that `set_state` takes back."""
-        kept, kept_meta = self._kept.state()
-        arrays = {f"kept.{key}": value for key, value in kept.items()}
-        arrays |= {
+        arrays = {
+            "rows": self._rows[: self._n].copy(),
+            "classes": self._classes[: self._n].copy(),
+            "block": self._block.copy(),
             "moments_mean": self._moments.mean.copy(),
             "moments_scatter": self._moments.scatter.copy(),
             "feature_mean": self._standardise.mean.copy(),
             "feature_inv_std": self._standardise.inv_std.copy(),
-        }
-        meta = {"kept": kept_meta, "count": self._moments.count, "position": self._position, "slow": None}
+        } | {f"codec.{key}": value for key, value in self._codec.state().items()}
+        meta = {"n": self._n, "count": self._moments.count, "position": self._position, "slow": None}
         if self._slow is not None:
             slow, meta["slow"] = self._slow.get_state()
             arrays |= {f"slow.{key}": value for key, value in slow.items()}
-            meta["n_outputs"] = self._slow.mean().shape[1]
         return arrays, meta
 
     def set_state(self, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> None:
         """Take back what `get_state` gave."""
-        self._kept.restore(under(arrays, "kept."), meta["kept"])
-        self._moments.count = meta["count"]
+        self._n, self._position, self._moments.count = meta["n"], meta["position"], meta["count"]
+        self._rows[: self._n], self._classes[: self._n] = arrays["rows"], arrays["classes"]
+        self._block = arrays["block"]
+        self._codec.restore(under(arrays, "codec."))
         self._moments.mean, self._moments.scatter = arrays["moments_mean"], arrays["moments_scatter"]
         self._standardise.mean = arrays["feature_mean"]
         self._standardise.inv_std = arrays["feature_inv_std"]
-        self._position, self._slow = meta["position"], None
+        self._slow = None
         if meta["slow"] is not None:
-            self._slow = self._fresh(meta["n_outputs"])
+            self._slow = SharedFilter(self._lift.n_lifted, 0, obs_noise_var=OBS_NOISE_VAR)
             self._slow.set_state(under(arrays, "slow."), meta["slow"])
 
-    def _begin(self, standardise: Standardiser, n_outputs: int, n: int) -> None:
-        self._standardise.set_moments(self._moments.mean, self._moments.var)
-        if n <= AT_ONCE or _moved(standardise, self._standardise) > MOVED:
-            self._slow, self._position = self._fresh(n_outputs), 0
+    def _look(self, standardise: Standardiser, n_outputs: int) -> None:
+        """Begin a refit if the scales have moved."""
+        if self._n <= BLOCK:
+            self._standardise.refit(self._block[: self._n])
+        else:
+            self._standardise.set_moments(self._moments.mean, self._moments.var)
+        if self._n <= BLOCK or _moved(standardise, self._standardise) > MOVED:
+            self._slow = SharedFilter(self._lift.n_lifted, n_outputs, obs_noise_var=OBS_NOISE_VAR)
+            self._position = 0
 
-    def _fresh(self, n_outputs: int) -> SharedFilter:
-        return SharedFilter(self._lift.n_lifted, n_outputs, obs_noise_var=OBS_NOISE_VAR)
+    def _sample(self, k: int) -> FloatArray:
+        """Features of the k-th sample, (1, D)."""
+        if k >= self._n - self._n % BLOCK or self._n <= BLOCK:
+            return self._block[k % BLOCK][None]
+        return self._codec.decode(self._rows[k : k + 1])
 
 
 def _capacity(memory_bytes: int, n_features: int) -> int:
-    return max(memory_bytes // Reservoir.row_bytes(n_features, "int8"), 1)
+    return max(memory_bytes // (n_features + 4), 1)
 
 
 def _moved(old: Standardiser, new: Standardiser) -> float:

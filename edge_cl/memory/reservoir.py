@@ -133,10 +133,6 @@ class Reservoir:
         """All exemplars, decoded: (n, D) float32 and (n,) classes."""
         return self._codec.decode(self._rows[: self.n]), self._labels[: self.n].astype(np.int64)
 
-    def some(self, slots: slice) -> tuple[FloatArray, NDArray[np.int64]]:
-        """As `exemplars`, of some slots below `n`."""
-        return self._codec.decode(self._rows[slots]), self._labels[slots].astype(np.int64)
-
     def label(self, slot: int) -> int:
         """Class of the exemplar in a slot below `n`."""
         return int(self._labels[slot])
