@@ -33,7 +33,7 @@ HEADS: dict[str, type[Head]] = {
     head.name: head for head in (DualHead, SldaHead, KalmanHead, PrototypeHead, LogisticHead, KnnHead)
 }
 DEFAULT = "dual"
-LEAN = {"lift": 512, "anchors": 0, "memory_bytes": 96 * 1024}
+LEAN = {"lift": 512, "window": 128, "anchors": 0, "memory_bytes": 60 * 1024}
 """Options of a `dual` of about 3 MB: half the lifted features, a constant gate."""
 SMALLER: dict[str, tuple[dict[str, int], ...]] = {
     "dual": (

@@ -49,7 +49,9 @@ class Anchors:
     @staticmethod
     def needed_bytes(capacity: int, n_features: int) -> int:
         """`nbytes` of a new one."""
-        held = Reservoir.own_bytes(n_features, "float32") + capacity * Reservoir.row_bytes(n_features, "float32")
+        held = Reservoir.own_bytes(n_features, "float32") + capacity * Reservoir.row_bytes(
+            n_features, "float32"
+        )
         return held + 4 * capacity * (n_features + 1)
 
     @property

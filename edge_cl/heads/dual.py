@@ -45,7 +45,7 @@ class View(NamedTuple):
     """(n, C) scores of the slow memory."""
     parts: FloatArray
     """(n, P, C) what each fast part would add."""
-    context: NDArray[np.float64]
+    context: FloatArray
     """(n, K) what the gate looks at."""
     weights: FloatArray
     """(n, P) how much of each part is added."""
@@ -57,11 +57,11 @@ class DualHead(Head):
     """Slow ridge regression on lifted features, and three fast parts, each weighed by a learned gate.
 
     scores = slow + Σ g_j · fast_j, softmaxed at a learned temperature. The slow memory weighs all labels ever
-    learned alike. The fast parts are right about today: a Gaussian process on what the slow memory got wrong for
-    the last `window` labels (near them only), a forgetting Kalman filter on the same residual (everywhere), and a
-    softmax regression. The gate decides from where an input lies, near recent samples or near remembered ones,
-    how much of each an answer takes; it is judged on every label, and on class-balanced exemplars of all that
-    was learned (`replay` of them per label), so that what helps today does not cost what was known.
+    learned alike. The fast parts are right about today: a Gaussian process on what the slow memory got wrong
+    for the last `window` labels (near them only), a forgetting Kalman filter on the same residual
+    (everywhere), and a softmax regression. The gate g decides from where an input lies, near recent samples
+    or near remembered ones, how much of each an answer takes. It is judged on every label, and on
+    class-balanced exemplars of all that was learned, so that what helps today does not cost what was known.
 
     Parameters
     ----------
@@ -70,22 +70,22 @@ class DualHead(Head):
     window
         Recent labels that the local memory holds.
     anchors
-        Remembered exemplars that judge the gate; 0: no gate and no trackers, but the local memory at a constant
-        weight of 0.6, which is cheaper.
+        Remembered exemplars that judge the gate. 0: no gate and no trackers, but the local memory at a
+        constant weight of 0.6, which is cheaper.
     replay
-        Anchors that the gate is judged on per label, 0 or more: more keeps what was known (*ever*), fewer follow
-        today (*now*).
+        Anchors that the gate is judged on per label: more keeps what was known (*ever*), fewer follow today
+        (*now*).
     seed
-        Seeds the random lift and the choice of anchors.
+        Of the random lift and the choice of anchors.
     memory_bytes
-        Size of the head's own replay memory, from which, after a cold start and until it overflows, it relearns
-        the slow memory when feature scales have moved; 0 keeps none.
+        For the samples from which, after a cold start and until they fill it, the head relearns its slow
+        memory when feature scales have moved; 0 keeps none.
 
     Notes
     -----
-    Per prediction O(D·d + C·d + (W + anchors)·D + W²), per label O(d² + 257²) besides. Sources: recursive
-    ridge regression as in Zhuang et al., ACIL (2022); residual processes after Ornstein-Uhlenbeck drift in
-    Titsias et al. (2024); fast and slow weights after Ba et al. (2016); docs/decisions/0008.
+    Per prediction O(D·d + C·d + (W + anchors)·D + W²), per label O(d² + W² + 257²) besides. Sources:
+    recursive ridge regression as in Zhuang et al., ACIL (2022); residual processes after Ornstein-Uhlenbeck
+    drift in Titsias et al. (2024); fast and slow weights after Ba et al. (2016).
     """
 
     name: ClassVar[str] = "dual"
@@ -98,11 +98,11 @@ class DualHead(Head):
         n_classes: int = 0,
         *,
         lift: int = 1024,
-        window: int = 128,
+        window: int = 256,
         anchors: int = 512,
-        replay: float = 0.7,
+        replay: float = 0.5,
         seed: int = 0,
-        memory_bytes: int = 1024 * 1024,
+        memory_bytes: int = 640 * 1024,
     ) -> None:
         super().__init__(n_features, n_classes)
         self._wanted = {
@@ -146,7 +146,8 @@ class DualHead(Head):
         own += SharedFilter.needed_bytes(n_lifted, n_classes)
         own += FastMemory.needed_bytes(options["window"], n_features, n_classes)
         if options["anchors"]:
-            own += Anchors.needed_bytes(options["anchors"], n_features) + Gate.needed_bytes(len(PARTS), N_CONTEXT)
+            own += Anchors.needed_bytes(options["anchors"], n_features)
+            own += Gate.needed_bytes(len(PARTS), N_CONTEXT)
             own += ResidualTracker.needed_bytes(n_lifted, n_classes)
             own += SoftmaxTracker.needed_bytes(n_features, n_classes)
         if options["memory_bytes"]:
@@ -171,9 +172,9 @@ class DualHead(Head):
 
         Returns
         -------
-        ``class``, the answer; ``fast_share`` of its score in [0, 1]; ``scores``, what the slow memory and each
-        fast part adds to it, weighed; ``nearest``, at most n samples, recent or remembered, that are closest:
-        ``{"class", "memory", "closeness"}`` with closeness in (0, 1]. O of a prediction.
+        ``class``, the answer, -1 before the first label; ``fast_share`` of its score, in [0, 1]; ``scores``,
+        what the slow memory and each fast part adds to it, weighed; ``nearest``, the at most n closest
+        samples, recent or remembered: ``{"class", "memory", "closeness"}`` with closeness in (0, 1].
         """
         view = self._view(self.standardise(self._checked(x, 1)[None]))
         n = self._checked_n(n)
@@ -318,7 +319,9 @@ class DualHead(Head):
             return
         standardise = Standardiser(self.n_features)
         standardise.refit(X)
-        self._adopt((standardise, SharedFilter(self.lift.n_lifted, self.n_classes, obs_noise_var=OBS_NOISE_VAR)))
+        self._adopt(
+            (standardise, SharedFilter(self.lift.n_lifted, self.n_classes, obs_noise_var=OBS_NOISE_VAR))
+        )
         for start in range(0, len(X), SLICE):
             rows = slice(start, start + SLICE)
             self._take_in(X[rows], y[rows], row_scale[rows])

@@ -14,12 +14,15 @@ LENGTH_SCALE = 0.3
 DECAY = 0.98
 """Per label of distance in time; flat within a point from 0.98 to 0.995."""
 OBS_NOISE_VAR = 0.1
+STRIPE = 64
+"""Rows of the inverse updated at a time: no temporary as large as it."""
+SIGNS = np.array([[-1.0], [1.0]], dtype=np.float32)
 REINVERT_EVERY = 2048
 """Labels between two exact float64 inversions, so that rounding never accumulates."""
 
 
 def closeness(z: FloatArray, others: FloatArray, norms: FloatArray) -> FloatArray:
-    """Gaussian kernel in (0, 1] between rows of z (n, D) and others (m, D) with squared norms (m,): (n, m)."""
+    """Gaussian kernel, in (0, 1], of z (n, D) and others (m, D) with squared norms (m,): (n, m)."""
     near: FloatArray = z @ others.T
     near *= 2
     near -= norms
@@ -60,23 +63,19 @@ class FastMemory:
         self._alpha = np.zeros((window, n_classes), dtype=np.float32)
         self._ages = DECAY ** np.arange(window, 0.0, -1)  # oldest first; the newest is 1 label old
         self._fade = np.zeros(window, dtype=np.float32)
+        self._product = np.empty((min(STRIPE, window), window), dtype=np.float32)
         self._now = 0
 
     @staticmethod
     def needed_bytes(window: int, n_features: int, n_classes: int) -> int:
         """`nbytes` of a new one."""
-        return window * (8 * n_features + 4 * window + 8 * n_classes + 12)
-
-    @staticmethod
-    def needed_bytes(window: int, n_features: int, n_classes: int) -> int:
-        """`nbytes` of a new one."""
-        return window * (8 * n_features + 4 * window + 8 * n_classes + 20)
+        return window * (8 * n_features + 4 * window + 4 * min(STRIPE, window) + 8 * n_classes + 20)
 
     @property
     def nbytes(self) -> int:
         """Bytes held."""
         arrays = (self._raw, self._z, self._norms, self._classes, self._residuals, self._inverse, self._alpha)
-        return sum(a.nbytes for a in arrays) + self._ages.nbytes + self._fade.nbytes
+        return sum(a.nbytes for a in (*arrays, self._product, self._ages, self._fade))
 
     @property
     def n(self) -> int:
@@ -108,11 +107,9 @@ class FastMemory:
         `near` (W,) is z's closeness to the ring before.
         """
         slot = self._now % self.window
-        if self._now >= self.window:
-            self._drop(slot)
         self._raw[slot], self._z[slot], self._norms[slot] = x, z, z @ z
         self._classes[slot], self._residuals[slot] = y, residual
-        self._add(slot, near * self._fade)
+        self._replace(slot, near * self._fade)
         self._now += 1
         if self._now % REINVERT_EVERY == 0:
             self._reinvert()
@@ -161,24 +158,30 @@ class FastMemory:
         n = self.n
         self._fade[(self._now - n + np.arange(n)) % self.window] = self._ages[self.window - n :]
 
-    def _drop(self, slot: int) -> None:
-        """Take one sample out of the inverse: K −= b bᵀ / b_j, and its weights with it."""
-        column = self._inverse[:, slot].copy()
-        pivot = column[slot]
-        self._alpha -= column[:, None] * (self._alpha[slot] / pivot)
-        self._inverse -= column[:, None] * (column / pivot)
+    def _replace(self, slot: int, row: FloatArray) -> None:
+        """Take the old sample in `slot` out and the new one, with covariances `row` to the others, in.
 
-    def _add(self, slot: int, row: FloatArray) -> None:
-        """Put the sample in `slot` into the inverse (its row and column there are zero now, or unused)."""
+        Out: K −= b bᵀ / b_j with b = K e_j. In, with v = K row and v_j = −1: K += v vᵀ / s. Both at once.
+        """
         row[slot] = 0
+        out = self._inverse[slot].copy()
+        out /= np.sqrt(out[slot])
+        self._alpha -= out[:, None] * (self._alpha[slot] / out[slot])
         column = self._inverse @ row
+        column -= out * (out @ row)
+        column[slot] = 0
         innovation_var = np.float32(1 + OBS_NOISE_VAR) - row @ column
-        innovation = self._residuals[slot] - row @ self._alpha
-        column[slot] = -1
-        self._inverse[slot], self._inverse[:, slot] = 0, 0
         self._alpha[slot] = 0
-        self._inverse += column[:, None] * (column / innovation_var)
-        self._alpha -= column[:, None] * (innovation / innovation_var)
+        innovation = (self._residuals[slot] - row @ self._alpha) / innovation_var
+        column[slot] = -1
+        self._alpha -= column[:, None] * innovation
+        column /= np.sqrt(innovation_var)
+        both = np.stack([out, column])
+        signed = (both * SIGNS).T
+        for start in range(0, self.window, STRIPE):
+            rows = self._inverse[start : start + STRIPE]
+            rows += np.dot(signed[start : start + STRIPE], both, out=self._product[: len(rows)])
+        self._inverse[slot] = self._inverse[:, slot] = column * column[slot]
 
     def _reinvert(self) -> None:
         """The inverse and weights afresh in float64."""
@@ -189,7 +192,9 @@ class FastMemory:
         ages = (self._now - 1 - slots) % self.window if n == self.window else n - 1 - slots
         norms = np.einsum("nd,nd->n", z, z)
         squared = np.maximum(norms[:, None] + norms[None, :] - 2 * (z @ z.T), 0)
-        gram = np.exp(-squared / (2 * LENGTH_SCALE * z.shape[1])) * DECAY ** np.abs(ages[:, None] - ages[None, :])
+        gram = np.exp(-squared / (2 * LENGTH_SCALE * z.shape[1])) * DECAY ** np.abs(
+            ages[:, None] - ages[None, :]
+        )
         covariance[:n, :n] = gram + OBS_NOISE_VAR * np.eye(n)
         inverse = np.linalg.inv(covariance)
         self._inverse = inverse.astype(np.float32)

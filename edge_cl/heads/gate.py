@@ -58,7 +58,8 @@ class Gate:
 
     Notes
     -----
-    O(P·(K + C)) per sample; 16·P·K bytes. Steps are normalised per weight as in RMSprop (Tieleman & Hinton, 2012).
+    O(P·(K + C)) per sample; 16·P·K bytes. Steps are normalised per weight as in RMSprop
+    (Tieleman & Hinton, 2012).
     """
 
     def __init__(self, start: tuple[float, ...], n_context: int) -> None:
@@ -76,13 +77,13 @@ class Gate:
         """Bytes held."""
         return self.weights.nbytes + self.mean_square.nbytes
 
-    def __call__(self, context: NDArray[np.float64]) -> FloatArray:
+    def __call__(self, context: FloatArray) -> FloatArray:
         """Context (n, K) → weights (n, P) in (0, 1.5)."""
         weights: FloatArray = (MOST / (1 + np.exp(-(context @ self.weights.T)))).astype(np.float32)
         return weights
 
     def learn_one(
-        self, parts: FloatArray, context: NDArray[np.float64], error: FloatArray, temperature: float
+        self, parts: FloatArray, context: FloatArray, error: FloatArray, temperature: float
     ) -> None:
         """One descent step on the negative log-likelihood of a sample's class.
 

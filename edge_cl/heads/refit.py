@@ -13,17 +13,20 @@ from edge_cl.memory.codecs import Int8
 from edge_cl.records import FloatArray, under
 
 OBS_NOISE_VAR = 0.1
-"""Of the slow memory: variance of a one-hot target around its regression; flat within a point from 0.1 to 0.3."""
+"""Variance of a one-hot target around the slow memory; flat within a point from 0.1 to 0.3."""
 BLOCK = 32
 """Samples encoded together; up to so many labels the slow memory is relearned at once, at every doubling."""
-PER_LABEL = 3
-"""Samples relearned with every label later: n samples take n/2 labels, the new ones included."""
-MOVED = 0.03
-"""Mean over the features of (shift of the mean / deviation)² + (log ratio of deviations)² that is worth it."""
+PER_LABEL = 4
+"""Samples relearned with every label later: n samples take n/3 labels, the new ones included."""
+MOVED, MOVED_FAR = 0.03, 1.0
+"""Mean over the features of (shift of the mean / deviation)² + (log ratio of deviations)² that is worth a
+refit after twice as many labels as at the last one, and that is worth one after half as many more."""
+MOST = 4.0
+"""That one feature counts for."""
 
 
 class Refit:
-    """Keeps every sample while there is room; at doublings of their number looks whether the scales moved.
+    """Keeps every sample while there is room, and looks every 32 labels whether the scales have moved.
 
     If so, a new slow memory is learned beside the old one, which goes on meanwhile. When the room is used up
     the scales stay as they are: relearning from some samples would forget the others.
@@ -54,6 +57,7 @@ class Refit:
         self._standardise = Standardiser(n_features)
         self._slow: SharedFilter | None = None
         self._position = 0
+        self._refitted_at = 0
 
     @staticmethod
     def needed_bytes(memory_bytes: int, n_features: int, n_lifted: int, n_outputs: int) -> int:
@@ -85,9 +89,7 @@ class Refit:
     def advance(self, standardise: Standardiser, n_outputs: int) -> tuple[Standardiser, SharedFilter] | None:
         """Go on with a refit; a finished one is returned."""
         n = self._n
-        if self._slow is None:
-            if n & (n - 1) or n == len(self._rows):
-                return None
+        if self._slow is None and n < len(self._rows):
             self._look(standardise, n_outputs)
         for _ in range(n if n <= BLOCK else PER_LABEL):
             if self._slow is None:
@@ -110,7 +112,7 @@ class Refit:
 
     def get_state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """Arrays and JSON values that `set_state` takes back."""
-        arrays = {
+        arrays: dict[str, np.ndarray] = {
             "rows": self._rows[: self._n].copy(),
             "classes": self._classes[: self._n].copy(),
             "block": self._block.copy(),
@@ -118,8 +120,15 @@ class Refit:
             "moments_scatter": self._moments.scatter.copy(),
             "feature_mean": self._standardise.mean.copy(),
             "feature_inv_std": self._standardise.inv_std.copy(),
-        } | {f"codec.{key}": value for key, value in self._codec.state().items()}
-        meta = {"n": self._n, "count": self._moments.count, "position": self._position, "slow": None}
+        }
+        arrays |= {f"codec.{key}": value for key, value in self._codec.state().items()}
+        meta: dict[str, Any] = {
+            "n": self._n,
+            "count": self._moments.count,
+            "position": self._position,
+            "refitted_at": self._refitted_at,
+            "slow": None,
+        }
         if self._slow is not None:
             slow, meta["slow"] = self._slow.get_state()
             arrays |= {f"slow.{key}": value for key, value in slow.items()}
@@ -127,7 +136,8 @@ class Refit:
 
     def set_state(self, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> None:
         """Take back what `get_state` gave."""
-        self._n, self._position, self._moments.count = meta["n"], meta["position"], meta["count"]
+        self._n, self._moments.count = meta["n"], meta["count"]
+        self._position, self._refitted_at = meta["position"], meta["refitted_at"]
         self._rows[: self._n], self._classes[: self._n] = arrays["rows"], arrays["classes"]
         self._block = arrays["block"]
         self._codec.restore(under(arrays, "codec."))
@@ -140,19 +150,26 @@ class Refit:
             self._slow.set_state(under(arrays, "slow."), meta["slow"])
 
     def _look(self, standardise: Standardiser, n_outputs: int) -> None:
-        """Begin a refit if the scales have moved."""
-        if self._n <= BLOCK:
-            self._standardise.refit(self._block[: self._n])
+        """Begin a refit if the scales have moved; at every doubling of the first few labels anyway."""
+        n = self._n
+        if n <= BLOCK:
+            if n & (n - 1):
+                return
+            self._standardise.refit(self._block[:n])
         else:
+            if n % BLOCK or n < 1.5 * self._refitted_at:
+                return
             self._standardise.set_moments(self._moments.mean, self._moments.var)
-        if self._n <= BLOCK or _moved(standardise, self._standardise) > MOVED:
-            self._slow = SharedFilter(self._lift.n_lifted, n_outputs, obs_noise_var=OBS_NOISE_VAR)
-            self._position = 0
+            if _moved(standardise, self._standardise) < (MOVED if n >= 2 * self._refitted_at else MOVED_FAR):
+                return
+        self._slow = SharedFilter(self._lift.n_lifted, n_outputs, obs_noise_var=OBS_NOISE_VAR)
+        self._position, self._refitted_at = 0, n
 
     def _sample(self, k: int) -> FloatArray:
         """Features of the k-th sample, (1, D)."""
         if k >= self._n - self._n % BLOCK or self._n <= BLOCK:
-            return self._block[k % BLOCK][None]
+            k %= BLOCK
+            return self._block[k : k + 1]
         return self._codec.decode(self._rows[k : k + 1])
 
 
@@ -163,4 +180,4 @@ def _capacity(memory_bytes: int, n_features: int) -> int:
 def _moved(old: Standardiser, new: Standardiser) -> float:
     shift = (new.mean - old.mean) * np.minimum(old.inv_std, new.inv_std)
     ratio = np.log(new.inv_std / old.inv_std)
-    return float((shift**2 + ratio**2).mean())
+    return float(np.minimum(shift**2 + ratio**2, MOST).mean())

@@ -56,7 +56,9 @@ def test_dual_says_what_is_near_and_how_much_of_the_answer_is_fast():
     nearest = found["nearest"]
     assert len(nearest) == 5 and nearest[0]["memory"] == "recent" and nearest[0]["labels_ago"] == 9
     assert nearest[0]["class"] == y[290] and nearest[0]["closeness"] == pytest.approx(1, abs=1e-3)
-    assert [one["closeness"] for one in nearest] == sorted((one["closeness"] for one in nearest), reverse=True)
+    assert [one["closeness"] for one in nearest] == sorted(
+        (one["closeness"] for one in nearest), reverse=True
+    )
     assert {"remembered", "recent"} == {one["memory"] for one in head.explain_one(X[0], n=96)["nearest"]}
     json.dumps(found)
 
