@@ -194,11 +194,13 @@ def test_dual_slow_part_equals_ridge_on_lifted_features():
     X, y = World().draw(300)
     head = heads.create("dual", n_features=D, n_classes=3, lift=300, window=8)
     head.learn_many(X, y)  # relearned from 8-bit samples meanwhile, as the scales became known
-    for close in (2e-2, 2e-3):
-        phi = head.lift(head.standardise(X)).astype(np.float64)
-        weights = np.linalg.solve(phi.T @ phi + 0.1 * np.eye(phi.shape[1]), phi.T @ np.eye(3)[y])
-        np.testing.assert_allclose(head.slow.mean(), weights, atol=close)
-        list(head.rehearse(X, y))  # from the samples themselves
+    phi = head.lift(head.standardise(X)).astype(np.float64)
+    weights = np.linalg.solve(phi.T @ phi + 0.1 * np.eye(phi.shape[1]), phi.T @ np.eye(3)[y])
+    np.testing.assert_allclose(phi @ head.slow.mean(), phi @ weights, atol=2e-2)
+    list(head.rehearse(X, y))  # from the samples themselves
+    phi = head.lift(head.standardise(X)).astype(np.float64)
+    weights = np.linalg.solve(phi.T @ phi + 0.1 * np.eye(phi.shape[1]), phi.T @ np.eye(3)[y])
+    np.testing.assert_allclose(head.slow.mean(), weights, atol=2e-3)
 
 
 def test_dual_is_right_about_now_and_about_ever():
