@@ -22,8 +22,8 @@ ABOUT = {
     "knn": ("classes of any shape; forgets one", "Beringer & Hüllermeier 2007"),
 }
 SHOWN: tuple[tuple[str, dict[str, Any]], ...] = (
-    ("dual", {"lift": 1024}),
-    ("dual", {"lift": 512}),
+    ("dual", {}),
+    ("dual", all_heads.LEAN),
     *((name, {}) for name in HEADS if name != "dual"),
 )
 
@@ -41,7 +41,8 @@ def heads(features: int | None, classes: int | None, bundle: Path | None, budget
     """What each head holds, can do and is good at.
 
     Bytes are those of a new head on a device, whose replay memory is counted on its own. In a budget
-    a head counts twice, since a sleep works on a copy.
+    a head counts twice, since a sleep works on a copy. "dual, lean" is dual with half the lifted features
+    and a constant gate: lift = 512, window = 128, anchors = 0.
     """
     if bundle and (features or classes is not None):
         raise click.UsageError("--bundle says features and classes; leave out --features and --classes")
@@ -55,7 +56,7 @@ def heads(features: int | None, classes: int | None, bundle: Path | None, budget
     for name, options in SHOWN:
         on_device = {**options, "memory_bytes": 0} if HEADS[name].keeps_memory else options
         size = all_heads.needed_bytes(name, n_features=n_features, n_classes=n_classes, **on_device)
-        title = " ".join([name, *(f"{option} {value}" for option, value in options.items())])
+        title = f"{name}, lean" if options else name
         fits = "" if share is None else "yes" if size <= share else "no"
         click.echo(_line(title, f"{size:,}", _can(name), *ABOUT[name], fits))
 

@@ -1,15 +1,15 @@
 """What learns: one head per file, all with the contract of :class:`edge_cl.heads.base.Head`.
 
-========== ============================== ======================= ==============================
-name       memory (bytes, float32)        one label               good at
-========== ============================== ======================= ==============================
-dual       4·d² + 4·d·(C+D) + 4·W·(D+W)   O(d²) amortised         today *and* last month (default)
-slda       4·(2·D² + 2·C·D)               O(D²)                   remembering; tiny; exact merge
-kalman     4·(D² + C·D)                   O(D² + C·D)             tracking drift; uncertainty
-prototype  4·((K + 2)·C·D + 2·D)          O(K·D)                  the smallest boards; many forms
-logistic   4·(D² + 2·C·D)                 O(D² + C·D)             one scale for all; sure answers
-knn        memory_bytes + 4·C·D           O(D); predict O(n·D)    classes of any shape; forgets one
-========== ============================== ======================= ==============================
+========== ==================================== ========================= ================================
+name       memory (bytes, float32)              one label                 good at
+========== ==================================== ========================= ================================
+dual       4·d·(d+C) + 4·W² + 8·A·D + 4·257²    O(d² + W² + (W+A)·D)      today *and* last month (default)
+slda       8·D² + 8·C·D                         O(D²) amortised           remembering; small; exact merge
+kalman     4·D·(D+C)                            O(D² + C·D)               uncertainty; exact merge
+prototype  4·C·D·(2+K)                          O(K²·D)                   the smallest boards
+logistic   4·D² + 8·C·D                         O(D² + C·D)               one scale for all; sure answers
+knn        memory_bytes + 4·C·D                 O(D); predict O(n·D)      classes of any shape; forgets one
+========== ==================================== ========================= ================================
 
 D features, C classes, d lifted features, W recent samples, K sub-prototypes, n exemplars.
 """
@@ -46,7 +46,7 @@ SMALLER: dict[str, tuple[dict[str, int], ...]] = {
 }
 """Options that make a head smaller, each time more so; the last are the smallest worth having."""
 
-__all__ = ["DEFAULT", "HEADS", "SMALLER", "Head", "HeadState", "create", "from_state", "needed_bytes"]
+__all__ = ["DEFAULT", "HEADS", "LEAN", "SMALLER", "Head", "HeadState", "create", "from_state", "needed_bytes"]
 
 
 def create(

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from edge_cl.bundle import Prior
 from edge_cl.records import FloatArray
 
-STATE_VERSION = 1
+STATE_VERSION = 2
 N_DRAWN = 200
 """Features drawn per class to stand for the prior beside its exemplars."""
 
@@ -279,15 +279,16 @@ class Head(abc.ABC):
 
     @classmethod
     def from_state(cls, state: HeadState) -> Self:
-        """Rebuild a head from `state`; raises ValueError when it is another head's or newer.
+        """Rebuild a head from `state`; raises ValueError when it is another head's or of another version.
 
         A head that began from a prior needs its `prior` set again.
         """
         if state.head != cls.name:
             raise ValueError(f"state is of head {state.head!r}, not {cls.name!r}")
-        if state.version > STATE_VERSION:
+        if state.version != STATE_VERSION:
             raise ValueError(
-                f"head state version {state.version}; this edge-cl reads {STATE_VERSION}: upgrade edge-cl"
+                f"head state version {state.version}; this edge-cl reads {STATE_VERSION}: "
+                + ("upgrade edge-cl" if state.version > STATE_VERSION else "use the release that wrote it")
             )
         head = cls(state.n_features, state.n_classes, **state.options)
         arrays = {key: np.array(value) for key, value in state.arrays.items()}

@@ -13,36 +13,6 @@ STRIPE = 128
 """Rows of a covariance updated at a time, so that they stay in the processor's cache."""
 
 
-def shrunk_precision(cov: FloatArray, shrinkage: float, magnitude: FloatArray) -> FloatArray:
-    """Inverse of a covariance shrunk towards its own diagonal.
-
-    Worked out on correlations, so rescaling a feature changes nothing; an absolute ridge would.
-
-    Parameters
-    ----------
-    cov
-        (D, D) symmetric, positive semi-definite up to rounding.
-    shrinkage
-        In (0, 1]: 0.01 keeps 99 % of each correlation.
-    magnitude
-        (D,) typical absolute value of each feature: what varies less than 1e-5 of it is constant but
-        for rounding, and gets that much spread.
-
-    Returns
-    -------
-    (D, D) float32. Costs one float64 inverse, O(D³).
-    """
-    full = np.asarray(cov, dtype=np.float64)
-    std = np.maximum(np.sqrt(np.maximum(np.diagonal(full), 0)), 1e-5 * magnitude.astype(np.float64))
-    std[std == 0] = 1.0
-    correlation = (1 - shrinkage) * full / std[:, None] / std[None, :]
-    correlation[np.diag_indices_from(correlation)] = 1.0
-    try:
-        return (np.linalg.inv(correlation) / std[:, None] / std[None, :]).astype(np.float32)
-    except np.linalg.LinAlgError as error:
-        raise NumericalError(f"covariance of {len(full)} features cannot be inverted ({error})") from error
-
-
 def merged_means(
     counts: FloatArray, means: FloatArray, other_counts: FloatArray, other_means: FloatArray
 ) -> tuple[FloatArray, FloatArray]:
@@ -68,44 +38,6 @@ def merged_means(
     delta = other_means.astype(np.float64) - means
     merged = means + (other_counts / total)[:, None] * delta
     return merged, np.sqrt(counts * other_counts / total)[:, None] * delta
-
-
-def condition_on_block(
-    mean: FloatArray, cov: FloatArray, design: FloatArray, targets: FloatArray, obs_noise_var: float
-) -> None:
-    """One Kalman measurement step for a block of rows, in place; one covariance for all outputs.
-
-    With F the design, P the cov, M the mean, r the noise and E the innovation Y − F M:
-    A = F P;  S = A Fᵀ + r I = L Lᵀ;  G = L⁻¹ A;  M += Gᵀ L⁻¹ E;  P −= Gᵀ G.
-
-    Parameters
-    ----------
-    mean
-        (d, C), changed in place.
-    cov
-        (d, d), changed in place; positive definite, symmetric to rounding.
-    design, targets
-        (B, d) and (B, C).
-    obs_noise_var
-        Above 0.
-
-    Notes
-    -----
-    O(B d² + B² d + B d C). Equal to B single steps. Source: block recursive least squares,
-    e.g. Zhuang et al., ACIL (2022), eq. 8-9, in square-root form.
-    """
-    projected = design @ cov
-    innovation_cov = (projected @ design.T).astype(np.float64)
-    innovation_cov[np.diag_indices_from(innovation_cov)] += obs_noise_var
-    try:
-        root_inverse = np.linalg.inv(np.linalg.cholesky(innovation_cov)).astype(np.float32)
-    except np.linalg.LinAlgError as error:
-        raise NumericalError(f"covariance of {len(cov)} weights is not positive definite any more") from error
-    gain = root_inverse @ projected
-    mean += gain.T @ (root_inverse @ (targets - design @ mean))
-    for start in range(0, len(cov), STRIPE):  # in stripes: no temporary as large as the covariance
-        rows = slice(start, start + STRIPE)
-        cov[rows] -= gain[:, rows].T @ gain
 
 
 def lift_floor(cov: FloatArray, floor: float) -> None:

@@ -19,7 +19,7 @@ import numpy as np
 
 from edge_cl.errors import StateCorrupt, StateError, StateUnwritable
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 SLOTS = ("slot-a.snapshot", "slot-b.snapshot")
 
 
@@ -45,7 +45,7 @@ class _Header(msgspec.Struct, frozen=True, kw_only=True):
     meta: dict[str, Any]
     arrays: list[_Array]
     sha256: str
-    """Of the seq, bundle, meta and table of arrays as JSON, then of the arrays' bytes."""
+    """Of format, seq, bundle, meta and table of arrays as JSON, then of the arrays' bytes."""
 
 
 class Snapshots:
@@ -114,13 +114,13 @@ def read_snapshot(path: Path) -> Snapshot:
     """Read and verify one snapshot file; raises StateCorrupt, or StateError for a newer format."""
     try:
         line, _, payload = path.read_bytes().partition(b"\n")
-        version = msgspec.json.decode(line)["format_version"]
-        if isinstance(version, int) and version > FORMAT_VERSION:
+        if (other := _other_format(line, payload)) is not None:
             raise StateError(
-                f"{path}: snapshot format {version}; this edge-cl reads {FORMAT_VERSION}: upgrade"
+                f"{path}: snapshot format {other}; this edge-cl reads {FORMAT_VERSION}: "
+                f"{'upgrade it' if other > FORMAT_VERSION else 'use the release that wrote it'}"
             )
         header = msgspec.json.decode(line, type=_Header)
-        if _digest(header, [payload]) != header.sha256:
+        if header.format_version != FORMAT_VERSION or _digest(header, [payload]) != header.sha256:
             raise StateCorrupt(f"{path.name} failed its checksum")
         arrays = _cut(payload, header.arrays)
         return Snapshot(seq=header.seq, bundle_id=header.bundle_id, meta=header.meta, arrays=arrays)
@@ -146,6 +146,18 @@ def _pieces(snapshot: Snapshot) -> Iterator[bytes | memoryview]:
     yield from views
 
 
+def _other_format(line: bytes, payload: bytes) -> int | None:
+    """The format's number if it is not ours; None too when only that number is damaged."""
+    version = msgspec.json.decode(line)["format_version"]
+    if version == FORMAT_VERSION or not isinstance(version, int):
+        return None
+    try:
+        header = msgspec.json.decode(line, type=_Header)
+    except msgspec.MsgspecError:
+        return version
+    return None if _digest(header, [payload]) == header.sha256 else version
+
+
 def _cut(payload: bytes, table: list[_Array]) -> dict[str, np.ndarray]:
     arrays, start = {}, 0
     for entry in table:
@@ -157,7 +169,9 @@ def _cut(payload: bytes, table: list[_Array]) -> dict[str, np.ndarray]:
 
 
 def _digest(header: _Header, payload: Sequence[bytes | memoryview]) -> str:
-    digest = hashlib.sha256(msgspec.json.encode([header.seq, header.bundle_id, header.meta, header.arrays]))
+    """As a snapshot of this format has it, whatever format the header claims."""
+    covered = [FORMAT_VERSION, header.seq, header.bundle_id, header.meta, header.arrays]
+    digest = hashlib.sha256(msgspec.json.encode(covered))
     for piece in payload:
         digest.update(piece)
     return digest.hexdigest()

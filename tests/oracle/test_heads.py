@@ -7,7 +7,6 @@ from edge_cl import heads
 from edge_cl.errors import NumericalError
 from edge_cl.heads.cholesky import precision_times, shrunk_factor
 from edge_cl.heads.fast import DECAY, LENGTH_SCALE, OBS_NOISE_VAR, FastMemory
-from edge_cl.heads.linalg import condition_on_block
 from tests.worlds import D, World
 
 
@@ -150,20 +149,6 @@ def test_kalman_with_forgetting_stays_finite_for_long():
         head.learn_many(X, y)
     assert np.isfinite(head.cov).all() and np.diagonal(head.cov).min() > 0
     assert (head.predict_many(X).argmax(axis=1) == y).mean() > 0.7
-
-
-def test_a_block_equals_single_steps_and_the_inverse():
-    rng = np.random.default_rng(0)
-    design, targets = rng.normal(size=(40, 8)).astype(np.float32), rng.normal(size=(40, 2)).astype(np.float32)
-    at_once = np.zeros((8, 2), np.float32), np.eye(8, dtype=np.float32)
-    singly = np.zeros((8, 2), np.float32), np.eye(8, dtype=np.float32)
-    condition_on_block(*at_once, design, targets, 0.1)
-    for row, target in zip(design, targets, strict=True):
-        condition_on_block(*singly, row[None], target[None], 0.1)
-    exact = np.linalg.inv(design.T.astype(np.float64) @ design / 0.1 + np.eye(8))
-    for mean, cov in (at_once, singly):
-        np.testing.assert_allclose(cov, exact, atol=1e-5)
-        np.testing.assert_allclose(mean, exact @ design.T @ targets / 0.1, atol=1e-4)
 
 
 def test_fast_memory_equals_a_gaussian_process_solved_directly():

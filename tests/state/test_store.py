@@ -94,12 +94,23 @@ def test_any_damaged_byte_is_noticed_and_the_older_one_used(tmp_path_factory, da
     assert len(problems) == 1 and list(folder.glob("*.damaged")), "set aside, not deleted"
 
 
-def test_a_newer_snapshot_format_says_upgrade(tmp_path):
+@pytest.mark.parametrize(("version", "advice"), [(9, "upgrade"), (1, "release that wrote it")])
+def test_another_snapshot_format_says_what_to_do(tmp_path, monkeypatch, version, advice):
+    with monkeypatch.context() as then:
+        then.setattr("edge_cl.state.snapshots.FORMAT_VERSION", version)
+        Snapshots(tmp_path).write(snapshot(1))
+    with pytest.raises(StateError, match=advice):
+        Snapshots(tmp_path).newest()
+
+
+def test_a_damaged_format_number_is_damage_not_another_format(tmp_path):
     Snapshots(tmp_path).write(snapshot(1))
     path = next(tmp_path.glob("*.snapshot"))
-    path.write_bytes(path.read_bytes().replace(b'"format_version":1', b'"format_version":9', 1))
-    with pytest.raises(StateError, match="upgrade"):
-        Snapshots(tmp_path).newest()
+    raw = path.read_bytes()
+    for number in b"013456789":
+        path.write_bytes(raw.replace(b'"format_version":2', b'"format_version":%c' % number, 1))
+        with pytest.raises(StateCorrupt):
+            read_snapshot(path)
 
 
 def test_the_journal_keeps_what_the_older_snapshot_needs(tmp_path):
