@@ -102,7 +102,7 @@ def resident(
 
 
 def ledger_to_growth(
-    bundle: str, folder: Path, *, n_windows: int, seed: int, ram_mb: tuple[float, float] = (12.0, 24.0)
+    bundle: str, folder: Path, *, n_windows: int, seed: int, ram_mb: tuple[float, float] = (16.0, 32.0)
 ) -> dict[str, Any]:
     """Does the ledger count what is really held? The same run under two budgets, compared.
 

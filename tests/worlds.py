@@ -60,7 +60,7 @@ def make_bundle(path: Path, head: str = "dual", *, prior: bool = True, **options
         )
     members["golden.npz"] = npz_bytes(inputs=X[:8, None, :], features=X[:8])
     if head == "dual":
-        options = {"lift": 64, "window": 32, **options}
+        options = {"lift": 32, "window": 16, "anchors": 32, **options}
     manifest = Manifest(
         format=FORMAT,
         format_version=1,

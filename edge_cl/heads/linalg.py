@@ -6,7 +6,6 @@ import math
 
 import numpy as np
 
-from edge_cl.errors import NumericalError
 from edge_cl.records import FloatArray
 
 STRIPE = 128
