@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from edge_cl.datasets.streams import ROWS, Stream, find_streams
 from edge_cl.errors import ConfigError
 from edge_cl.simulate import bars, peers
 from edge_cl.simulate.streams import Labelling, no_change
-from edge_cl.simulate.trials import ACCURACIES, Trial, is_seeded, mean_of_seeds, run_trials
+from edge_cl.simulate.trials import ACCURACIES, HEADS, Trial, is_seeded, mean_of_seeds, run_trials, takes
 from edge_cl.simulate.verdicts import PACE, summary, verdict
 
 SHORT = {"ever_sorted": "sorted"}
@@ -43,8 +43,9 @@ def bench() -> None:
 )
 @click.option("--scenario", type=click.Choice(list(SCENARIOS)), help="Of bundles that do not tell theirs.")
 @click.option("--stream", "only", multiple=True, help="Only the stream of this name.")
+@click.option("--head", "names", multiple=True, type=click.Choice(list(HEADS)), help="Default: every head.")
 @click.option(
-    "--head", "names", multiple=True, type=click.Choice(list(heads.HEADS)), help="Default: every head."
+    "--option", "options", multiple=True, help="Of the heads that have it: NAME=VALUE, as replay=2."
 )
 @click.option("--no-heads", is_flag=True, help="Measure peers alone.")
 @click.option(
@@ -90,7 +91,10 @@ def streams(
     )
     figures: dict[str, Any] = {
         "versions": _versions() | (peers.versions() if learners["peers"] else {}),
-        **{name: how[name] for name in ("rows", "skip", "seeds", "label_noise", "label_every", "jobs")},
+        **{
+            name: how[name]
+            for name in ("rows", "skip", "seeds", "label_noise", "label_every", "options", "jobs")
+        },
         "streams": {},
     }
     for name, of_stream in _measure(found, learners, how):
@@ -108,7 +112,7 @@ def streams(
 def _learners(how: Mapping[str, Any]) -> dict[str, list[str]]:
     """Names by kind."""
     chosen = {
-        "heads": [] if how["no_heads"] else list(dict.fromkeys(how["names"])) or list(heads.HEADS),
+        "heads": [] if how["no_heads"] else list(dict.fromkeys(how["names"])) or list(HEADS),
         "peers": list(dict.fromkeys(how["peer_names"])) or (list(peers.PEERS) if how["all_peers"] else []),
     }
     if how["no_heads"] and how["names"]:
@@ -128,7 +132,13 @@ def _measure(
     seeds = {
         name: range(how["seeds"] if is_seeded(name) else 1) for kind in learners for name in learners[kind]
     }
-    trials = [Trial(s, name, seed, labelling) for s in found for name in seeds for seed in seeds[name]]
+    options = {name: _options(name, how["options"]) for name in seeds}
+    trials = [
+        Trial(s, name, seed, labelling, options[name])
+        for s in found
+        for name in seeds
+        for seed in seeds[name]
+    ]
     results = run_trials(trials, how["jobs"])
     for stream in found:
         floor = no_change(stream)
@@ -145,6 +155,20 @@ def _measure(
             of_stream["verdict"] = verdict(of_stream)
             click.echo("\n".join(_verdict_lines(of_stream["verdict"])))
         yield stream.name, of_stream
+
+
+def _options(learner: str, texts: Sequence[str]) -> tuple[tuple[str, Any], ...]:
+    """The options that a head has, of NAME=VALUE with a JSON value."""
+    given = {}
+    for text in texts:
+        name, _, value = text.partition("=")
+        if not any(takes(head, name) for head in HEADS):
+            raise ConfigError(f"--option {text}: no head has an option {name!r}; see docs of edge_cl.heads")
+        try:
+            given[name] = msgspec.json.decode(value)
+        except msgspec.DecodeError:
+            given[name] = value
+    return tuple((name, value) for name, value in given.items() if learner in HEADS and takes(learner, name))
 
 
 def _row(name: str, result: Mapping[str, Any]) -> str:

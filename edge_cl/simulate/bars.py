@@ -11,7 +11,7 @@ import numpy as np
 from edge_cl.errors import ConfigError
 
 MEASURES = {"now0": "now", "now50": "now, labels 50 late", "ever": "ever", "ever_sorted": "ever, sorted"}
-_HEADS = ("#0b6e4f", "#35b08f", "#9bd9b5", "#1f5f8b", "#5aa0d0", "#b5d8ee")
+_HEADS = ("#0b6e4f", "#35b08f", "#9bd9b5", "#1f5f8b", "#5aa0d0", "#b5d8ee", "#5b7f2b")
 _PEERS = (
     "#7a2e1d",
     "#c65d3b",

@@ -18,6 +18,9 @@ from edge_cl.simulate import peers
 from edge_cl.simulate.streams import HeadFactory, Labelling, StreamLearner, StreamResult, run_stream
 
 ACCURACIES = ("now0", "now50", "ever", "ever_sorted")
+HEADS: dict[str, tuple[str, dict[str, Any]]] = {name: (name, {}) for name in heads.HEADS}
+HEADS["dual-lean"] = heads.DEFAULT, heads.LEAN
+"""What is measured: name of the head and its options."""
 
 
 class Trial(NamedTuple):
@@ -27,13 +30,20 @@ class Trial(NamedTuple):
     learner: str
     seed: int
     labelling: Labelling
+    options: tuple[tuple[str, Any], ...] = ()
+    """Of a head, instead of its defaults."""
 
 
 def is_seeded(learner: str) -> bool:
     """Whether another seed makes another learner; without, one seed is enough."""
     if learner in peers.PEERS:
         return learner in peers.SEEDED
-    return "seed" in inspect.signature(heads.HEADS[learner]).parameters
+    return takes(learner, "seed")
+
+
+def takes(head: str, option: str) -> bool:
+    """Whether a head has an option of that name."""
+    return option in inspect.signature(heads.HEADS[HEADS[head][0]]).parameters
 
 
 def run_trials(trials: Sequence[Trial], jobs: int = 1) -> Iterator[StreamResult]:
@@ -57,15 +67,17 @@ def mean_of_seeds(results: Sequence[StreamResult]) -> dict[str, Any]:
 
 def _run(trial: Trial) -> StreamResult:
     with threadpool_limits(1):
-        return run_stream(trial.stream, _maker(trial.learner, trial.seed), trial.labelling)
+        return run_stream(trial.stream, _maker(trial), trial.labelling)
 
 
-def _maker(learner: str, seed: int) -> HeadFactory:
-    options = {"seed": seed} if is_seeded(learner) else {}
+def _maker(trial: Trial) -> HeadFactory:
+    seed = {"seed": trial.seed} if is_seeded(trial.learner) else {}
 
     def make(n_features: int, n_classes: int) -> StreamLearner:
-        if learner in peers.PEERS:
-            return peers.PEERS[learner](n_features, n_classes, **options)
-        return heads.create(learner, n_features=n_features, n_classes=n_classes, **options)
+        if trial.learner in peers.PEERS:
+            return peers.PEERS[trial.learner](n_features, n_classes, **seed)
+        name, options = HEADS[trial.learner]
+        options = options | seed | dict(trial.options)
+        return heads.create(name, n_features=n_features, n_classes=n_classes, **options)
 
     return make

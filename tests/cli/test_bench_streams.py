@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from edge_cl import heads
 from edge_cl.cli import cli
 from edge_cl.errors import ConfigError, DataError
 from edge_cl.simulate import bars, peers
+from edge_cl.simulate.trials import HEADS
 from tests.datasets.test_streams import write_recordings, write_tiny_bundle
 from tests.devices import ENVIRONMENT
 
@@ -44,20 +44,20 @@ def folder(tmp_path):
 def test_every_head_is_printed_and_written(folder, tmp_path):
     done = bench("--data", folder, "--json", tmp_path / "f.json", "--picture", tmp_path / "f.svg")
     assert done.exit_code == 0
-    assert [line.split()[0] for line in done.output.splitlines()] == ["easy", *heads.HEADS]
+    assert [line.split()[0] for line in done.output.splitlines()] == ["easy", *HEADS]
     figures = json.loads((tmp_path / "f.json").read_text())
     assert figures["rows"] == 25_000 and figures["seeds"] == 1 and "summary" not in figures
     assert set(figures["streams"]) == {"easy"}, "files without X (n, D) and y are skipped"
     easy = figures["streams"]["easy"]
     assert set(easy) == {"no_change", "heads", "peers"} and easy["peers"] == {}
-    assert set(easy["heads"]) == set(heads.HEADS)
+    assert set(easy["heads"]) == set(HEADS)
     for result in easy["heads"].values():
         assert set(result) == MEASURES | {"range", "seeds"}
         assert result["ever"] > 0.8 and result["us_per_step"] > 0 and result["nbytes"] > 0
     text = (tmp_path / "f.svg").read_text()
     assert ET.fromstring(text).tag.endswith("svg")
     assert "<image" not in text and 'xlink:href="http' not in text, "self-contained"
-    for shown in ("easy", *heads.HEADS, *bars.MEASURES.values()):
+    for shown in ("easy", *HEADS, *bars.MEASURES.values()):
         assert f">{shown}</text>" in text
 
 
@@ -107,10 +107,10 @@ def test_peers_are_measured_beside_the_heads_and_judged(folder, tmp_path):
 
 def test_no_two_learners_are_drawn_in_one_colour():
     same = dict.fromkeys(bars.MEASURES, 0.5)
-    found = {"no_change": 0.5, "heads": dict.fromkeys(heads.HEADS, same), "peers": dict.fromkeys(PEERS, same)}
+    found = {"no_change": 0.5, "heads": dict.fromkeys(HEADS, same), "peers": dict.fromkeys(PEERS, same)}
     legend = ET.fromstring(bars.bar_picture({"a": found})).findall(".//*[@id='legend_1']/*/*[@style]")
     fills = [shape.get("style") for shape in legend if "fill: #" in shape.get("style")]
-    assert len(set(fills)) == len(fills) == len(heads.HEADS) + len(PEERS)
+    assert len(set(fills)) == len(fills) == len(HEADS) + len(PEERS)
 
 
 def test_peers_alone_and_only_those_asked_for(folder, tmp_path):
@@ -204,3 +204,17 @@ def test_without_peers_and_picture_nothing_of_them_is_loaded(folder):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, env=ENVIRONMENT, check=True)
     assert done.stdout.decode().splitlines()[-1] == ""
+
+
+def test_options_reach_the_heads_that_have_them(folder, tmp_path):
+    sizes = []
+    for options in ([], ["--option", "lift=64", "--option", "memory_bytes=0"]):
+        done = bench(
+            "--data", folder, "--head", "dual-lean", "--head", "slda", "--json", tmp_path / "f.json", *options
+        )
+        assert done.exit_code == 0
+        measured = json.loads((tmp_path / "f.json").read_text())["streams"]["easy"]["heads"]
+        sizes.append({name: result["nbytes"] for name, result in measured.items()})
+    assert sizes[0]["slda"] == sizes[1]["slda"] and sizes[0]["dual-lean"] > 4 * sizes[1]["dual-lean"]
+    with pytest.raises(ConfigError, match="no head has an option 'liff'"):
+        bench("--data", folder, "--option", "liff=64")
