@@ -16,8 +16,8 @@ OBS_NOISE_VAR = 0.1
 """Variance of a one-hot target around the slow memory; flat within a point from 0.1 to 0.3."""
 BLOCK = 32
 """Samples encoded together; up to so many labels the slow memory is relearned at once, at every doubling."""
-PER_LABEL = 4
-"""Samples relearned with every label later: n samples take n/3 labels, the new ones included."""
+PER_LABEL = 8
+"""Samples relearned together with every label later: n samples take n/7 labels, the new ones included."""
 MOVED, MOVED_FAR = 0.03, 1.0
 """Mean over the features of (shift of the mean / deviation)² + (log ratio of deviations)² that is worth a
 refit after twice as many labels as at the last one, and that is worth one after half as many more."""
@@ -42,7 +42,7 @@ class Refit:
 
     Notes
     -----
-    O(D) per label; 3·O(d²) more while a refit is under way.
+    O(D) per label; about as much as the label itself more while a refit is under way.
     """
 
     def __init__(self, memory_bytes: int, n_features: int, lift: Lift) -> None:
@@ -91,19 +91,17 @@ class Refit:
         n = self._n
         if self._slow is None and n < len(self._rows):
             self._look(standardise, n_outputs)
-        for _ in range(n if n <= BLOCK else PER_LABEL):
-            if self._slow is None:
-                return None
-            z = self._standardise(self._sample(self._position))
-            target = np.zeros(n_outputs, dtype=np.float32)
-            target[self._classes[self._position]] = 1
-            self._slow.learn_one(self._lift(z)[0], target)
-            self._position += 1
-            if self._position == n:
-                done = self._standardise, self._slow
-                self._standardise, self._slow = Standardiser(z.shape[1]), None
-                return done
-        return None
+        if self._slow is None:
+            return None
+        first, self._position = self._position, min(n, self._position + (BLOCK if n <= BLOCK else PER_LABEL))
+        targets = np.eye(n_outputs, dtype=np.float32)[self._classes[first : self._position]]
+        z = self._standardise(self._samples(first, self._position))
+        self._slow.learn_block(self._lift(z), targets)
+        if self._position < n:
+            return None
+        done = self._standardise, self._slow
+        self._standardise, self._slow = Standardiser(z.shape[1]), None
+        return done
 
     def grow(self) -> None:
         """Make room for one more class."""
@@ -165,12 +163,13 @@ class Refit:
         self._slow = SharedFilter(self._lift.n_lifted, n_outputs, obs_noise_var=OBS_NOISE_VAR)
         self._position, self._refitted_at = 0, n
 
-    def _sample(self, k: int) -> FloatArray:
-        """Features of the k-th sample, (1, D)."""
-        if k >= self._n - self._n % BLOCK or self._n <= BLOCK:
-            k %= BLOCK
-            return self._block[k : k + 1]
-        return self._codec.decode(self._rows[k : k + 1])
+    def _samples(self, first: int, stop: int) -> FloatArray:
+        """Features of samples in the order they came, (stop - first, D)."""
+        if self._n <= BLOCK:
+            return self._block[first:stop]
+        encoded = self._n - self._n % BLOCK
+        kept = self._codec.decode(self._rows[first : min(stop, encoded)])
+        return np.concatenate([kept, self._block[max(first - encoded, 0) : max(stop - encoded, 0)]])
 
 
 def _capacity(memory_bytes: int, n_features: int) -> int:
