@@ -13,7 +13,7 @@ from edge_cl.heads.anchors import N_CONTEXT, Anchors
 from edge_cl.heads.base import Head, prior_samples, prior_weights
 from edge_cl.heads.fast import FastMemory
 from edge_cl.heads.filter import SharedFilter
-from edge_cl.heads.gate import SURE, Gate, Temperature
+from edge_cl.heads.gate import Gate, Temperature
 from edge_cl.heads.lift import Lift
 from edge_cl.heads.refit import OBS_NOISE_VAR, Refit
 from edge_cl.heads.standardise import Standardiser
@@ -295,7 +295,7 @@ class DualHead(Head):
             error = errors[k]
             if own and seen[y]:
                 self.temperature.learn_one(view.scores[k], error, y)
-            if self.anchors is not None and seen[y] and error[y] <= SURE:
+            if self.anchors is not None and seen[y]:
                 error[y] -= 1
                 self.gate.learn_one(view.parts[k], view.context[k], error, self.temperature.factor)
 

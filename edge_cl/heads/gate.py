@@ -17,8 +17,6 @@ STEP, STEP_CAP = 0.02, 0.2
 """Step of a weight in units of the root mean square of its gradient, and the longest step."""
 FADE = 0.999
 """Of the running mean square, per step."""
-SURE = 0.9
-"""A sample whose class has this probability already teaches the gate nothing."""
 REACH = 4.0
 """Context values are clipped here."""
 START_TEMPERATURE, TEMPERATURE_STEP, MOST_LOG_TEMPERATURE = 4.0, 0.02, 4.0
