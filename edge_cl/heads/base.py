@@ -290,15 +290,20 @@ class Head(abc.ABC):
                 f"head state version {state.version}; this edge-cl reads {STATE_VERSION}: "
                 + ("upgrade edge-cl" if state.version > STATE_VERSION else "use the release that wrote it")
             )
+        return cls._rebuilt(state, {key: np.array(value) for key, value in state.arrays.items()})
+
+    @classmethod
+    def _rebuilt(cls, state: HeadState, arrays: dict[str, np.ndarray]) -> Self:
+        """A head that owns these arrays of `state`."""
         head = cls(state.n_features, state.n_classes, **state.options)
-        arrays = {key: np.array(value) for key, value in state.arrays.items()}
         head.class_counts = arrays.pop("class_counts")
         head._set_state(arrays, state.meta)
         return head
 
     def copy(self) -> Self:
         """An independent copy that predicts and learns the same, bit for bit."""
-        twin = self.from_state(self.state())
+        state = self.state()
+        twin = self._rebuilt(state, state.arrays)  # copies already
         twin.prior = self.prior
         return twin
 
@@ -359,7 +364,7 @@ def softmax(logits: FloatArray, seen: NDArray[np.bool_]) -> FloatArray:
     seen
         (C,) bool; when none is True all scores are 0.
     """
-    if not seen.all():
+    if not (len(seen) and seen.all()):
         if not seen.any():
             return np.zeros(logits.shape, dtype=np.float32)
         logits[:, ~seen] = -np.inf

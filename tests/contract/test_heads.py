@@ -41,6 +41,14 @@ def test_scores_are_probabilities_of_seen_classes(name):
     assert (scores[:, 3] == 0).all(), "a class never seen scores nothing"
 
 
+def test_without_classes_there_are_no_scores_until_one_is_added(name):
+    head = make(name, n_classes=0)
+    assert head.predict_one(np.ones(D)).shape == (0,)
+    assert head.predict_many(np.ones((2, D))).shape == (2, 0)
+    head.learn_one(np.ones(D), head.add_class())
+    assert head.predict_one(np.ones(D)).tolist() == [1]
+
+
 def test_one_label_is_enough_to_answer(name):
     head = make(name)
     head.learn_one(np.ones(D), 1)
@@ -73,6 +81,39 @@ def test_state_round_trips_bit_exactly_and_learns_on_alike(name, n):
     head.learn_many(X[n:], y[n:])
     twin.learn_many(X[n:], y[n:])
     np.testing.assert_array_equal(twin.predict_many(X), head.predict_many(X))
+
+
+def assert_same_state(one, other):
+    one, other = one.state(), other.state()
+    assert one.meta == other.meta and one.arrays.keys() == other.arrays.keys()
+    for key, array in one.arrays.items():
+        np.testing.assert_array_equal(array, other.arrays[key], err_msg=key)
+
+
+@pytest.mark.parametrize("memory_bytes", [1, 1500, 100_000])
+def test_the_state_does_not_tell_when_it_predicted_or_was_restored(name, memory_bytes):
+    """A device that recovers replays labels only: the bytes must be those of the one that went on."""
+    if name == "slda":
+        pytest.skip("keeps what its predictions have solved, by design")
+    small = {"lift": 64, "window": 16, "anchors": 24, "replay": 2, "memory_bytes": memory_bytes}
+    busy = heads.create(name, n_features=D, n_classes=3, **(small if name == "dual" else {}))
+    calm = busy.copy()
+    X, y = World().draw(150)
+    for k, (x, c) in enumerate(zip(X, y, strict=True)):
+        busy.predict_one(x if k % 2 else X[3])
+        busy.predict_many(X[:2])
+        if k == 70:
+            assert busy.add_class() == calm.add_class()
+        if k == 90:
+            for head in (busy, calm):
+                for _ in head.rehearse(X[:40], y[:40]):
+                    pass
+                head.settle(X[40:50], y[40:50])
+        if k % 3 == 0:
+            calm = calm.copy()
+        for head in (busy, calm):
+            head.learn_one(x, 3 if k > 70 and k % 4 == 0 else int(c))
+        assert_same_state(busy, calm)
 
 
 def test_a_copy_is_independent(name):
