@@ -330,9 +330,14 @@ class Head(abc.ABC):
         if array.ndim != ndim or array.shape[-1] != self.n_features:
             want = f"({self.n_features},)" if ndim == 1 else f"(n, {self.n_features})"
             raise ValueError(f"features have shape {np.shape(x)}, should be {want}")
-        # squares may overflow where features do not, so only a finite sum is an answer
-        if not math.isfinite(np.vdot(array, array)) and not np.isfinite(array).all():
-            raise ValueError("features are not all finite float32 values; drop the reading")
+        if not math.isfinite(np.vdot(array, array)):  # of many rows the sum may overflow where none does
+            with np.errstate(over="ignore", invalid="ignore"):
+                squares = np.einsum("...d,...d->...", array, array)
+            if not np.isfinite(squares).all():
+                raise ValueError(
+                    "features are not all finite, or their squares overflow float32 (beyond about 1e19); "
+                    "drop the reading"
+                )
         return array
 
     def _checked_class(self, y: Any) -> int:

@@ -160,6 +160,30 @@ def test_duplicates_constants_and_huge_features_stay_finite(name):
     assert np.isfinite(head.predict_many(X)).all()
 
 
+@pytest.mark.parametrize("value", [1e15, -1e18])
+def test_a_wild_reading_leaves_a_head_that_answers(name, value):
+    head = make(name)
+    X, y = World().draw(120)
+    X[40] = value
+    for x, c in zip(X, y, strict=True):
+        head.predict_one(x)
+        head.learn_one(x, int(c))
+    scores = head.predict_many(X)
+    np.testing.assert_allclose(scores.sum(axis=1), 1, rtol=1e-4)
+
+
+@pytest.mark.parametrize("head_name", ["dual", "kalman"])
+@pytest.mark.parametrize("at", [0, 2, 17, 300])
+def test_one_broken_reading_does_not_set_the_scale(head_name, at):
+    head = make(head_name)
+    X, y = World().draw(500)
+    X[at] = 1e6
+    head.learn_many(X, y)
+    X, y = World(seed=5).draw(300)
+    scores = head.predict_slow(X) if head_name == "dual" else head.predict_many(X)
+    assert (scores.argmax(axis=1) == y).mean() > 0.9
+
+
 def test_only_one_class(name):
     head = make(name, n_classes=1)
     X, _ = World().draw(80)
@@ -201,7 +225,8 @@ def test_memory_is_as_promised(name):
 
 
 @pytest.mark.parametrize(
-    "x", [np.zeros(D + 1), np.zeros((1, D)), 3.0, np.full(D, np.nan), np.full(D, np.inf), np.full(D, 1e39)]
+    "x",
+    [np.zeros(D + 1), np.zeros((1, D)), 3.0, *(np.full(D, value) for value in (np.nan, np.inf, 1e39, -1e30))],
 )
 def test_unusable_features_are_refused(name, x):
     head = make(name)
