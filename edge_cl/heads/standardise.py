@@ -65,8 +65,8 @@ class Standardiser:
 def without_outliers(X: FloatArray) -> FloatArray:
     """X (n, D) in float64 with what is far from the other rows clipped, feature by feature.
 
-    Far is beyond `OUTLIER` root mean squares around the median of the `INNER` part of the rows that is nearest
-    to it, so that one broken reading cannot set the scale. A feature for which that is 0 stays as it is.
+    Far is beyond `OUTLIER` root mean squares around the median of the `INNER` part of the rows nearest to it,
+    so that one broken reading cannot set the scale. A feature for which that is 0 stays as it is.
     """
     rows = X[:: max(len(X) // ENOUGH, 1)]
     median = np.median(rows, axis=0).astype(np.float64)
