@@ -274,8 +274,10 @@ class Learner:
         if not np.isfinite(window).all():
             raise BadReading(f"reading {reading.id}: the window holds values that are not finite; dropped")
         feature = self.encoder.encode(window)
-        if not np.isfinite(feature).all():
-            raise BadReading(f"reading {reading.id}: the encoder's feature is not finite; dropped")
+        if not np.isfinite(np.vdot(feature, feature)):  # heads refuse what has no square
+            raise BadReading(
+                f"reading {reading.id}: the encoder's feature is not finite, or beyond about 1e19; dropped"
+            )
         return feature
 
     def _answer(self, reading: Reading) -> list[Decision]:

@@ -14,7 +14,7 @@ from edge_cl.memory import Reservoir
 from edge_cl.records import FloatArray, under
 
 ENOUGH = 32
-"""Anchors held before one is asked."""
+"""Anchors held before one is asked; with less room, all of it."""
 TOGETHER = 4.0
 """Anchors asked at once: half the work of asking one by one."""
 LEAST = 1e-3
@@ -72,7 +72,7 @@ class Anchors:
     def draw(self, share: float) -> list[int]:
         """Slots to ask now, classes alike: `share` of one per call on average, together when `TOGETHER` are
         due, none while few are held."""
-        if self._held.n < ENOUGH:
+        if self._held.n < min(ENOUGH, self._held.capacity):
             return []
         self._owed += share
         if self._owed < TOGETHER:

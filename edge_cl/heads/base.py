@@ -290,15 +290,20 @@ class Head(abc.ABC):
                 f"head state version {state.version}; this edge-cl reads {STATE_VERSION}: "
                 + ("upgrade edge-cl" if state.version > STATE_VERSION else "use the release that wrote it")
             )
+        return cls._rebuilt(state, {key: np.array(value) for key, value in state.arrays.items()})
+
+    @classmethod
+    def _rebuilt(cls, state: HeadState, arrays: dict[str, np.ndarray]) -> Self:
+        """A head that owns these arrays of `state`."""
         head = cls(state.n_features, state.n_classes, **state.options)
-        arrays = {key: np.array(value) for key, value in state.arrays.items()}
         head.class_counts = arrays.pop("class_counts")
         head._set_state(arrays, state.meta)
         return head
 
     def copy(self) -> Self:
         """An independent copy that predicts and learns the same, bit for bit."""
-        twin = self.from_state(self.state())
+        state = self.state()
+        twin = self._rebuilt(state, state.arrays)  # copies already
         twin.prior = self.prior
         return twin
 
@@ -325,9 +330,14 @@ class Head(abc.ABC):
         if array.ndim != ndim or array.shape[-1] != self.n_features:
             want = f"({self.n_features},)" if ndim == 1 else f"(n, {self.n_features})"
             raise ValueError(f"features have shape {np.shape(x)}, should be {want}")
-        # squares may overflow where features do not, so only a finite sum is an answer
-        if not math.isfinite(np.vdot(array, array)) and not np.isfinite(array).all():
-            raise ValueError("features are not all finite float32 values; drop the reading")
+        if not math.isfinite(np.vdot(array, array)):  # of many rows the sum may overflow where none does
+            with np.errstate(over="ignore", invalid="ignore"):
+                squares = np.einsum("...d,...d->...", array, array)
+            if not np.isfinite(squares).all():
+                raise ValueError(
+                    "features are not all finite, or their squares overflow float32 (beyond about 1e19); "
+                    "drop the reading"
+                )
         return array
 
     def _checked_class(self, y: Any) -> int:
@@ -359,7 +369,7 @@ def softmax(logits: FloatArray, seen: NDArray[np.bool_]) -> FloatArray:
     seen
         (C,) bool; when none is True all scores are 0.
     """
-    if not seen.all():
+    if not (len(seen) and seen.all()):
         if not seen.any():
             return np.zeros(logits.shape, dtype=np.float32)
         logits[:, ~seen] = -np.inf

@@ -265,6 +265,7 @@ class DualHead(Head):
 
     def _learn(self, x: FloatArray, y: int) -> None:
         view = self._look(x)
+        self._seen_last = None  # from here on, whatever fails below
         self._judge(view, [y], own=True)
         if self.anchors is not None:
             asked = self.anchors.draw(self._wanted["replay"])
@@ -282,7 +283,6 @@ class DualHead(Head):
             self.tracker.learn_one(view.lifted, residual)
             self.softmax.learn_one(view.z[0], view.parts[0, 2], y)
         self.class_counts[y] += 1
-        self._seen_last = None
         if self.refit is not None:
             self.refit.add(x, y)
             self._adopt(self.refit.advance(self.standardise, self.n_classes))
@@ -319,9 +319,8 @@ class DualHead(Head):
             return
         standardise = Standardiser(self.n_features)
         standardise.refit(X)
-        self._adopt(
-            (standardise, SharedFilter(self.lift.n_lifted, self.n_classes, obs_noise_var=OBS_NOISE_VAR))
-        )
+        self.slow.reset()  # a second one would not be within the budget
+        self._adopt((standardise, self.slow))
         for start in range(0, len(X), SLICE):
             rows = slice(start, start + SLICE)
             self._take_in(X[rows], y[rows], row_scale[rows])

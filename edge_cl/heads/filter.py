@@ -60,14 +60,25 @@ class SharedFilter:
                 f"obs_noise_var is {obs_noise_var}, forgetting {forgetting}; allowed: above 0, and in (0, 1]"
             )
         self.obs_noise_var, self.forgetting = obs_noise_var, forgetting
-        self.start(np.zeros((n_inputs, n_outputs), np.float32), np.eye(n_inputs, dtype=np.float32))
+        width = n_inputs + n_outputs
+        belief = np.empty((n_inputs, width), dtype=np.float32)
+        self._bind(belief, *(np.empty((PENDING, n), dtype=np.float32) for n in (width, n_inputs)))
+        self.reset()
+
+    def reset(self) -> None:
+        """Back to the start, in the memory at hand."""
+        self.n_updates = 0
+        self._scale, self._lift, self._mean_scale, self._most = 1.0, 0.0, 1.0, math.inf
+        for array in (self._belief, self._updates, self._unfolded):
+            array.fill(0)
+        self._diagonal.fill(1)
 
     def start(self, mean: FloatArray, cov: FloatArray, *, n_updates: int = 0) -> None:
         """Take over a belief as if after so many samples: mean (d, C), cov (d, d) positive definite."""
         d, n_outputs = mean.shape
         self.n_updates = n_updates
         self._scale, self._lift, self._mean_scale, self._most = 1.0, 0.0, 1.0, math.inf
-        belief = np.concatenate([cov, mean], axis=1).astype(np.float32)
+        belief = np.concatenate([cov, mean], axis=1, dtype=np.float32)
         self._bind(belief, *(np.zeros((PENDING, n), dtype=np.float32) for n in (d + n_outputs, d)))
 
     def _bind(self, belief: FloatArray, updates: FloatArray, unfolded: FloatArray) -> None:

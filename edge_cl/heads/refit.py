@@ -80,11 +80,12 @@ class Refit:
         self._block[self._n % BLOCK], self._classes[self._n] = x, y
         self._n += 1
         if self._n % BLOCK == 0:
-            self._moments.add(self._block)
+            block = self._moments.clipped(self._block)  # one broken reading would make a channel coarse
+            self._moments.add(block)
             first, rows = self._n - BLOCK, self._rows[: self._n - BLOCK]
-            for extreme in (self._block[0], self._block.max(axis=0), self._block.min(axis=0)):
+            for extreme in (block[0], block.max(axis=0), block.min(axis=0)):
                 self._codec.widen(extreme, rows)
-            self._rows[first : self._n] = self._codec.encode(self._block)
+            self._rows[first : self._n] = self._codec.encode(block)
 
     def advance(self, standardise: Standardiser, n_outputs: int) -> tuple[Standardiser, SharedFilter] | None:
         """Go on with a refit; a finished one is returned."""

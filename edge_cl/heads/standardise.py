@@ -8,6 +8,8 @@ from edge_cl.records import FloatArray
 
 OUTLIER = 10.0
 """Standard deviations from the mean beyond which a sample counts as if it were so far."""
+INNER, ENOUGH = 7 / 8, 256
+"""Part of the rows that tells how far the others may be, and rows that are looked at, about."""
 CLIP = 5.0
 """Standardised features are clipped here: one outlier must not own a dot product."""
 LEAST, MOST = np.array(-CLIP, dtype=np.float32), np.array(CLIP, dtype=np.float32)
@@ -35,8 +37,9 @@ class Standardiser:
         return self.mean.nbytes + self.inv_std.nbytes
 
     def refit(self, X: FloatArray) -> None:
-        """Take mean and scale from the rows of X (n, D)."""
-        self.set_moments(X.mean(axis=0, dtype=np.float64), X.var(axis=0, dtype=np.float64))
+        """Take mean and scale from the rows of X (n, D), outliers clipped."""
+        X = without_outliers(X)
+        self.set_moments(X.mean(axis=0), X.var(axis=0))
 
     def set_moments(self, mean: FloatArray, var: FloatArray) -> None:
         """Take mean and variance, each (D,)."""
@@ -59,6 +62,20 @@ class Standardiser:
         return z
 
 
+def without_outliers(X: FloatArray) -> FloatArray:
+    """X (n, D) in float64 with what is far from the other rows clipped, feature by feature.
+
+    Far is beyond `OUTLIER` root mean squares around the median of the `INNER` part of the rows nearest to it,
+    so that one broken reading cannot set the scale. A feature for which that is 0 stays as it is.
+    """
+    rows = X[:: max(len(X) // ENOUGH, 1)]
+    median = np.median(rows, axis=0).astype(np.float64)
+    apart = np.sort(np.abs(rows - median), axis=0)[: int(INNER * len(rows))]
+    spread = np.sqrt(np.einsum("nd,nd->d", apart, apart) / max(len(apart), 1))
+    reach = np.where(spread > 0, OUTLIER * spread, np.inf)
+    return np.clip(X, median - reach, median + reach)
+
+
 class RunningMoments:
     """Mean and variance of every feature over all samples so far, in float64.
 
@@ -69,8 +86,9 @@ class RunningMoments:
 
     Notes
     -----
-    What a sample adds is clipped at `OUTLIER` standard deviations of the samples before it, so that one
-    broken reading cannot set the scale; a shift that lasts moves it all the same. Source: Chan, Golub &
+    What a sample adds is clipped at `OUTLIER` standard deviations of the samples before it, the first ones by
+    `without_outliers`, so that one broken reading cannot set the scale; a shift that lasts moves it all the
+    same. Source: Chan, Golub &
     LeVeque, updating formulae for sample variances (1979).
     """
 
@@ -89,19 +107,20 @@ class RunningMoments:
         """Variance (D,), 0 before the first sample."""
         return self.scatter / max(self.count, 1.0)
 
+    def clipped(self, X: FloatArray) -> FloatArray:
+        """X (n, D) in float64 as `add` counts it."""
+        if not self.count:
+            return without_outliers(X)
+        std = np.sqrt(self.var)
+        reach = np.where(std > 0, OUTLIER * std, np.inf)  # what was constant may begin to vary
+        return np.clip(X, self.mean - reach, self.mean + reach)
+
     def add(self, X: FloatArray) -> None:
-        """Take in samples (n, D) float32, n at least 1."""
-        centre = self.mean.astype(np.float32) if self.count else X[0]
-        deviations = X - centre  # small numbers, so that float32 will do until they are summed
-        if self.count:
-            std = np.sqrt(self.var).astype(np.float32)
-            reach = np.where(std > 0, OUTLIER * std, np.inf)  # what was constant may begin to vary
-            np.maximum(deviations, -reach, out=deviations)
-            np.minimum(deviations, reach, out=deviations)
-        mean = deviations.mean(axis=0)
-        deviations -= mean
-        scatter = np.einsum("nd,nd->d", deviations, deviations)
-        self.combine(len(X), centre.astype(np.float64) + mean, scatter.astype(np.float64))
+        """Take in samples (n, D), n at least 1."""
+        X = self.clipped(X)
+        mean = X.mean(axis=0)
+        X -= mean
+        self.combine(len(X), mean, np.einsum("nd,nd->d", X, X))
 
     def combine(self, count: float, mean: FloatArray, scatter: FloatArray) -> None:
         """Take in `count` samples by their mean (D,) and sum of squared deviations from it (D,)."""

@@ -195,7 +195,8 @@ class Reservoir:
         for slots in orders:
             self._position[slots] = np.arange(len(slots))
         self.rng.bit_generator.state = meta["rng"]
-        self.resize(wanted)
+        if wanted < self.capacity:  # resizing notes the fullest classes, which is a change of state
+            self.resize(wanted)
 
     def _slot_for(self, y: int) -> int:
         """A free slot for class y, made by eviction when full; -1 when the sample is not kept."""

@@ -141,6 +141,7 @@ BAD_LINES = [
     ('{"t": 7.5, "window": [[1, 2, 3, 4, 5, NaN]]}', "not a usable JSON line"),
     ('{"t": 7.5, "window": [[1, 2, 3, 4, 5, 1e300]]}', "not finite"),
     ('{"t": 7.5, "x": [1, 2, 3, 4, 5, -1e300]}', "not finite"),
+    ('{"t": 7.5, "window": [[1, 2, 3, 4, 5, 1e30]]}', "feature is not finite, or beyond"),
 ]
 
 

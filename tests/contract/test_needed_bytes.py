@@ -1,7 +1,9 @@
 """What a head will hold is known before it is made, to the byte; a budget too small says what fits."""
 
 import re
+import tracemalloc
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -90,3 +92,23 @@ def test_a_device_budget_too_small_says_what_fits(tmp_path):
     ):
         Knowledge(bundle, Ledger(2 * MIB))
     assert Knowledge(bundle, Ledger(2 * MIB), head_name="slda").head.name == "slda"
+
+
+def test_learning_relearning_and_copying_a_dual_stay_near_what_it_holds():
+    """A second covariance beside those that are counted would double the budget."""
+    X, y = np.random.default_rng(0).normal(size=(70, 8)).astype(np.float32), np.arange(70) % 3
+    tracemalloc.start()
+    try:
+        head = heads.create("dual", n_features=8, n_classes=3, window=32, anchors=40, memory_bytes=60_000)
+        head.learn_many(X, y)  # refits at every doubling
+        for _ in head.rehearse(X, y):
+            pass
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.reset_peak()
+        held = tracemalloc.get_traced_memory()[0]
+        head.copy()
+        copying = tracemalloc.get_traced_memory()[1] - held
+    finally:
+        tracemalloc.stop()
+    assert peak < 1.25 * head.nbytes
+    assert copying < 1.5 * head.nbytes

@@ -19,6 +19,17 @@ def filled(labels, capacity, codec="float32", seed=0):
 
 
 @settings(max_examples=200, deadline=None)
+@given(labels=st.lists(st.integers(0, 3), max_size=60), capacity=st.integers(1, 20))
+def test_restoring_changes_no_state(labels, capacity):
+    reservoir, twin = filled(labels, capacity), filled([], capacity)
+    twin.restore(*reservoir.state())
+    (arrays, meta), (twin_arrays, twin_meta) = reservoir.state(), twin.state()
+    assert meta == twin_meta
+    for key, array in arrays.items():
+        np.testing.assert_array_equal(array, twin_arrays[key])
+
+
+@settings(max_examples=200, deadline=None)
 @given(labels=st.lists(st.integers(0, 5), max_size=120), capacity=st.integers(1, 20), seed=st.integers(0, 99))
 def test_any_stream(labels, capacity, seed):
     reservoir = filled(labels, capacity, seed=seed)
