@@ -96,6 +96,8 @@ class KalmanHead(Head):
             )
         if clock == "class" and (forgetting == "learned" or drift_to == "prior"):
             raise ValueError("clock = 'class' needs forgetting to be a number, and drift_to = 'zero'")
+        if not 0 < obs_noise_var < math.inf:
+            raise ValueError(f"obs_noise_var is {obs_noise_var}; allowed: above 0, finite")
         self.obs_noise_var, self.forgetting = obs_noise_var, forgetting
         self.drift_to, self.clock = drift_to, clock
         d = n_features + 1
