@@ -173,7 +173,9 @@ def test_every_head_takes_its_options_from_the_settings(tmp_path, bundle, name):
 def test_and_from_the_command_line(tmp_path, bundle, name):
     options = HEAD_OPTIONS[name]
     said = ",".join([name, *(f"{option}={value}" for option, value in options.items())])
-    done = edge_cl("run", bundle, "--state", tmp_path / "s", "--head", said, stdin=jsonl(windows(1, labelled=True)))
+    done = edge_cl(
+        "run", bundle, "--state", tmp_path / "s", "--head", said, stdin=jsonl(windows(1, labelled=True))
+    )
     assert done.returncode == 0, done.stderr
     head = head_of(tmp_path / "s", bundle, settings_from({"head": {"name": name}}))
     assert options.items() <= head.options.items(), "the snapshot has the head that ran"
