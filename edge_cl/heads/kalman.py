@@ -59,8 +59,8 @@ class KalmanHead(Head):
     One-hot targets of a rare class are fitted by scores about as small as its share of the labels, so scores
     are divided by √(the class's share), as if its targets had been: of labels 1000:1000:10, 80 % of the third
     class are recalled instead of none, of 1000:1000:3 still few. At a power of 3/4 the others fall to 89 %.
-    Insects gain 3 points now, elec2 and outdoor lose nothing. Not done where labels fade with every label: the
-    weights then know other shares.
+    Insects gain 3 points now, elec2 and outdoor lose nothing. Not done where labels fade with every label:
+    the weights then know other shares.
 
     d = D + 1, C classes; the scale of features is followed at O(d³) whenever it has moved far.
 
