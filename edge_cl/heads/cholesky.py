@@ -73,7 +73,7 @@ def _factor_in_place(matrix: FloatArray) -> None:
 
 
 def _inverse_factor(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Inverse of the lower Cholesky factor of a symmetric (n, n), half by half; its lower triangle is read."""
+    """Inverse of the lower Cholesky factor of a symmetric (n, n), half by half."""
     n = len(matrix)
     if n <= LEAF:
         return np.linalg.inv(np.linalg.cholesky(matrix))
