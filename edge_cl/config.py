@@ -35,7 +35,15 @@ class BudgetSettings(Section, frozen=True, kw_only=True):
 
 
 class HeadSettings(Section, frozen=True, kw_only=True):
-    """Which head learns; "" is the bundle's own choice."""
+    """Which head learns, and its options; "" is the bundle's own choice.
+
+    Options are the parameters of the head's class in :mod:`edge_cl.heads`. What is not named keeps its
+    default, or, without a name, the bundle's value; a device keeps no `memory_bytes` for `dual`::
+
+        [head]
+        name = "dual"
+        options = { lift = 512, window = 128, anchors = 0 }
+    """
 
     name: str = ""
     options: dict[str, Any] = {}

@@ -17,7 +17,7 @@ from edge_cl import heads
 from edge_cl.budget import Ledger
 from edge_cl.bundle import Bundle
 from edge_cl.errors import BudgetExceeded, ConfigError, NumericalError, StateError
-from edge_cl.heads import HEADS, Head, HeadState
+from edge_cl.heads import Head, HeadState
 from edge_cl.memory import ReplayMemory, Reservoir
 from edge_cl.records import FloatArray, SleepProgress, SleepReport, under
 from edge_cl.sleep import MAX_EXEMPLARS, Rehearsal
@@ -50,7 +50,7 @@ class Knowledge:
     ledger
         Every holder registers here; the memory is sized to what is left.
     head_name, head_options
-        Instead of the bundle's choice when the name is given.
+        Instead of the bundle's choice when the name is given; options alone add to the bundle's.
     """
 
     def __init__(
@@ -62,7 +62,8 @@ class Knowledge:
         head_options: dict[str, Any] | None = None,
     ) -> None:
         spec = bundle.manifest.head
-        name, options = (head_name, head_options or {}) if head_name else (spec.name, spec.options)
+        name = head_name or spec.name
+        options = heads.device_options(name, {**({} if head_name else spec.options), **(head_options or {})})
         self.class_names: list[str] = list(bundle.manifest.class_names)
         self.calibrate = Calibrator()
         self.n_labels = 0
@@ -79,8 +80,6 @@ class Knowledge:
         n_features = bundle.manifest.feature_size
         least = Reservoir.row_bytes(n_features) * LEAST_EXEMPLARS
         self.memory = ReplayMemory(capacity_bytes=least, n_features=n_features)
-        if name in HEADS and HEADS[name].keeps_memory:
-            options = {**options, "memory_bytes": 0}  # one memory for the device, not two
         try:
             self.head = heads.create(
                 name,

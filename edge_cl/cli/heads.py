@@ -54,7 +54,7 @@ def heads(features: int | None, classes: int | None, bundle: Path | None, budget
     click.echo(f"{n_features} features, {n_classes} classes")
     click.echo(_line("head", "bytes", "can", "good at", "source", "fits" if share is not None else ""))
     for name, options in SHOWN:
-        on_device = {**options, "memory_bytes": 0} if HEADS[name].keeps_memory else options
+        on_device = all_heads.device_options(name, options)
         size = all_heads.needed_bytes(name, n_features=n_features, n_classes=n_classes, **on_device)
         title = f"{name}, lean" if options else name
         fits = "" if share is None else "yes" if size <= share else "no"

@@ -9,6 +9,7 @@ import signal
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import click
 import msgspec
@@ -16,6 +17,7 @@ from threadpoolctl import threadpool_limits
 
 from edge_cl.bundle import Bundle
 from edge_cl.config import Settings, load_settings, settings_from
+from edge_cl.errors import ConfigError
 from edge_cl.learner import Learner
 from edge_cl.records import Answer, Decision, Event, LabelSource, Sink, Status
 from edge_cl.sensing.labelling import LabelSchedule
@@ -40,7 +42,10 @@ MMAP_THRESHOLD = -3, 256 * 1024
 @click.option("--config", type=click.Path(path_type=Path), envvar="EDGE_CL_CONFIG", help="Settings (TOML).")
 @click.option("--mqtt", "mqtt_url", default="", help="mqtt://host[:port]; overrides the settings.")
 @click.option("--device", default="", help="Device name in MQTT topics; overrides the settings.")
-@click.option("--head", default="", help="Which head learns; overrides the bundle and the settings.")
+@click.option(
+    "--head", default="", metavar="NAME[,OPTION=VALUE...]",
+    help="Which head learns, e.g. dual,lift=512,window=128; overrides the bundle and the settings.",
+)  # fmt: skip
 @click.option("--label-every", default=1, show_default=True, help="Use one in N labels of the recording.")
 @click.option("--label-delay", default=0, show_default=True, help="Give its labels N readings late.")
 @click.option("--realtime", is_flag=True, help="Play a recording at its own speed.")
@@ -88,8 +93,23 @@ def _settings(config: Path | None, mqtt_url: str, device: str, head: str) -> Set
     raw["mqtt"]["url"] = mqtt_url or raw["mqtt"]["url"]
     raw["device"]["name"] = device or raw["device"]["name"]
     if head:
-        raw["head"] = {"name": head}
+        raw["head"] = _head_from(head)
     return settings_from(raw, "command line")
+
+
+def _head_from(text: str) -> dict[str, Any]:
+    """``dual,lift=512`` as the settings have it; a value is a JSON number, else a word."""
+    name, *pairs = text.split(",")
+    options: dict[str, Any] = {}
+    for pair in pairs:
+        option, equals, value = pair.partition("=")
+        if not (option and equals and value):
+            raise ConfigError(f"--head is {text!r}; allowed: NAME or NAME,OPTION=VALUE,OPTION=VALUE")
+        try:
+            options[option] = msgspec.json.decode(value)
+        except msgspec.DecodeError:
+            options[option] = value
+    return {"name": name, "options": options}
 
 
 def _peripherals(

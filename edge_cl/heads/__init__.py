@@ -17,6 +17,7 @@ D features, C classes, d lifted features, W recent samples, K sub-prototypes, n 
 from __future__ import annotations
 
 import contextlib
+import inspect
 from collections.abc import Iterator
 from typing import Any
 
@@ -46,7 +47,20 @@ SMALLER: dict[str, tuple[dict[str, int], ...]] = {
 }
 """Options that make a head smaller, each time more so; the last are the smallest worth having."""
 
-__all__ = ["DEFAULT", "HEADS", "LEAN", "SMALLER", "Head", "HeadState", "create", "from_state", "needed_bytes"]
+__all__ = [
+    "DEFAULT",
+    "HEADS",
+    "LEAN",
+    "SMALLER",
+    "Head",
+    "HeadState",
+    "create",
+    "device_options",
+    "fit",
+    "from_state",
+    "needed_bytes",
+    "versions",
+]
 
 
 def create(
@@ -67,12 +81,7 @@ def create(
         When it needs more than `max_bytes`; says what would fit.
     """
     if max_bytes is not None:
-        needed = needed_bytes(name, n_features=n_features, n_classes=n_classes, **options)
-        if needed > max_bytes:
-            raise BudgetExceeded(
-                f"head {name!r} needs {needed:,} bytes for {n_features} features and {n_classes} classes, "
-                f"allowed are {max_bytes:,}; {_what_fits(max_bytes, name, n_features, n_classes, options)}"
-            )
+        _require(max_bytes, name, n_features, n_classes, options)
     with _named(name) as cls:
         return cls(n_features, n_classes, **options)
 
@@ -87,15 +96,64 @@ def needed_bytes(name: str = DEFAULT, *, n_features: int, n_classes: int = 0, **
         return cls.needed_bytes(n_features, n_classes, **options)
 
 
+def device_options(name: str, options: dict[str, Any]) -> dict[str, Any]:
+    """`options` as a device takes them: it has a replay memory, so the head keeps none of its own."""
+    keeps_memory = name in HEADS and HEADS[name].keeps_memory
+    return {**options, "memory_bytes": 0} if keeps_memory else dict(options)
+
+
+def versions(name: str = DEFAULT) -> list[dict[str, Any]]:
+    """Options of a head on a device: the default's, then those of `SMALLER`, each smaller than the last."""
+    found: list[dict[str, Any]] = []
+    for options in ({}, *SMALLER.get(name, ())):
+        wanted = device_options(name, options)
+        if wanted not in found:
+            found.append(wanted)
+    return found
+
+
+def fit(name: str = DEFAULT, *, max_bytes: int, n_features: int, n_classes: int = 0) -> dict[str, Any]:
+    """Options of the largest of a head's `versions` that needs no more than `max_bytes`.
+
+    >>> fit("prototype", max_bytes=25_000, n_features=128, n_classes=10)
+    {'sub_prototypes': 2}
+
+    Raises
+    ------
+    ValueError
+        When the head is unknown.
+    BudgetExceeded
+        When the smallest needs more; says what would fit.
+    """
+    *larger, smallest = versions(name)
+    for options in larger:
+        if needed_bytes(name, n_features=n_features, n_classes=n_classes, **options) <= max_bytes:
+            return options
+    _require(max_bytes, name, n_features, n_classes, smallest)
+    return smallest
+
+
 @contextlib.contextmanager
 def _named(name: str) -> Iterator[type[Head]]:
-    """The class of a head; an unknown option of it is a ValueError that names it."""
+    """The class of a head; an unknown option of it is a ValueError that names it and what there is."""
     if name not in HEADS:
         raise ValueError(f"unknown head {name!r}; known: {', '.join(HEADS)}")
     try:
         yield HEADS[name]
     except TypeError as error:
-        raise ValueError(f"head {name!r}: {error}") from None
+        known = [
+            option for option in inspect.signature(HEADS[name]).parameters if not option.startswith("n_")
+        ]
+        raise ValueError(f"head {name!r}: {error}; its options: {', '.join(known) or 'none'}") from None
+
+
+def _require(max_bytes: int, name: str, n_features: int, n_classes: int, options: dict[str, Any]) -> None:
+    needed = needed_bytes(name, n_features=n_features, n_classes=n_classes, **options)
+    if needed > max_bytes:
+        raise BudgetExceeded(
+            f"head {name!r} needs {needed:,} bytes for {n_features} features and {n_classes} classes, "
+            f"allowed are {max_bytes:,}; {_what_fits(max_bytes, name, n_features, n_classes, options)}"
+        )
 
 
 def _what_fits(max_bytes: int, name: str, n_features: int, n_classes: int, options: dict[str, Any]) -> str:

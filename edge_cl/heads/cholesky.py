@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edge_cl.errors import NumericalError
 from edge_cl.records import FloatArray
 
 BLOCK = 128
 """Rows of the factor solved at a time; numpy has no triangular solver."""
+LEAF = 32
+"""Rows that LAPACK factors and inverts at a time: it knows no triangular inverse, products do the rest."""
 
 
 def shrunk_factor(cov: FloatArray, shrinkage: float, magnitude: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -65,9 +68,22 @@ def _factor_in_place(matrix: FloatArray) -> None:
     for rows in blocks(len(matrix)):
         known, below = slice(0, rows.start), slice(rows.stop, None)
         matrix[rows.start :, rows] -= matrix[rows.start :, known] @ matrix[rows, known].T
-        inverse = np.linalg.inv(np.linalg.cholesky(matrix[rows, rows].astype(np.float64)))
-        matrix[rows, rows] = inverse
+        matrix[rows, rows] = _inverse_factor(matrix[rows, rows].astype(np.float64))
         matrix[below, rows] = matrix[below, rows] @ matrix[rows, rows].T
+
+
+def _inverse_factor(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Inverse of the lower Cholesky factor of a symmetric (n, n), half by half."""
+    n = len(matrix)
+    if n <= LEAF:
+        return np.linalg.inv(np.linalg.cholesky(matrix))
+    first, last = slice(0, n // 2), slice(n // 2, n)
+    inverse = np.zeros_like(matrix)
+    inverse[first, first] = _inverse_factor(matrix[first, first])
+    across = matrix[last, first] @ inverse[first, first].T
+    inverse[last, last] = _inverse_factor(matrix[last, last] - across @ across.T)
+    inverse[last, first] = -inverse[last, last] @ (across @ inverse[first, first])
+    return inverse
 
 
 def precision_times(factor: FloatArray, inv_std: FloatArray, vectors: FloatArray) -> FloatArray:

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from edge_cl.bundle import Prior
 from edge_cl.heads.base import Head, prior_weights, softmax, typical
 from edge_cl.heads.linalg import merged_means
-from edge_cl.heads.prototypes import Metric, SubPrototypes
+from edge_cl.heads.prototypes import SubPrototypes
 from edge_cl.records import FloatArray, under
 
 MOST_FORMS = 64
@@ -150,18 +150,17 @@ class PrototypeHead(Head):
         return inv_var
 
     def _learn(self, x: FloatArray, y: int) -> None:
-        n = self.class_counts[y]
-        deviation = x - self.class_means[y]
+        n = float(self.class_counts[y])
+        mean, fast_mean = self.class_means[y], self.fast_means[y]  # views, moved in place
+        deviation = x - mean
         self.class_counts[y] = n + 1
-        self.class_means[y] += deviation / np.float32(n + 1)
-        self.fast_means[y] += np.float32(max(1 / (n + 1), self.fast_gain)) * (x - self.fast_means[y])
-        self.scatter += (n / (n + 1)) * deviation.astype(np.float64) ** 2
+        mean += deviation / np.float32(n + 1)
+        fast_mean += np.float32(max(1 / (n + 1), self.fast_gain)) * (x - fast_mean)
+        squared = np.square(deviation, dtype=np.float64)
+        squared *= n / (n + 1)
+        self.scatter += squared
         if self.sub_prototypes:
-            self.forms.learn_one(x, y, self._metric())
-
-    def _metric(self) -> Metric:
-        inv_var = self._inv_var()
-        return lambda apart: apart * inv_var
+            self.forms.learn_one(x, y, self._inv_var())
 
     def _merge(self, other: PrototypeHead) -> None:
         remembered = (np.minimum(head.class_counts, 1 / self.fast_gain) for head in (self, other))
@@ -172,7 +171,7 @@ class PrototypeHead(Head):
         )
         self.class_means, self.fast_means = means.astype(np.float32), fast_means.astype(np.float32)
         self.scatter = self.scatter + other.scatter + (between**2).sum(axis=0)
-        self.forms.merge(other.forms, self._metric())
+        self.forms.merge(other.forms, self._inv_var())
 
     def _grow(self) -> None:
         row = np.zeros((1, self.n_features), dtype=np.float32)

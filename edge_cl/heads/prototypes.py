@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edge_cl.records import FloatArray
-
-Metric = Callable[[FloatArray], FloatArray]
-"""Differences (n, D) → the same times the metric's matrix, so that V · metric(V) are squared distances."""
 
 
 class SubPrototypes:
@@ -52,11 +49,11 @@ class SubPrototypes:
         """`nbytes` of new ones."""
         return n_classes * (n_per_class * (4 * n_features + 8) + 8)
 
-    def learn_one(self, x: FloatArray, y: int, metric: Metric) -> None:
-        """Learn x (D,) of class y."""
+    def learn_one(self, x: FloatArray, y: int, inv_var: FloatArray) -> None:
+        """Learn x (D,) of class y; squared distances are weighed by `inv_var` (D,)."""
         means, counts = self.means[y], self.counts[y]
         apart = means - x
-        squared: list[float] = np.einsum("kd,kd->k", apart, metric(apart)).tolist()
+        squared: list[float] = np.dot(apart * apart, inv_var).tolist()
         held: list[float] = [n for n in counts.tolist() if n > 0]
         cost = [n / (n + 1) * d for n, d in zip(held, squared, strict=False)]
         least = min(cost, default=math.inf)
@@ -65,7 +62,7 @@ class SubPrototypes:
             return
         n = int(sum(held))
         if len(held) == len(counts) > 1 and (least > self._least_cost[y] or n & (n - 1) == 0):
-            first, second, merged = closest(means, counts, metric)
+            first, second, merged = closest(means, counts, inv_var)
             self._least_cost[y] = merged
             if merged < least:
                 absorb(means, counts, first, second)
@@ -75,7 +72,7 @@ class SubPrototypes:
         counts[nearest] += 1
         means[nearest] -= apart[nearest] / np.float32(counts[nearest])
 
-    def merge(self, other: SubPrototypes, metric: Metric) -> None:
+    def merge(self, other: SubPrototypes, inv_var: FloatArray) -> None:
         """Take in the other's means: both sets, merged pair by pair until K are left."""
         n_per_class = self.counts.shape[1]
         for y in range(len(self.counts)):
@@ -83,7 +80,7 @@ class SubPrototypes:
             counts = np.concatenate([self.counts[y], other.counts[y]])
             means, counts = means[counts > 0], counts[counts > 0]
             while len(counts) > n_per_class:
-                first, second, _ = closest(means, counts, metric)
+                first, second, _ = closest(means, counts, inv_var)
                 absorb(means, counts, first, second)
                 means, counts = np.delete(means, second, axis=0), np.delete(counts, second)
             self.counts[y] = 0
@@ -115,14 +112,19 @@ class SubPrototypes:
         self.means, self.counts, self._least_cost = arrays["means"], arrays["counts"], arrays["least_cost"]
 
 
-def closest(means: FloatArray, counts: NDArray[np.float64], metric: Metric) -> tuple[int, int, float]:
+def closest(means: FloatArray, counts: NDArray[np.float64], inv_var: FloatArray) -> tuple[int, int, float]:
     """The two means, (K, D) of (K,) labels each, that cost least to merge, and Ward's cost; O(K²·D)."""
-    first, second = np.triu_indices(len(counts), 1)
+    first, second = _pairs(len(counts))
     apart = means[first] - means[second]
     n, m = counts[first], counts[second]
-    cost = n * m / (n + m) * np.einsum("kd,kd->k", apart, metric(apart))
+    cost = n * m / (n + m) * np.dot(apart * apart, inv_var)
     k = int(cost.argmin())
     return int(first[k]), int(second[k]), float(cost[k])
+
+
+@cache
+def _pairs(n: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    return np.triu_indices(n, 1)
 
 
 def absorb(means: FloatArray, counts: NDArray[np.float64], first: int, second: int) -> None:

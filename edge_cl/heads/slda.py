@@ -42,9 +42,10 @@ class SldaHead(Head):
     Notes
     -----
     O(D²) per label amortised; O(C·D) per prediction, O(D²) more for each class learned since the last one,
-    and D³/3 to factor. 8·D² + 136·D + 8·C·D bytes. `learn_many` learns blocks with one matrix product.
-    Merges and unlearns exactly. Source: Hayes & Kanan, Deep SLDA (2020); the pitfalls of its
-    published code (first sample, absolute ridge) are avoided.
+    and D³/3 to factor, all in the one prediction that finds it due: 3 to 7 ms at D = 512, 26 to 39 at 1280.
+    Spreading it would hold a second factor, half as many bytes again. 8·D² + 136·D + 8·C·D bytes.
+    `learn_many` learns blocks with one matrix product. Merges and unlearns exactly. Source: Hayes & Kanan,
+    Deep SLDA (2020); the pitfalls of its published code (first sample, absolute ridge) are avoided.
     """
 
     name: ClassVar[str] = "slda"

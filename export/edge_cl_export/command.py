@@ -9,6 +9,7 @@ import click
 
 from edge_cl.datasets import scenarios
 from edge_cl.errors import ConfigError
+from edge_cl.heads import DEFAULT, HEADS
 
 _ABOVE_0, _FROM_1 = click.FloatRange(0, min_open=True), click.IntRange(1)
 _FILE = click.Path(path_type=Path, dir_okay=False)
@@ -37,6 +38,18 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 @click.option("--program", type=_FILE, help="Your encoder: a torch.export program (.pt2).")
 @click.option("--onnx", type=_FILE, help="Your encoder: an ONNX file, with --feature-output.")
 @click.option("--feature-output", help="The tensor of the ONNX file to use as feature.")
+@click.option(
+    "--head",
+    default=DEFAULT,
+    show_default=True,
+    type=click.Choice(list(HEADS)),
+    help="What learns on the device.",
+)
+@click.option(
+    "--head-mb",
+    type=_ABOVE_0,
+    help="The head's largest version that fits; a device's budget counts it twice, for sleep.",
+)
 @click.option("--name", help="The bundle's name.  [default: the data's]")
 @click.option("-o", "--out", type=_FILE, required=True, help="The bundle to write (.ecl).")
 def export(**options: Any) -> None:

@@ -43,8 +43,7 @@ def make(out: Path, seed: int) -> None:
         source,
         out,
         validation_people=VALIDATION_PEOPLE,
-        settings=TrainSettings(epochs=EPOCHS, seed=seed),
-        feature_size=FEATURES,
+        settings=TrainSettings(feature_size=FEATURES, epochs=EPOCHS, seed=seed),
         provenance={"command": f"python -m edge_cl_export.default_bundle --seed {seed}", "data": "simulated"},
         progress=lambda epoch, epochs, words: click.echo(f"epoch {epoch} of {epochs}: {words}"),
     )

@@ -15,14 +15,16 @@ from typing import Any
 import click
 import numpy as np
 
-from edge_cl.bundle import Bundle
+from edge_cl import heads
+from edge_cl.budget import MIB
+from edge_cl.bundle import Bundle, HeadSpec
 from edge_cl.datasets import recordings, scenarios
 from edge_cl.datasets.recordings import Dataset
 from edge_cl.datasets.scenarios import Scenario
 from edge_cl.datasets.windows import windows
 from edge_cl.errors import ConfigError
 from edge_cl_export.encoders import triplets
-from edge_cl_export.freeze import freeze
+from edge_cl_export.freeze import freeze, run_graph
 from edge_cl_export.pack import N_GOLDEN, Source, held_out_metrics, pack, split_people, spread, train_and_pack
 from edge_cl_export.sources import from_factory, from_onnx, from_program
 from edge_cl_export.train import Progress as OnEpoch
@@ -51,6 +53,8 @@ class Given:
     program: Path | None
     onnx: Path | None
     feature_output: str | None
+    head: str
+    head_mb: float | None
     name: str | None
     out: Path
 
@@ -73,6 +77,8 @@ def run(**options: Any) -> None:
 def _export(given: Given, source: Source, validation_people: frozenset[int]) -> Bundle:
     provenance = {"command": _command_line(), "data": _fingerprint(given.data)}
     graph = _foreign_graph(given, source)
+    n_features = given.features if graph is None else run_graph(graph, source.X[:1]).shape[1]
+    head = _head(given, n_features, len(source.class_names))
     if graph is not None:
         train, validation = split_people(source, validation_people)
         return pack(
@@ -81,6 +87,7 @@ def _export(given: Given, source: Source, validation_people: frozenset[int]) -> 
             given.out,
             metrics=held_out_metrics(graph, train, validation),
             exemplars=given.exemplars,
+            head=head,
             seed=given.seed,
             provenance={
                 **provenance,
@@ -93,12 +100,33 @@ def _export(given: Given, source: Source, validation_people: frozenset[int]) -> 
             source,
             given.out,
             validation_people=validation_people,
-            settings=TrainSettings(epochs=given.epochs, seed=given.seed, vectors=vectors),
-            feature_size=given.features,
+            settings=TrainSettings(
+                feature_size=given.features, epochs=given.epochs, seed=given.seed, vectors=vectors
+            ),
             exemplars=given.exemplars,
+            head=head,
             provenance=provenance,
             progress=progress,
         )
+
+
+def _head(given: Given, n_features: int, n_classes: int) -> HeadSpec:
+    """The head as asked for; within a number of bytes the largest version that fits, and what each costs."""
+    if given.head_mb is None:
+        return HeadSpec(name=given.head)
+    max_bytes = int(given.head_mb * MIB)
+    size = {"n_features": n_features, "n_classes": n_classes}
+    chosen = heads.fit(given.head, max_bytes=max_bytes, **size)
+    click.echo(f"head for {max_bytes:,} bytes, {n_features} features and {n_classes} classes:")
+    for options in heads.versions(given.head):
+        mark = "→" if options == chosen else " "
+        needed = heads.needed_bytes(given.head, **size, **options)
+        click.echo(f"  {mark} {needed:>12,} bytes  {_named(given.head, options)}")
+    return HeadSpec(name=given.head, options=chosen)
+
+
+def _named(head: str, options: dict[str, Any]) -> str:
+    return ", ".join([head, *(f"{option} = {value}" for option, value in options.items())])
 
 
 def people(text: str) -> frozenset[int]:
@@ -209,6 +237,7 @@ def _report(bundle: Bundle, out: Path) -> None:
     metrics = bundle.manifest.provenance["metrics"]
     rows = [
         ("bundle", f"{out} ({out.stat().st_size:,} bytes)"),
+        ("head", _named(bundle.manifest.head.name, bundle.manifest.head.options)),
         ("feature", f"{bundle.manifest.feature_size} numbers per window"),
         ("accuracy, new people", f"{metrics['validation_accuracy']:.3f}"),
         ("… balanced by class", f"{metrics['validation_balanced_accuracy']:.3f}"),

@@ -33,6 +33,7 @@ from edge_cl_export.prior import make_prior
 from edge_cl_export.train import Progress, TrainReport, TrainSettings, accuracy, train
 
 N_GOLDEN = 12
+DEFAULT_HEAD = HeadSpec()
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -75,8 +76,8 @@ def train_and_pack(
     *,
     validation_people: Iterable[int],
     settings: TrainSettings | None = None,
-    feature_size: int = 128,
     exemplars: int = 100,
+    head: HeadSpec = DEFAULT_HEAD,
     provenance: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> Bundle:
@@ -89,16 +90,17 @@ def train_and_pack(
     """
     kept, validation = split_people(source, validation_people)
     settings = settings or TrainSettings(vectors=triplets(source.channels))
-    encoder, report = _fit(kept, validation, feature_size, settings, progress=progress)
+    encoder, report = _fit(kept, validation, settings, progress=progress)
     metrics = held_out_metrics(freeze(encoder, spread(kept.X, N_GOLDEN)), kept, validation)
     epoch = settings.epochs if report is None else report.best_epoch
-    encoder, _ = _fit(source, None, feature_size, settings, stop_epoch=epoch, progress=progress)
+    encoder, _ = _fit(source, None, settings, stop_epoch=epoch, progress=progress)
     return pack(
         freeze(encoder, spread(source.X, N_GOLDEN)),
         source,
         out,
         metrics=metrics,
         exemplars=exemplars,
+        head=head,
         seed=settings.seed,
         provenance={**(provenance or {}), "encoder": "built-in", "best_epoch": epoch},
     )
@@ -107,7 +109,6 @@ def train_and_pack(
 def _fit(
     source: Source,
     validation: Source | None,
-    feature_size: int,
     settings: TrainSettings,
     *,
     stop_epoch: int | None = None,
@@ -117,7 +118,7 @@ def _fit(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         vectors = triplets(source.channels)
-        encoder = SensorEncoder(source.X.shape[2], feature_size=feature_size, vectors=vectors)
+        encoder = SensorEncoder(source.X.shape[2], feature_size=settings.feature_size, vectors=vectors)
         encoder.fit_normalisation(torch.from_numpy(np.asarray(source.X, np.float32)))
         report = train(
             encoder,
@@ -138,6 +139,7 @@ def pack(
     *,
     metrics: Mapping[str, Any] | None = None,
     exemplars: int = 100,
+    head: HeadSpec = DEFAULT_HEAD,
     seed: int = 0,
     provenance: Mapping[str, Any] | None = None,
 ) -> Bundle:
@@ -162,7 +164,7 @@ def pack(
         hop_samples=source.hop_samples,
         feature_size=features.shape[1],
         encoder=EncoderSpec(input=INPUT, output=OUTPUT),
-        head=HeadSpec(),
+        head=head,
         provenance={
             **(provenance or {}),
             "seed": seed,

@@ -27,8 +27,9 @@ Progress = Callable[[int, int, str], None]
 
 @dataclass(frozen=True, kw_only=True)
 class TrainSettings:
-    """How to train; `vectors` are the channels to turn at random, empty for none."""
+    """What to train and how; `vectors` are the channels to turn at random, empty for none."""
 
+    feature_size: int = 128
     epochs: int = 40
     batch: int = 128
     lr: float = 3e-3

@@ -1,11 +1,16 @@
 """``edge-cl run`` from outside: what goes in, what comes out, what is kept."""
 
+import json
 import signal
 import subprocess
 
 import pytest
 
-from edge_cl.errors import StateError
+from edge_cl.bundle import Bundle
+from edge_cl.config import load_settings, settings_from
+from edge_cl.errors import ConfigError, StateError
+from edge_cl.heads import HEADS
+from edge_cl.learner import Learner
 from edge_cl.state import describe
 from tests.devices import COMMAND, ENVIRONMENT, Device, answers, edge_cl, jsonl, windows
 from tests.worlds import NAMES, World, make_bundle
@@ -134,6 +139,56 @@ def test_settings_are_used(tmp_path, bundle):
     assert status is not None and status.head == "slda"
 
 
+HEAD_OPTIONS = {
+    "dual": {"lift": 20, "window": 8, "anchors": 16, "replay": 0.25, "seed": 3},
+    "slda": {"shrinkage": 0.05},
+    "kalman": {"obs_noise_var": 0.2, "forgetting": "learned", "drift_to": "prior"},
+    "prototype": {"sub_prototypes": 2, "fast_gain": 0.1},
+    "logistic": {"prior_var": 1},
+    "knn": {"k": 3, "memory_bytes": 4096},
+}
+
+
+def head_of(state, bundle, settings):
+    with Learner.from_bundle(Bundle.load(bundle), state_dir=state, settings=settings) as device:
+        return device.knowledge.head.state()
+
+
+@pytest.mark.parametrize("name", list(HEADS))
+def test_every_head_takes_its_options_from_the_settings(tmp_path, bundle, name):
+    options = HEAD_OPTIONS[name]
+    (tmp_path / "device.toml").write_text(
+        f"[head]\nname = '{name}'\n[head.options]\n"
+        + "".join(f"{option} = {json.dumps(value)}\n" for option, value in options.items())
+    )
+    head = head_of(tmp_path / "s", bundle, load_settings(tmp_path / "device.toml"))
+    assert head.head == name and options.items() <= head.options.items()
+    for option in options:
+        wrong = settings_from({"head": {"name": name, "options": {option: "wide"}}})
+        with pytest.raises(ConfigError, match=f"{name}|{option}"):
+            head_of(tmp_path / "w", bundle, wrong)
+
+
+@pytest.mark.parametrize("name", ["dual", "kalman"])
+def test_and_from_the_command_line(tmp_path, bundle, name):
+    options = HEAD_OPTIONS[name]
+    said = ",".join([name, *(f"{option}={value}" for option, value in options.items())])
+    done = edge_cl(
+        "run", bundle, "--state", tmp_path / "s", "--head", said, stdin=jsonl(windows(1, labelled=True))
+    )
+    assert done.returncode == 0, done.stderr
+    head = head_of(tmp_path / "s", bundle, settings_from({"head": {"name": name}}))
+    assert options.items() <= head.options.items(), "the snapshot has the head that ran"
+
+
+def test_options_without_a_name_add_to_those_of_the_bundle(tmp_path, bundle):
+    given = Bundle.load(bundle).manifest.head
+    settings = settings_from({"head": {"options": {"window": 5}}})
+    head = head_of(tmp_path / "s", bundle, settings)
+    assert head.head == given.name == "dual"
+    assert {**given.options, "window": 5}.items() <= head.options.items()
+
+
 BAD_LINES = [
     ('{"t": 7.5, "window": [[1, 2', "not a usable JSON line"),
     ('{"t": 7.5, "window": [[1, 2, 3]]}', "window has shape (1, 3), need (1, 6)"),
@@ -204,6 +259,9 @@ def test_what_is_not_there_is_named(tmp_path, bundle):
     assert no_input.returncode == 1 and "no.jsonl: cannot read the recording" in no_input.stderr
     no_head = edge_cl("run", bundle, "--state", tmp_path / "s", "--head", "tail")
     assert no_head.returncode == 1 and "tail" in no_head.stderr and "slda" in no_head.stderr
+    for head, found in (("slda,shrink=1", "its options: shrinkage"), ("slda,shrinkage", "NAME,OPTION=VALUE")):
+        done = edge_cl("run", bundle, "--state", tmp_path / "s", "--head", head)
+        assert done.returncode == 1 and found in done.stderr and "Traceback" not in done.stderr
 
 
 def test_a_reader_that_goes_away_ends_it_quietly(tmp_path, bundle):

@@ -46,15 +46,8 @@ def test_one_label_of_each_class_is_enough_to_beat_chance(name):
     assert np.mean(accuracy) > 0.55 and min(accuracy) > 0.35, "chance is 1 in 3"
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=[pytest.mark.xfail(strict=False)] if name == "kalman" else [])
-        for name in HEADS
-    ],
-)
+@pytest.mark.parametrize("name", list(HEADS))
 def test_a_class_with_one_label_in_a_hundred_is_still_recalled(name):
-    """kalman: regression on one-hot targets gives a rare class a score near its share, below the others."""
     recall, others = [], []
     for seed in SEEDS:
         X, y = World(seed=seed).draw(3000)

@@ -81,8 +81,29 @@ def test_and_how_many_classes_would():
 def test_unknown_heads_and_options_are_refused_alike():
     with pytest.raises(ValueError, match="known: dual"):
         heads.needed_bytes("nope", n_features=3)
-    with pytest.raises(ValueError, match="frobnicate"):
+    with pytest.raises(ValueError, match="known: dual"):
+        heads.fit("nope", max_bytes=10**9, n_features=3)
+    with pytest.raises(ValueError, match=r"frobnicate.*its options: shrinkage"):
         heads.needed_bytes("slda", n_features=3, frobnicate=1)
+
+
+@pytest.mark.parametrize("name", list(HEADS))
+@settings(max_examples=20, deadline=None)
+@given(st.data())
+def test_fit_is_the_largest_version_within_the_bytes(name, data):
+    size = dict(zip(("n_features", "n_classes"), data.draw(sizes), strict=True))
+    needed = [heads.needed_bytes(name, **size, **options) for options in heads.versions(name)]
+    assert needed == sorted(needed, reverse=True)
+    max_bytes = data.draw(st.one_of(st.sampled_from(needed), st.integers(0, needed[0] + 1)))
+    if max_bytes < needed[-1]:
+        with pytest.raises(
+            BudgetExceeded, match=f"needs {needed[-1]:,} bytes .* allowed are {max_bytes:,}; "
+        ):
+            heads.fit(name, max_bytes=max_bytes, **size)
+        return
+    options = heads.fit(name, max_bytes=max_bytes, **size)
+    assert heads.needed_bytes(name, **size, **options) == max(n for n in needed if n <= max_bytes)
+    assert heads.device_options(name, options) == options, "on a device it holds no memory of its own"
 
 
 def test_a_device_budget_too_small_says_what_fits(tmp_path):

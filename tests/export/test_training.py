@@ -8,8 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edge_cl import heads
+from edge_cl.budget import MIB, Ledger
 from edge_cl.bundle import Bundle, Channel
-from edge_cl.errors import ConfigError
+from edge_cl.errors import BudgetExceeded, ConfigError
+from edge_cl.knowledge import Knowledge
 
 torch = pytest.importorskip("torch", reason="needs the export extra")
 pytest.importorskip("onnxscript", reason="needs the export extra")
@@ -162,8 +165,7 @@ def test_a_bundle_is_whole_and_its_golden_pair_holds(tmp_path: Path) -> None:
         data,
         tmp_path / "s.ecl",
         validation_people=[3],
-        settings=TrainSettings(epochs=6, batch=32, lr=1e-2, vectors=VECTORS),
-        feature_size=16,
+        settings=TrainSettings(feature_size=16, epochs=6, batch=32, lr=1e-2, vectors=VECTORS),
         exemplars=7,
     )
     bundle = Bundle.load(tmp_path / "s.ecl")
@@ -229,14 +231,52 @@ def test_the_command_trains_and_tells_how_good_it_is(tmp_path: Path) -> None:
     assert len(prior.exemplars) == 0
 
 
-def test_the_command_takes_your_own_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "own_encoder.py").write_text(
+def export_own_model(folder: Path, *words: str) -> Any:
+    (folder / "own_encoder.py").write_text(
         "from torch import nn\ndef build():\n    return nn.Sequential(nn.Flatten(), nn.Linear(120, 6))\n"
     )
+    options = ["--data", str(recordings_file(folder)), "--train-people", "0-2", "--val-people", "3"]
+    return run(*options, "--model", "own_encoder:build", *words, "-o", str(folder / "out.ecl"))
+
+
+@pytest.mark.parametrize(
+    ("words", "name", "options"),
+    [
+        ([], "dual", {}),
+        (["--head", "slda"], "slda", {}),
+        (["--head-mb", "2"], "dual", {**heads.LEAN, "memory_bytes": 0}),
+        (["--head", "prototype", "--head-mb", "0.0005"], "prototype", {"sub_prototypes": 2}),
+    ],
+)
+def test_the_head_is_chosen_at_export(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], name: str, options: dict[str, Any]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = export_own_model(tmp_path, *words)
+    assert result.exit_code == 0, result.output
+    bundle = Bundle.load(tmp_path / "out.ecl")
+    assert (bundle.manifest.head.name, bundle.manifest.head.options) == (name, options)
+    if "--head-mb" in words:
+        for version in heads.versions(name):
+            needed = heads.needed_bytes(name, n_features=6, n_classes=3, **version)
+            (line,) = (line for line in result.output.splitlines() if f" {needed:,} bytes " in line)
+            assert ("→" in line) == (version == options)
+    device = Knowledge(bundle, Ledger(32 * MIB))
+    assert device.head.name == name
+    assert options.items() <= device.head.state().options.items()
+
+
+def test_a_head_that_cannot_fit_says_what_would(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = export_own_model(tmp_path, "--head-mb", "0.1")
+    assert isinstance(result.exception, BudgetExceeded)
+    assert "what fits: slda" in str(result.exception) and not (tmp_path / "out.ecl").exists()
+
+
+def test_the_command_takes_your_own_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     out = tmp_path / "out.ecl"
-    options = ["--data", str(recordings_file(tmp_path)), "--train-people", "0-2", "--val-people", "3"]
-    result = run(*options, "--model", "own_encoder:build", "-o", str(out))
+    result = export_own_model(tmp_path)
     assert result.exit_code == 0, result.output
     assert Bundle.load(out).manifest.feature_size == 6
     assert Bundle.load(out).manifest.provenance["encoder"] == "own_encoder:build"

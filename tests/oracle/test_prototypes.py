@@ -14,7 +14,7 @@ streams = st.tuples(st.integers(0, 2**16), st.integers(1, 80), st.integers(1, 5)
 def clustered(X, n_per_class, scale=1.0):
     forms = SubPrototypes(X.shape[1], 1, n_per_class)
     for x in X:
-        forms.learn_one(x, 0, lambda apart: apart * np.float32(scale))
+        forms.learn_one(x, 0, np.full(len(x), scale, dtype=np.float32))
     return forms
 
 
@@ -34,7 +34,7 @@ def test_merged_they_are_the_mean_of_both(draw, scale):
     seed, n, k = draw
     X = np.random.default_rng(seed).normal(size=(2 * n, 3)).astype(np.float32)
     one, other = clustered(X[:n], k, scale), clustered(X[n:], k, scale)
-    one.merge(other, lambda apart: apart * np.float32(scale))
+    one.merge(other, np.full(3, scale, dtype=np.float32))
     assert one.counts.sum() == 2 * n and (np.sort(one.counts[0] == 0) == (one.counts[0] == 0)).all(), (
         "free places come last"
     )
@@ -60,7 +60,7 @@ def test_the_closest_pair_costs_what_merging_adds_to_the_squared_deviations():
     X = rng.normal(size=(12, 3)).astype(np.float32)
     groups = [X[:2], X[2:7], X[7:]]
     means, counts = np.stack([g.mean(axis=0) for g in groups]), np.array([float(len(g)) for g in groups])
-    first, second, cost = closest(means, counts, lambda apart: apart)
+    first, second, cost = closest(means, counts, np.ones(3, dtype=np.float32))
 
     def deviation(samples):
         return ((samples - samples.mean(axis=0)) ** 2).sum()
