@@ -297,8 +297,8 @@ class Knowledge:
             known = state.options.get(option)
             if known != asked:
                 raise StateError(
-                    f"this state was learned with {state.head}'s {option} = {known!r}, asked for is {asked!r}; "
-                    "choose another --state folder, or ask for the old value"
+                    f"this state was learned with {state.head}'s {option} = {known!r}, asked for is {asked!r}"
+                    "; choose another --state folder, or ask for the old value"
                 )
         self.memory.restore(under(arrays, "memory."), meta["memory"])
         self.head = heads.from_state(state)
