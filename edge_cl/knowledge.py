@@ -64,6 +64,7 @@ class Knowledge:
         spec = bundle.manifest.head
         name = head_name or spec.name
         options = heads.device_options(name, {**({} if head_name else spec.options), **(head_options or {})})
+        self._asked_options = options
         self.class_names: list[str] = list(bundle.manifest.class_names)
         self.calibrate = Calibrator()
         self.n_labels = 0
@@ -292,6 +293,13 @@ class Knowledge:
                 f"this state was learned with head {state.head!r}, asked for is {self.head.name!r}; "
                 "choose another --state folder, or go on with the old head"
             )
+        for option, asked in self._asked_options.items():
+            known = state.options.get(option)
+            if known != asked:
+                raise StateError(
+                    f"this state was learned with {state.head}'s {option} = {known!r}, asked for is {asked!r}"
+                    "; choose another --state folder, or ask for the old value"
+                )
         self.memory.restore(under(arrays, "memory."), meta["memory"])
         self.head = heads.from_state(state)
         self.head.prior = None if self._prior is None else (self._prior, PRIOR_STRENGTH)

@@ -179,6 +179,12 @@ def test_and_from_the_command_line(tmp_path, bundle, name):
     assert done.returncode == 0, done.stderr
     head = head_of(tmp_path / "s", bundle, settings_from({"head": {"name": name}}))
     assert options.items() <= head.options.items(), "the snapshot has the head that ran"
+    option, value = next(iter(options.items()))
+    other = settings_from({"head": {"name": name, "options": {option: 2 * value}}})
+    with pytest.raises(
+        StateError, match=f"learned with {name}'s {option} = {value}, asked for is {2 * value}"
+    ):
+        head_of(tmp_path / "s", bundle, other)
 
 
 def test_options_without_a_name_add_to_those_of_the_bundle(tmp_path, bundle):
