@@ -95,7 +95,7 @@ def test_no_room_ends_a_refit_and_begins_none():
     assert full.get_state()[1]["slow"] is None and full.get_state()[1]["n"] == 100
 
 
-@pytest.mark.parametrize("cut", [5, 33, 70, 83, 90])
+@pytest.mark.parametrize("cut", [5, 33, 70, 72, 90])
 def test_a_class_may_come_and_the_state_go_round_at_any_moment(cut):
     X, y = stream(200)
     X[40:] *= 4
@@ -115,7 +115,7 @@ def test_a_class_may_come_and_the_state_go_round_at_any_moment(cut):
         if finished:
             standardise, slow = finished
             assert slow.predict(LIFT(standardise(X[:1]))).shape == (1, n_outputs)
-    assert under_way == (cut in (70, 83)), "some cuts fall into a refit"
+    assert under_way == (cut in (70, 72)), "some cuts fall into a refit"
 
 
 def test_a_broken_reading_does_not_make_the_kept_samples_coarse():
@@ -124,7 +124,7 @@ def test_a_broken_reading_does_not_make_the_kept_samples_coarse():
     broken[[3, 150]] = 1e7
     refit = Refit(100_000, D, LIFT)
     run(refit, broken, y)
-    kept = np.concatenate([refit._sample(k) for k in range(288)])
+    kept = refit._samples(0, 288)
     sound = np.delete(np.arange(288), [3, 150])
     assert np.abs(kept[sound] - X[sound]).max() < 0.25
     assert np.abs(kept).max() < 100
