@@ -1,4 +1,4 @@
-"""The local memory while it fills, as classes come and after its scales changed, against a direct solution."""
+"""The local memory while it fills, as classes come and after new scales, against a direct solution."""
 
 import numpy as np
 import pytest
