@@ -29,7 +29,7 @@ SCALE_SPAN = 1e4
 class SharedFilter:
     """A Gaussian belief about d × C weights whose covariance (d, d) all C outputs share.
 
-    It begins with mean 0 and covariance I. A sample x (d,) with target (C,) is one measurement:
+    It begins with mean 0 and covariance `start_var`·I. A sample x (d,) with target (C,) is one measurement:
     g = P x / √(xᵀPx + r);  M += g (target − Mᵀx)ᵀ / √(xᵀPx + r);  P −= g gᵀ.
 
     Parameters
@@ -40,6 +40,8 @@ class SharedFilter:
         r, variance of a target around its regression, above 0.
     forgetting
         In (0, 1]: P is divided by it before every sample, up to a mean variance of `VAR_CAP`.
+    start_var
+        Of every weight, before the first sample.
 
     Notes
     -----
@@ -53,14 +55,21 @@ class SharedFilter:
     """
 
     def __init__(
-        self, n_inputs: int, n_outputs: int, *, obs_noise_var: float, forgetting: float = 1.0
+        self,
+        n_inputs: int,
+        n_outputs: int,
+        *,
+        obs_noise_var: float,
+        forgetting: float = 1.0,
+        start_var: float = 1.0,
     ) -> None:
         if not obs_noise_var > 0 or not 0 < forgetting <= 1:
             raise ValueError(
                 f"obs_noise_var is {obs_noise_var}, forgetting {forgetting}; allowed: above 0, and in (0, 1]"
             )
         self.obs_noise_var, self.forgetting = obs_noise_var, forgetting
-        self.start(np.zeros((n_inputs, n_outputs), np.float32), np.eye(n_inputs, dtype=np.float32))
+        cov = np.diag(np.full(n_inputs, start_var, dtype=np.float32))
+        self.start(np.zeros((n_inputs, n_outputs), np.float32), cov)
 
     def start(self, mean: FloatArray, cov: FloatArray, *, n_updates: int = 0) -> None:
         """Take over a belief as if after so many samples: mean (d, C), cov (d, d) positive definite."""
