@@ -36,12 +36,19 @@ if TYPE_CHECKING:
 @click.option("--state", "state_dir", type=click.Path(path_type=Path), help="Keep the learned state here.")
 @click.option("--report", type=click.Path(path_type=Path), default=Path("report.html"), show_default=True)
 @click.option(
+    "--labels-per-class",
+    type=click.IntRange(1, 4),
+    default=4,
+    show_default=True,
+    help="new-person: labelled windows of each gesture, in all.",
+)
+@click.option(
     "--labels-per-recording",
     type=click.IntRange(1, 4),
     default=1,
     show_default=True,
-    help="new-person: how the four labels of a gesture are spread, one in each of its first four recordings "
-    "up to four in its first.",
+    help="new-person: how they are spread, from one in each of the gesture's first recordings up to four in "
+    "its first.",
 )
 @click.option("--no-report", is_flag=True, help="Write no report.")
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the figures as JSON.")
@@ -75,6 +82,7 @@ def simulate(
         bundle=bundle.manifest.name,
         bundle_id=bundle.bundle_id,
         seed=how["seed"],
+        labels_per_class=how["labels_per_class"],
         labels_per_recording=how["labels_per_recording"],
         elapsed_s=round(time.monotonic() - started_s, 1),
     )
@@ -111,9 +119,14 @@ def _prepare(
     if found is None:
         raise DataError(f"{data}: no such file; `edge-cl data list` shows what is here and what can be had")
     bundle = Bundle.load(bundle_path) if bundle_path else bundles.bundle_for(found, name)
-    return load_scenarios(
-        found, name, bundle.manifest, labels_per_recording=how["labels_per_recording"]
-    ), bundle
+    scenarios = load_scenarios(
+        found,
+        name,
+        bundle.manifest,
+        labels_per_class=how["labels_per_class"],
+        labels_per_recording=how["labels_per_recording"],
+    )
+    return scenarios, bundle
 
 
 def _match_wrist(bundle: Bundle) -> None:

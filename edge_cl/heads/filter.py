@@ -65,13 +65,13 @@ class SharedFilter:
         self._bind(belief, *(np.empty((PENDING, n), dtype=np.float32) for n in (width, n_inputs)))
         self.reset()
 
-    def reset(self) -> None:
-        """Back to the start, in the memory at hand."""
+    def reset(self, start_var: float = 1.0) -> None:
+        """Back to the start, in the memory at hand: mean 0 and covariance `start_var`·I."""
         self.n_updates = 0
         self._scale, self._lift, self._mean_scale, self._most = 1.0, 0.0, 1.0, math.inf
         for array in (self._belief, self._updates, self._unfolded):
             array.fill(0)
-        self._diagonal.fill(1)
+        self._diagonal.fill(start_var)
 
     def start(self, mean: FloatArray, cov: FloatArray, *, n_updates: int = 0) -> None:
         """Take over a belief as if after so many samples: mean (d, C), cov (d, d) positive definite."""

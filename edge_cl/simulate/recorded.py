@@ -22,12 +22,17 @@ MAX_EXAM_WINDOWS = 800
 
 
 def load_scenarios(
-    path: str | Path, name: str, manifest: Manifest, *, labels_per_recording: int = 1
+    path: str | Path,
+    name: str,
+    manifest: Manifest,
+    *,
+    labels_per_class: int = LABELS_PER_CLASS,
+    labels_per_recording: int = 1,
 ) -> list[Scenario]:
     """The streams of a named scenario: one device each.
 
-    Where every person gets a fresh device, they label four windows of each class in all,
-    `labels_per_recording` in each of its first recordings.
+    Where every person gets a fresh device, they label `labels_per_class` windows of each class in all,
+    at most `labels_per_recording` in each of its first recordings.
 
     Raises
     ------
@@ -37,7 +42,9 @@ def load_scenarios(
     dataset, plan = recordings.load(path), scenarios.get(name)
     check_channels(path, dataset, manifest)
     parts = scenarios.split(dataset, plan)
-    cut = _Cutter(manifest, dataset.class_names, per_recording=labels_per_recording)
+    cut = _Cutter(
+        manifest, dataset.class_names, per_class=labels_per_class, per_recording=labels_per_recording
+    )
     if plan.stream_device:
         others = scenarios.select(dataset, plan.validation_people, plan.stream_device)
         exams = [
@@ -52,9 +59,11 @@ def load_scenarios(
 class _Cutter:
     """Cuts recordings into streams and exams as the bundle's manifest asks."""
 
-    def __init__(self, manifest: Manifest, class_names: Sequence[str], *, per_recording: int) -> None:
+    def __init__(
+        self, manifest: Manifest, class_names: Sequence[str], *, per_class: int, per_recording: int
+    ) -> None:
         self._manifest = manifest
-        self._per_recording = per_recording
+        self._per_class, self._per_recording = per_class, per_recording
         self._class_names = class_names
 
     def one_device(self, name: str, stream: Sequence[Recording], exams: list[Exam]) -> Scenario:
@@ -78,9 +87,8 @@ class _Cutter:
 
     def _person(self, name: str, stream: Sequence[Recording], exams: list[Exam]) -> Scenario:
         cut = self._cut(stream)
-        return self._scenario(
-            name, cut, labels=few_of_each_class(cut, per_recording=self._per_recording), marks=[], exams=exams
-        )
+        labels = few_of_each_class(cut, per_class=self._per_class, per_recording=self._per_recording)
+        return self._scenario(name, cut, labels=labels, marks=[], exams=exams)
 
     def exam(self, condition: str, held_out: Sequence[Recording]) -> Exam:
         """Windows spread over these recordings."""
@@ -117,8 +125,10 @@ class _Cutter:
         )
 
 
-def few_of_each_class(cut: Windows, *, per_recording: int) -> list[Due]:
-    """Labels for a few windows of each class, four in all and `per_recording` in one recording.
+def few_of_each_class(
+    cut: Windows, *, per_class: int = LABELS_PER_CLASS, per_recording: int = 1
+) -> list[Due]:
+    """Labels for a few windows of each class, `per_class` in all, at most `per_recording` in one recording.
 
     They lie evenly inside the recording (one: its middle), and come once the whole of it was answered.
     """
@@ -127,7 +137,7 @@ def few_of_each_class(cut: Windows, *, per_recording: int) -> list[Due]:
     for recording in dict.fromkeys(cut.recording.tolist()):
         rows = np.flatnonzero(cut.recording == recording)
         y = int(cut.y[rows[0]])
-        n = min(per_recording, LABELS_PER_CLASS - given[y], len(rows))
+        n = min(per_recording, per_class - given[y], len(rows))
         given[y] += n
         places = (len(rows) * (np.arange(n) + 0.5) / max(n, 1)).astype(int)
         labels += [Due(int(rows[-1]), int(k)) for k in rows[places]]

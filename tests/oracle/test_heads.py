@@ -5,9 +5,11 @@ import pytest
 
 from edge_cl import heads
 from edge_cl.errors import NumericalError
+from edge_cl.heads.base import prior_samples
 from edge_cl.heads.cholesky import precision_times, shrunk_factor
+from edge_cl.heads.dual import WARM_VAR
 from edge_cl.heads.fast import DECAY, LENGTH_SCALE, OBS_NOISE_VAR, FastMemory
-from tests.worlds import D, World
+from tests.worlds import D, World, make_bundle
 
 
 def test_slda_equals_the_batch_estimate():
@@ -186,6 +188,21 @@ def test_dual_slow_part_equals_ridge_on_lifted_features():
     phi = head.lift(head.standardise(X)).astype(np.float64)
     weights = np.linalg.solve(phi.T @ phi + 0.1 * np.eye(phi.shape[1]), phi.T @ np.eye(3)[y])
     np.testing.assert_allclose(head.slow.mean(), weights, atol=2e-3)
+
+
+def test_dual_warm_start_equals_weighted_ridge_with_smaller_weights(tmp_path):
+    prior = make_bundle(tmp_path / "b.ecl").prior()
+    head = heads.create("dual", n_features=D, n_classes=3, lift=300, window=8)
+    head.warm_start(prior, strength=10)
+    X, y = World(seed=7).draw(50)
+    for _ in head.rehearse(X, y):
+        pass
+    known, classes, weights = prior_samples(prior, 10)
+    A = head.lift(head.standardise(np.concatenate([known, X]))).astype(np.float64)
+    w = np.concatenate([weights, np.ones(50)])[:, None]
+    Y = np.eye(3)[np.concatenate([classes, y])]
+    expected = np.linalg.solve(A.T @ (w * A) + 0.1 / WARM_VAR * np.eye(300), A.T @ (w * Y))
+    np.testing.assert_allclose(head.slow.mean(), expected, atol=2e-4)
 
 
 def test_dual_is_right_about_now_and_about_ever():

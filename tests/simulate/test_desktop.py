@@ -196,15 +196,19 @@ def _recordings_file(path, rng):
     return path
 
 
-def test_new_person_gets_a_fresh_device_and_four_labels_a_gesture(tmp_path, wrist_bundle_path):
+def test_new_person_gets_a_fresh_device_and_a_few_labels_a_gesture(tmp_path, wrist_bundle_path):
     path = _recordings_file(tmp_path / "emg.npz", np.random.default_rng(0))
     manifest = _manifest_for(path)
-    for per_recording, n_recordings in ((4, 3), (1, 12)):
-        people = load_scenarios(path, "new-person", manifest, labels_per_recording=per_recording)
+    for per_class, per_recording, n_recordings in ((4, 4, 3), (4, 1, 12), (1, 1, 3)):
+        people = load_scenarios(
+            path, "new-person", manifest, labels_per_class=per_class, labels_per_recording=per_recording
+        )
         assert [scenario.name for scenario in people] == ["new-person, person 3", "new-person, person 11"]
         for scenario in people:
             named = [scenario.truth[due.index] for due in scenario.labels]
-            assert {name: named.count(name) for name in named} == {"rest": 4, "fist": 4, "open": 4}
+            assert {name: named.count(name) for name in named} == dict.fromkeys(
+                ("rest", "fist", "open"), per_class
+            )
             recordings = {scenario.recording[due.index] for due in scenario.labels}
             assert len(recordings) == n_recordings
             for due in scenario.labels:
@@ -301,3 +305,5 @@ def test_few_of_each_class_counts():
         *[(11, k) for k in (6, 8, 9, 11)],
     ]
     assert [d.index for d in few_of_each_class(cut, per_recording=1)] == [3, 9, 15, 21]
+    assert [d.index for d in few_of_each_class(cut, per_class=1)] == [3, 9]
+    assert [d.index for d in few_of_each_class(cut, per_class=1, per_recording=4)] == [3, 9]
