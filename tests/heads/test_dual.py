@@ -38,6 +38,17 @@ def test_remembered_exemplars_move_the_gate_but_not_the_temperature():
     assert asked.temperature.log != before
 
 
+def test_the_gate_learns_to_give_the_right_answer():
+    head = dual(150)
+    X, y = World(seed=3).draw(20)
+    for k in (3, 7, 11):
+        for c in (int(y[k]), int(y[k] + 1) % 3):
+            taught = head.copy()
+            for _ in range(30):
+                taught._judge(taught._view(taught.standardise(X[k : k + 1])), [c], own=False)
+            assert taught.copy().predict_one(X[k])[c] > head.predict_one(X[k])[c]
+
+
 def test_every_label_reaches_every_part():
     head = dual(100)
     assert head.slow.n_updates == head.tracker.filter.n_updates == 100

@@ -141,3 +141,44 @@ def test_running_moments_are_those_of_all_samples(seed, n_blocks, size):
         np.testing.assert_allclose(moments.mean, X.mean(axis=0), atol=1e-6)
         np.testing.assert_allclose(moments.var, X.var(axis=0), rtol=1e-4)
     assert moments.count == len(X)
+
+
+def begins(X, y):
+    """Numbers of labels at which a refit began, after the first few."""
+    refit, standardise, found = Refit(100_000, D, LIFT), Standardiser(D), []
+    for k, (x, c) in enumerate(zip(X, y.tolist(), strict=True), start=1):
+        refit.add(x, c)
+        was = refit.get_state()[1]["refitted_at"]
+        finished = refit.advance(standardise, C)
+        standardise = finished[0] if finished else standardise
+        if refit.get_state()[1]["refitted_at"] != was and k > BLOCK:
+            found.append(k)
+    return found
+
+
+def test_a_small_move_waits_for_twice_the_labels_and_a_far_one_for_half_as_many_more():
+    X, y = stream(300, seed=7)
+    X[32:] *= 3
+    small, far = X.copy(), X.copy()
+    small[64:] *= 1.5
+    far[64:] *= 40
+    assert begins(small, y)[:2] == [64, 128]
+    assert begins(far, y)[:2] == [64, 96]
+
+
+def test_one_wild_feature_is_not_a_far_move():
+    X, y = stream(1500, seed=7)
+    X[:, 0] = 1.0
+    X[300:, 0] = np.random.default_rng(0).normal(size=1200) * 1e3
+    began = [k for k in begins(X, y) if k >= 200]
+    assert all(b >= 2 * a for a, b in zip(began, began[1:], strict=False)), began
+
+
+def test_a_refit_under_way_ends_when_the_room_does():
+    X, y = stream(300, seed=7)
+    X[64:] *= 10
+    refit = Refit(100 * (D + 4), D, LIFT)
+    done = run(refit, X[:99], y[:99])
+    assert refit.get_state()[1]["slow"] is not None, "one has begun at 96"
+    assert not run(refit, X[99:], y[99:], done[-1][1])
+    assert refit.get_state()[1]["slow"] is None
