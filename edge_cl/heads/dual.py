@@ -54,7 +54,9 @@ class View(NamedTuple):
     weights: FloatArray
     """(n, P) how much of each part is added."""
     scores: FloatArray
-    """(n, C)."""
+    """(n, C) slow memory and weighed parts."""
+    answer: FloatArray
+    """(n, C) probabilities."""
 
 
 class DualHead(Head):
@@ -239,8 +241,7 @@ class DualHead(Head):
         return self.standardise.mean
 
     def _predict(self, X: FloatArray) -> FloatArray:
-        view = self._look(X[0]) if len(X) == 1 else self._view(self.standardise(X))
-        return self.temperature.probabilities(view.scores, self.class_counts > 0)
+        return self._look(X[0]).answer.copy() if len(X) == 1 else self._view(self.standardise(X)).answer
 
     def _look(self, x: FloatArray) -> View:
         """The view of one sample (D,); a sample is often learned just after it was predicted."""
@@ -253,19 +254,22 @@ class DualHead(Head):
         lifted = self.lift(z)
         slow = self.slow.predict(lifted)
         near = self.fast.near(z)
-        local, surety = self.fast.predict(near)
+        local = self.fast.predict(near)
+        seen = self.class_counts > 0
         if self.anchors is None:
             weights = np.full((len(z), 1), CONSTANT_GATE, dtype=np.float32)
             scores = slow + np.float32(CONSTANT_GATE) * local
-            return View(z, lifted, near, slow, local[:, None], surety[:, None], weights, scores)
-        seen = self.class_counts > 0
+            answer = self.temperature.probabilities(scores, seen)
+            return View(z, lifted, near, slow, local[:, None], weights, weights, scores, answer)
         parts = np.empty((len(z), len(PARTS), self.n_classes), dtype=np.float32)
         parts[:, 0], parts[:, 1] = local, self.tracker.predict(lifted)
         parts[:, 2] = self.softmax.predict(z, seen)
+        surety = self.fast.surety(near)
         context = self.anchors.context(z, near[:, : self.fast.n], surety, asked=asked)
         weights = self.gate(context)
         scores = slow + np.matmul(weights[:, None, :], parts)[:, 0]
-        return View(z, lifted, near, slow, parts, context, weights, scores)
+        answer = self.temperature.probabilities(scores, seen)
+        return View(z, lifted, near, slow, parts, context, weights, scores, answer)
 
     def _learn(self, x: FloatArray, y: int) -> None:
         view = self._look(x)
@@ -294,9 +298,8 @@ class DualHead(Head):
     def _judge(self, view: View, classes: list[int], *, own: bool) -> None:
         """Let temperature and gate learn from answers, before their samples are learned."""
         seen = self.class_counts > 0
-        errors = self.temperature.probabilities(view.scores, seen)
         for k, y in enumerate(classes):
-            error = errors[k]
+            error = view.answer[k].copy()
             if own and seen[y]:
                 self.temperature.learn_one(view.scores[k], error, y)
             if self.anchors is not None and seen[y]:

@@ -86,11 +86,16 @@ class FastMemory:
         """Closeness of z (n, D) to the whole ring, in slot order: (n, W); of empty slots too."""
         return closeness(z, self._z, self._norms)
 
-    def predict(self, near: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Expected residuals (n, C) and share of the variance explained (n,), from `near` (n, W)."""
+    def predict(self, near: FloatArray) -> FloatArray:
+        """Expected residuals (n, C), from `near` (n, W)."""
+        residuals: FloatArray = (near * self._fade) @ self._alpha
+        return residuals
+
+    def surety(self, near: FloatArray) -> FloatArray:
+        """Share of the variance that the window explains, in [0, 1): (n,), from `near` (n, W)."""
         kernel = near * self._fade
-        surety: FloatArray = np.einsum("nw,nw->n", kernel @ self._inverse, kernel)
-        return kernel @ self._alpha, surety
+        share: FloatArray = np.einsum("nw,nw->n", kernel @ self._inverse, kernel)
+        return share
 
     def oldest(self) -> tuple[FloatArray, int] | None:
         """Features (D,) and class of the sample that the next one replaces; None while there is room."""

@@ -61,7 +61,7 @@ def test_without_anchors_the_local_memory_counts_at_a_constant_weight():
     view = head._look(World(seed=4).draw(1)[0][0])
     assert np.abs(view.parts).max() > 1e-3
     np.testing.assert_allclose(view.scores, view.slow + CONSTANT_GATE * view.parts[:, 0], atol=1e-6)
-    assert CONSTANT_GATE == pytest.approx(0.6)
+    assert pytest.approx(0.6) == CONSTANT_GATE
 
 
 def test_what_is_kept_follows_new_scales():

@@ -27,7 +27,8 @@ def assert_is_exact(memory, standardise, raw, residuals, atol=1e-4):
     time = np.arange(n)
     gram = close(z, z) * DECAY ** np.abs(time[:, None] - time) + OBS_NOISE_VAR * np.eye(n)
     between = close(query, z) * DECAY ** (n - time)
-    predicted, surety = memory.predict(memory.near(query.astype(np.float32)))
+    near = memory.near(query.astype(np.float32))
+    predicted, surety = memory.predict(near), memory.surety(near)
     np.testing.assert_allclose(predicted, between @ np.linalg.solve(gram, residuals), atol=atol)
     np.testing.assert_allclose(
         surety, np.einsum("qn,nm,qm->q", between, np.linalg.inv(gram), between), atol=atol
@@ -51,7 +52,8 @@ def test_at_any_fill(window, n):
         assert_is_exact(memory, standardise, raw, residuals)
         np.testing.assert_array_equal(memory.newest(memory.n), raw[-memory.n :])
     else:
-        assert not any(part.any() for part in memory.predict(memory.near(np.ones((1, D), np.float32))))
+        near = memory.near(np.ones((1, D), np.float32))
+        assert not memory.predict(near).any() and not memory.surety(near).any()
     oldest = memory.oldest()
     if n < window:
         assert oldest is None

@@ -171,7 +171,7 @@ def test_fast_memory_equals_a_gaussian_process_solved_directly():
     gram = kernel(z[last], z[last], time, time) + OBS_NOISE_VAR * np.eye(window)
     query = rng.normal(size=(5, D)).astype(np.float32)
     between = kernel(query, z[last], np.full(5, n), time)
-    predicted, explained = memory.predict(memory.near(query))
+    predicted, explained = memory.predict(memory.near(query)), memory.surety(memory.near(query))
     np.testing.assert_allclose(predicted, between @ np.linalg.solve(gram, residuals[last]), atol=1e-4)
     exact = np.einsum("nw,nw->n", between @ np.linalg.inv(gram), between)
     np.testing.assert_allclose(explained, exact, atol=1e-4)
