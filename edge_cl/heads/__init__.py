@@ -11,7 +11,8 @@ logistic   4·D² + 8·C·D                         O(D² + C·D)               
 knn        memory_bytes + 4·C·D                 O(D); predict O(n·D)      classes of any shape; forgets one
 ========== ==================================== ========================= ================================
 
-D features, C classes, d lifted features, W recent samples, K sub-prototypes, n exemplars.
+D features, C classes, d lifted features, W recent samples, A anchors, K sub-prototypes, n exemplars;
+`needed_bytes` gives the exact figure.
 """
 
 from __future__ import annotations

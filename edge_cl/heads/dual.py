@@ -10,11 +10,12 @@ from numpy.typing import ArrayLike, NDArray
 
 from edge_cl.bundle import Prior
 from edge_cl.heads.anchors import N_CONTEXT, Anchors
-from edge_cl.heads.base import Head, prior_samples, prior_weights
+from edge_cl.heads.base import Head
 from edge_cl.heads.fast import FastMemory
 from edge_cl.heads.filter import SharedFilter
 from edge_cl.heads.gate import Gate, Temperature
 from edge_cl.heads.lift import Lift
+from edge_cl.heads.priors import prior_samples, prior_weights
 from edge_cl.heads.refit import OBS_NOISE_VAR, Refit
 from edge_cl.heads.standardise import Standardiser
 from edge_cl.heads.trackers import ResidualTracker, SoftmaxTracker

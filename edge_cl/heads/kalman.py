@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from edge_cl.bundle import Prior
-from edge_cl.heads.base import Head, prior_weights, softmax
+from edge_cl.heads.base import Head, softmax
 from edge_cl.heads.filter import SharedFilter
 from edge_cl.heads.linalg import drift_gradient
+from edge_cl.heads.priors import prior_weights
 from edge_cl.heads.standardise import RunningMoments, ScaleChange, Standardiser
 from edge_cl.records import FloatArray
 

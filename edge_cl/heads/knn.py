@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from edge_cl.bundle import Prior
-from edge_cl.heads.base import Head, prior_samples, prior_weights, typical
+from edge_cl.heads.base import Head, typical
+from edge_cl.heads.priors import prior_samples, prior_weights
 from edge_cl.heads.spread import ClassSpread
 from edge_cl.memory import Reservoir
 from edge_cl.records import FloatArray, under

@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from edge_cl.bundle import Prior
-from edge_cl.heads.base import Head, prior_weights, softmax, typical
+from edge_cl.heads.base import Head, softmax, typical
 from edge_cl.heads.linalg import merged_means
+from edge_cl.heads.priors import prior_weights
 from edge_cl.heads.prototypes import SubPrototypes
 from edge_cl.records import FloatArray, under
 

@@ -92,11 +92,6 @@ class Reservoir:
         """Exemplars held of each class."""
         return [len(slots) for slots in self._slots]
 
-    @property
-    def holds_everything(self) -> bool:
-        """True while nothing that was offered has been dropped."""
-        return self.n == sum(self._n_seen)
-
     def add(self, x: FloatArray, y: int) -> int:
         """Offer one exemplar: x (n_features,), class y ≥ 0. Returns its slot, -1 when it was not kept."""
         while len(self._slots) <= y:

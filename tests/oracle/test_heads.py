@@ -5,10 +5,10 @@ import pytest
 
 from edge_cl import heads
 from edge_cl.errors import NumericalError
-from edge_cl.heads.base import prior_samples
 from edge_cl.heads.cholesky import precision_times, shrunk_factor
 from edge_cl.heads.dual import WARM_VAR
 from edge_cl.heads.fast import DECAY, LENGTH_SCALE, OBS_NOISE_VAR, FastMemory
+from edge_cl.heads.priors import prior_samples
 from tests.worlds import D, World, make_bundle
 
 
