@@ -18,7 +18,7 @@ from edge_cl.budget import Ledger
 from edge_cl.bundle import Bundle
 from edge_cl.errors import BudgetExceeded, ConfigError, NumericalError, StateError
 from edge_cl.heads import Head, HeadState
-from edge_cl.memory import ReplayMemory, Reservoir
+from edge_cl.memory import Exemplars, ReplayMemory, Reservoir
 from edge_cl.records import FloatArray, SleepProgress, SleepReport, under
 from edge_cl.sleep import MAX_EXEMPLARS, Rehearsal
 from edge_cl.trust import Calibrator
@@ -175,7 +175,7 @@ class Knowledge:
         try:
             head.learn_one(x, y)
         except NumericalError:
-            for _ in head.rehearse(*self.memory.rehearsed.exemplars()):
+            for _ in head.rehearse(Exemplars.of(*self.memory.rehearsed.exemplars())):
                 pass
             head.learn_one(x, y)
         return before

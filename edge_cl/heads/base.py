@@ -13,9 +13,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from edge_cl.bundle import Prior
+from edge_cl.memory.exemplars import Exemplars
 from edge_cl.records import FloatArray
 
 STATE_VERSION = 2
+MAX_EXEMPLARS = 4096
+"""Taken at most by a head that learns each exemplar once: bounds the work and the memory of a sleep."""
 
 
 class HeadState(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,6 +65,8 @@ class Head(abc.ABC):
     """Whether `explain_one` names what an answer rests on."""
     gains_by_rehearsal: ClassVar[bool] = True
     """Whether `rehearse` can improve its answers."""
+    learns_by_steps: ClassVar[bool] = False
+    """Whether `rehearse` takes batches, one optimisation step a slice, and may be ended after any of them."""
 
     def __init__(self, n_features: int, n_classes: int = 0) -> None:
         if n_features < 1 or n_classes < 0:
@@ -204,10 +209,11 @@ class Head(abc.ABC):
         """
 
     @abc.abstractmethod
-    def rehearse(self, X: FloatArray, y: NDArray[np.int64]) -> Iterator[None]:
-        """Relearn from remembered exemplars, X (n, D) and y (n,), in small slices of work.
+    def rehearse(self, exemplars: Exemplars) -> Iterator[None]:
+        """Relearn from remembered exemplars in small slices of work, of a few milliseconds each.
 
-        Each `yield` ends a slice. The head is usable only after the iterator is exhausted.
+        Each `yield` ends a slice. A head that `learns_by_steps` is usable after every slice, another one only
+        when the iterator is exhausted.
         """
 
     def exam(self, X: FloatArray, y: NDArray[np.int64], *, learned: bool) -> FloatArray:

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from edge_cl.bundle import Prior
 from edge_cl.heads.anchors import N_CONTEXT, Anchors
-from edge_cl.heads.base import Head
+from edge_cl.heads.base import MAX_EXEMPLARS, Head
 from edge_cl.heads.fast import FastMemory
 from edge_cl.heads.filter import SharedFilter
 from edge_cl.heads.gate import Gate, Temperature
@@ -19,6 +19,7 @@ from edge_cl.heads.priors import prior_samples, prior_weights
 from edge_cl.heads.refit import OBS_NOISE_VAR, Refit
 from edge_cl.heads.standardise import Standardiser
 from edge_cl.heads.trackers import ResidualTracker, SoftmaxTracker
+from edge_cl.memory.exemplars import Exemplars
 from edge_cl.records import FloatArray, under
 
 ALLOWED = {"lift": (0, 16_384), "window": (1, 2_048), "anchors": (0, 65_536), "memory_bytes": (0, 2**31)}
@@ -214,9 +215,9 @@ class DualHead(Head):
                 self.anchors.add(x, y, self.standardise)
         self.refit = None  # the prior has the scales
 
-    def rehearse(self, X: FloatArray, y: NDArray[np.int64]) -> Iterator[None]:
+    def rehearse(self, exemplars: Exemplars) -> Iterator[None]:
         """Relearn feature scales and the slow memory from prior and exemplars; the fast parts stay."""
-        yield from self._relearn(X, y)
+        yield from self._relearn(*exemplars.selected(MAX_EXEMPLARS))
 
     def exam(self, X: FloatArray, y: NDArray[np.int64], *, learned: bool) -> FloatArray:
         """The slow memory's scores, which is what a sleep changes; see `Head.exam`.

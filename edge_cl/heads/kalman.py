@@ -10,11 +10,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from edge_cl.bundle import Prior
-from edge_cl.heads.base import Head, softmax
+from edge_cl.heads.base import MAX_EXEMPLARS, Head, softmax
 from edge_cl.heads.filter import SharedFilter
 from edge_cl.heads.linalg import drift_gradient
 from edge_cl.heads.priors import prior_weights
 from edge_cl.heads.standardise import RunningMoments, ScaleChange, Standardiser
+from edge_cl.memory.exemplars import Exemplars
 from edge_cl.records import FloatArray
 
 WARM_UP = 32
@@ -195,8 +196,9 @@ class KalmanHead(Head):
             self.filter.start(np.zeros_like(self.centre), self.filter.cov())
         self._n_updates, self._scaled_at = WARM_UP, float(known)
 
-    def rehearse(self, X: FloatArray, y: NDArray[np.int64]) -> Iterator[None]:
+    def rehearse(self, exemplars: Exemplars) -> Iterator[None]:
         """One more pass over the exemplars, all classes alike."""
+        X, y = exemplars.selected(MAX_EXEMPLARS)
         for start in range(0, len(X), 64):
             self._condition(X[start : start + 64], y[start : start + 64])
             yield

@@ -13,6 +13,7 @@ from edge_cl.heads.base import Head, typical
 from edge_cl.heads.priors import prior_samples, prior_weights
 from edge_cl.heads.spread import ClassSpread
 from edge_cl.memory import Reservoir
+from edge_cl.memory.exemplars import Exemplars
 from edge_cl.records import FloatArray, under
 
 CODEC = "float32"  # exact, so that a sample is found again when it must be forgotten
@@ -94,7 +95,7 @@ class KnnHead(Head):
                 left[c] -= 1
                 self.memory.add(x, int(c))
 
-    def rehearse(self, X: FloatArray, y: NDArray[np.int64]) -> Iterator[None]:
+    def rehearse(self, exemplars: Exemplars) -> Iterator[None]:
         """Nothing: what is remembered is learned already."""
         yield
 

@@ -9,12 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_cl.bundle import Prior
-from edge_cl.heads.base import Head, softmax, typical
+from edge_cl.heads.base import MAX_EXEMPLARS, Head, softmax, typical
 from edge_cl.heads.cholesky import precision_times, shrunk_factor
 from edge_cl.heads.linalg import lift_floor
 from edge_cl.heads.priors import prior_weights
 from edge_cl.heads.spread import ClassSpread
 from edge_cl.heads.standardise import Standardiser
+from edge_cl.memory.exemplars import Exemplars
 from edge_cl.records import FloatArray
 
 LEAST_CURVATURE = 0.1
@@ -103,8 +104,9 @@ class LogisticHead(Head):
         information[np.diag_indices_from(information)] += 1 / self.prior_var
         self.cov = np.linalg.inv(information).astype(np.float32)
 
-    def rehearse(self, X: FloatArray, y: NDArray[np.int64]) -> Iterator[None]:
+    def rehearse(self, exemplars: Exemplars) -> Iterator[None]:
         """A few passes over the exemplars in a fixed random order; they add no certainty."""
+        X, y = exemplars.selected(MAX_EXEMPLARS)
         order = np.random.default_rng(len(X))
         for _ in range(PASSES):
             for rows in np.array_split(order.permutation(len(X)), len(X) // SLICE + 1):

@@ -6,13 +6,14 @@ from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from edge_cl.bundle import Prior
-from edge_cl.heads.base import Head, softmax, typical
+from edge_cl.heads.base import MAX_EXEMPLARS, Head, softmax, typical
 from edge_cl.heads.linalg import merged_means
 from edge_cl.heads.priors import prior_weights
 from edge_cl.heads.prototypes import SubPrototypes
+from edge_cl.memory.exemplars import Exemplars
 from edge_cl.records import FloatArray, under
 
 MOST_FORMS = 64
@@ -91,8 +92,9 @@ class PrototypeHead(Head):
         self.forms.start(self.class_means, self.class_counts)
         self.scatter = np.diagonal(prior.shared_cov).astype(np.float64) * self.class_counts.sum()
 
-    def rehearse(self, X: FloatArray, y: NDArray[np.int64]) -> Iterator[None]:
+    def rehearse(self, exemplars: Exemplars) -> Iterator[None]:
         """Weigh all classes alike in the within-class variance."""
+        X, y = exemplars.selected(MAX_EXEMPLARS)
         spread = np.zeros(self.n_features)
         classes = [c for c in np.unique(y) if (y == c).sum() > 1]
         for c in classes:

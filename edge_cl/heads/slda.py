@@ -14,6 +14,7 @@ from edge_cl.heads.base import Head, softmax, typical
 from edge_cl.heads.cholesky import precision_times, shrunk_factor
 from edge_cl.heads.linalg import merged_means
 from edge_cl.heads.priors import prior_weights
+from edge_cl.memory.exemplars import Exemplars
 from edge_cl.records import FloatArray
 
 BLOCK = 32
@@ -101,7 +102,7 @@ class SldaHead(Head):
         self.scatter = (prior.shared_cov * self.class_counts.sum()).astype(np.float32)
         self._n_solved = -1.0
 
-    def rehearse(self, X: FloatArray, y: NDArray[np.int64]) -> Iterator[None]:
+    def rehearse(self, exemplars: Exemplars) -> Iterator[None]:
         """Solve the precision afresh; the statistics are exact, exemplars cannot improve them."""
         self._solve()
         yield

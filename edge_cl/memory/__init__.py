@@ -1,7 +1,8 @@
 """What a device keeps: remembered exemplars and features that wait for their label."""
 
+from edge_cl.memory.exemplars import Exemplars
 from edge_cl.memory.pending import Pending, PendingFeature
 from edge_cl.memory.replay import ReplayMemory
 from edge_cl.memory.reservoir import Reservoir
 
-__all__ = ["Pending", "PendingFeature", "ReplayMemory", "Reservoir"]
+__all__ = ["Exemplars", "Pending", "PendingFeature", "ReplayMemory", "Reservoir"]

@@ -9,7 +9,7 @@ from typing import Generic, Protocol, Self, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_cl.memory import ReplayMemory
+from edge_cl.memory import Exemplars, ReplayMemory
 from edge_cl.records import FloatArray, SleepProgress
 from edge_cl.sleep.gate import Verdict, judge
 
@@ -25,7 +25,7 @@ class Sleeper(Protocol):
     def copy(self) -> Self: ...
     def exam(self, X: FloatArray, y: NDArray[np.int64], *, learned: bool) -> FloatArray: ...
     def settle(self, X: FloatArray, y: NDArray[np.int64]) -> None: ...
-    def rehearse(self, X: FloatArray, y: NDArray[np.int64]) -> Iterator[None]: ...
+    def rehearse(self, exemplars: Exemplars) -> Iterator[None]: ...
 
 
 H = TypeVar("H", bound=Sleeper)
@@ -68,7 +68,7 @@ class Rehearsal(Generic[H]):
         """Work in slices of about `slice_s` seconds each; afterwards `verdict` is set."""
         total = max(len(self._X) // 64, 1)
         began, cpu_began = time.monotonic(), time.process_time()
-        for done, _ in enumerate(self.candidate.rehearse(self._X, self._y), start=1):
+        for done, _ in enumerate(self.candidate.rehearse(Exemplars.of(self._X, self._y)), start=1):
             if time.monotonic() - began >= slice_s:
                 self.cpu_s += time.process_time() - cpu_began
                 yield SleepProgress(phase="rehearse", done=min(done, total), total=total)

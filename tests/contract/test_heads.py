@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from edge_cl import heads
 from edge_cl.heads import HEADS, HeadState
+from edge_cl.memory.exemplars import Exemplars
 from tests.worlds import D, World, make_bundle
 
 SMALL = {"dual": {"lift": 300, "window": 32, "memory_bytes": 100_000}}
@@ -106,7 +107,7 @@ def test_the_state_does_not_tell_when_it_predicted_or_was_restored(name, memory_
             assert busy.add_class() == calm.add_class()
         if k == 90:
             for head in (busy, calm):
-                for _ in head.rehearse(X[:40], y[:40]):
+                for _ in head.rehearse(Exemplars.of(X[:40], y[:40])):
                     pass
                 head.settle(X[40:50], y[40:50])
         if k % 3 == 0:
@@ -209,7 +210,7 @@ def test_rehearsal_keeps_what_was_known(name):
     head = make(name)
     X, y = World().draw(400)
     head.learn_many(X, y)
-    for _ in head.rehearse(X[::2], y[::2]):
+    for _ in head.rehearse(Exemplars.of(X[::2], y[::2])):
         pass
     X, y = World(seed=5).draw(300)
     assert (head.predict_many(X).argmax(axis=1) == y).mean() > 0.9

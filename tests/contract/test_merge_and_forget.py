@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from edge_cl import heads
 from edge_cl.heads import HEADS
+from edge_cl.memory.exemplars import Exemplars
 from tests.worlds import D, World, make_bundle
 
 MERGES = [name for name, cls in HEADS.items() if cls.can_merge]
@@ -24,7 +25,7 @@ def answers(head, X):
     """Scores with every lazy solve done: a rehearsal of nothing."""
     twin = head.copy()
     if head.name == "slda":
-        list(twin.rehearse(np.zeros((0, D), np.float32), np.zeros(0, np.int64)))
+        list(twin.rehearse(Exemplars.of(np.zeros((0, D), np.float32), np.zeros(0, np.int64))))
     return twin.predict_many(X)
 
 

@@ -13,6 +13,7 @@ from edge_cl.budget import MIB, Ledger
 from edge_cl.errors import BudgetExceeded
 from edge_cl.heads import HEADS
 from edge_cl.knowledge import Knowledge
+from edge_cl.memory.exemplars import Exemplars
 from tests.worlds import make_bundle
 
 OPTIONS = {
@@ -122,7 +123,7 @@ def test_learning_relearning_and_copying_a_dual_stay_near_what_it_holds():
     try:
         head = heads.create("dual", n_features=8, n_classes=3, window=32, anchors=40, memory_bytes=60_000)
         head.learn_many(X, y)  # refits at every doubling
-        for _ in head.rehearse(X, y):
+        for _ in head.rehearse(Exemplars.of(X, y)):
             pass
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.reset_peak()

@@ -5,6 +5,7 @@ import pytest
 
 from edge_cl import heads
 from edge_cl.heads.dual import CONSTANT_GATE
+from edge_cl.memory.exemplars import Exemplars
 from tests.worlds import D, World, make_bundle
 
 SMALL = {"lift": 120, "window": 32, "anchors": 64, "memory_bytes": 50_000}
@@ -67,7 +68,7 @@ def test_without_anchors_the_local_memory_counts_at_a_constant_weight():
 def test_what_is_kept_follows_new_scales():
     head = dual(100)
     X, y = World(seed=1).draw(100)
-    list(head.rehearse(3 * X + 5, y))
+    list(head.rehearse(Exemplars.of(3 * X + 5, y)))
     in_step(head)
     far = dual()
     for k, (x, c) in enumerate(zip(*World().draw(300), strict=True)):
@@ -89,7 +90,7 @@ def test_an_answer_is_never_older_than_what_was_learned(change, tmp_path):
         head.settle(X, (y + 1) % 3)
         assert head.slow.n_updates == 160
     elif change == "rehearse":
-        list(head.rehearse(X, (y + 1) % 3))
+        list(head.rehearse(Exemplars.of(X, (y + 1) % 3)))
     elif change == "warm_start":
         head.warm_start(make_bundle(tmp_path / "b.ecl").prior(), strength=10)
     else:

@@ -9,6 +9,7 @@ from edge_cl.heads.cholesky import precision_times, shrunk_factor
 from edge_cl.heads.dual import WARM_VAR
 from edge_cl.heads.fast import DECAY, LENGTH_SCALE, OBS_NOISE_VAR, FastMemory
 from edge_cl.heads.priors import prior_samples
+from edge_cl.memory.exemplars import Exemplars
 from tests.worlds import D, World, make_bundle
 
 
@@ -27,7 +28,7 @@ def test_slda_answers_as_scikit_learn_does():
     X, y = World().draw(600)
     head = heads.create("slda", n_features=D, n_classes=3, shrinkage=1e-6)
     head.learn_many(X, y)
-    for _ in head.rehearse(X, y):
+    for _ in head.rehearse(Exemplars.of(X, y)):
         pass
     batch = discriminant.LinearDiscriminantAnalysis(solver="lsqr", priors=np.ones(3) / 3).fit(X, y)
     X, _ = World(seed=5).draw(200)
@@ -184,7 +185,7 @@ def test_dual_slow_part_equals_ridge_on_lifted_features():
     phi = head.lift(head.standardise(X)).astype(np.float64)
     weights = np.linalg.solve(phi.T @ phi + 0.1 * np.eye(phi.shape[1]), phi.T @ np.eye(3)[y])
     np.testing.assert_allclose(phi @ head.slow.mean(), phi @ weights, atol=2e-2)
-    list(head.rehearse(X, y))  # from the samples themselves
+    list(head.rehearse(Exemplars.of(X, y)))  # from the samples themselves
     phi = head.lift(head.standardise(X)).astype(np.float64)
     weights = np.linalg.solve(phi.T @ phi + 0.1 * np.eye(phi.shape[1]), phi.T @ np.eye(3)[y])
     np.testing.assert_allclose(head.slow.mean(), weights, atol=2e-3)
@@ -195,7 +196,7 @@ def test_dual_warm_start_equals_weighted_ridge_with_smaller_weights(tmp_path):
     head = heads.create("dual", n_features=D, n_classes=3, lift=300, window=8)
     head.warm_start(prior, strength=10)
     X, y = World(seed=7).draw(50)
-    for _ in head.rehearse(X, y):
+    for _ in head.rehearse(Exemplars.of(X, y)):
         pass
     known, classes, weights = prior_samples(prior, 10)
     A = head.lift(head.standardise(np.concatenate([known, X]))).astype(np.float64)
