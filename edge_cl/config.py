@@ -67,6 +67,9 @@ class SleepSettings(Section, frozen=True, kw_only=True):
     idle_s: float = 5.0
     min_labels: int = 32
     slice_ms: float = 20.0
+    steps: int = 1000
+    cpu_s: float = 60.0
+    sampler: str = "balanced"
 
 
 class StateSettings(Section, frozen=True, kw_only=True):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterator
 
 import msgspec
 
 from edge_cl.errors import BudgetExceeded, StateCorrupt, StateUnwritable
 from edge_cl.knowledge import Knowledge, Lesson
-from edge_cl.records import FloatArray, Label, SleepProgress, Status
+from edge_cl.records import FloatArray, Label, SleepPlan, SleepProgress, Status
 from edge_cl.state import Entry, Snapshot, StateStore
 
 log = logging.getLogger(__name__)
@@ -18,6 +19,17 @@ ROW_BYTES = 256
 """What a journal entry takes on disk beside its feature."""
 FIXED_BYTES = 64 * 1024
 """What a snapshot takes beside head and memory."""
+
+
+class Woken(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How a sleep ended: all that its repetition must know besides its plan.
+
+    `n_steps` is set when it was ended early, `drop` when it was not waited for.
+    """
+
+    n_steps: int | None = None
+    drop: str = ""
+    cpu_s: float = 0.0
 
 
 class DurableKnowledge:
@@ -79,6 +91,8 @@ class DurableKnowledge:
         Raises StateUnwritable or BudgetExceeded, and has then learned nothing of it.
         """
         self.knowledge.check_room(label.label)
+        if self.knowledge.must_wake(label.label):
+            self.end_sleep()
         entry = Entry(
             seq=self.seq + 1,
             kind="label",
@@ -91,16 +105,64 @@ class DurableKnowledge:
         self._journal(entry)
         return entry.seq, self.knowledge.learn(feature, label.label)
 
-    def sleep(self, cause: str, slice_s: float) -> Iterator[SleepProgress]:
-        """Journal that a sleep begins, then work through it, then snapshot."""
+    def sleep(
+        self, plan: SleepPlan, *, slice_s: float, cpu_s: float, busy: Callable[[], bool]
+    ) -> Iterator[SleepProgress]:
+        """Journal that a sleep begins, work through it in slices, journal how it ended, snapshot.
+
+        A slice ends after about `slice_s` seconds, or sooner when `busy()`. After `cpu_s` seconds of work the
+        rehearsal ends early, or, where the head cannot, the sleep is dropped. A sleep that a stop cut off is
+        taken up again instead, by its own plan.
+        """
         if not self.knowledge.asleep:
-            self._journal(Entry(seq=self.seq + 1, kind="sleep", label=cause))
-            self.knowledge.begin_sleep(cause, slice_s)
+            self._journal(
+                Entry(
+                    seq=self.seq + 1,
+                    kind="sleep",
+                    label=plan.cause,
+                    source=msgspec.json.encode(plan).decode(),
+                    t_s=plan.began_s,
+                )
+            )
+            self.knowledge.begin_sleep(plan)
         knowledge = self.knowledge
-        yield from knowledge.sleep_slices()
+        spent_s, began, cpu_began = 0.0, time.monotonic(), time.process_time()
+        drop = ""
+        for progress in knowledge.sleep_pieces():
+            used_s = spent_s + time.process_time() - cpu_began
+            if used_s > cpu_s and not knowledge.enough():
+                drop = f"it takes more than {cpu_s:g} s of processor time (sleep.cpu_s)"
+                break
+            if time.monotonic() - began >= slice_s or busy():
+                spent_s = used_s
+                yield progress
+                if knowledge is not self.knowledge or not knowledge.asleep:
+                    return
+                began, cpu_began = time.monotonic(), time.process_time()
+        self._wake(drop, spent_s + time.process_time() - cpu_began)
         yield SleepProgress(phase="snapshot", done=0, total=1)
         if knowledge is self.knowledge:
             self.snapshot()
+
+    def end_sleep(self, drop: str = "") -> None:
+        """End a sleep under way at once: with its verdict as soon as the head allows, or, for the reason
+        `drop`, without."""
+        if not self.knowledge.asleep:
+            return
+        began = time.process_time()
+        if not drop:
+            self.knowledge.enough()
+            for _ in self.knowledge.sleep_pieces():
+                pass
+        self._wake(drop, time.process_time() - began)
+
+    def _wake(self, drop: str, cpu_s: float) -> None:
+        n_steps, ended_early = self.knowledge.steps_done()
+        woken = Woken(n_steps=n_steps if ended_early else None, drop=drop, cpu_s=round(cpu_s, 4))
+        self._journal(
+            Entry(seq=self.seq + 1, kind="wake", label="", source=msgspec.json.encode(woken).decode())
+        )
+        self.knowledge.wake(drop=drop, cpu_s=cpu_s)
 
     def label_of(self, reading_id: str) -> str | None:
         """The label the journal holds for a reading, None when it holds none."""
@@ -115,7 +177,7 @@ class DurableKnowledge:
             return
         self._store.journal.commit()
         if self.seq - self._snapshot_seq >= self._snapshot_labels * (2 if self.knowledge.asleep else 1):
-            self.knowledge.finish_sleep()
+            self.end_sleep()
             self.snapshot()
 
     def rollback(self) -> None:
@@ -139,14 +201,17 @@ class DurableKnowledge:
         self._snapshot_seq, self._alarm = self.seq, ""
 
     def close(self, *, save: bool) -> None:
-        """Let the folder go, after a commit and a snapshot when `save` is true."""
+        """Let the folder go, after a commit and a snapshot when `save` is true.
+
+        A sleep under way is left to the next start.
+        """
         if self._store is None:
             return
         try:
             if save:
                 self.commit()
-                self.knowledge.finish_sleep()
-                self.snapshot()
+                if not self.knowledge.asleep:
+                    self.snapshot()
         finally:
             self._store.close()
             self._store = None
@@ -182,15 +247,22 @@ class DurableKnowledge:
                 self.seq = entry.seq
         except StateCorrupt as error:
             store.problems.append(f"{error}; it was set aside, labels after it are lost")
+            if self.knowledge.asleep:
+                self.knowledge.wake(drop="the journal after its beginning is damaged")
             store.replace_journal(self._as_snapshot())
             self._snapshot_seq = self.seq
 
     def _replay_one(self, entry: Entry) -> None:
         if entry.kind == "label":
             self.knowledge.learn(entry.feature, entry.label)
-            return
-        self.knowledge.begin_sleep(entry.label, slice_s=1.0)
-        self.knowledge.finish_sleep()
+        elif entry.kind == "sleep":
+            self.knowledge.begin_sleep(msgspec.json.decode(entry.source, type=SleepPlan))
+        else:
+            woken = msgspec.json.decode(entry.source, type=Woken)
+            if not woken.drop:
+                for _ in self.knowledge.sleep_pieces(woken.n_steps):
+                    pass
+            self.knowledge.wake(drop=woken.drop, cpu_s=woken.cpu_s)
 
     def _as_snapshot(self) -> Snapshot:
         meta, arrays = self.knowledge.state()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import msgspec
@@ -17,17 +18,19 @@ from edge_cl import heads
 from edge_cl.budget import Ledger
 from edge_cl.bundle import Bundle
 from edge_cl.errors import BudgetExceeded, ConfigError, NumericalError, StateError
-from edge_cl.heads import Head, HeadState
+from edge_cl.heads import MAX_EXEMPLARS, Head, HeadState
 from edge_cl.memory import Exemplars, ReplayMemory, Reservoir
-from edge_cl.records import FloatArray, SleepProgress, SleepReport, under
-from edge_cl.sleep import MAX_EXEMPLARS, Rehearsal
+from edge_cl.records import FloatArray, SleepPlan, SleepProgress, SleepReport, under
+from edge_cl.sleep import Rehearsal, Verdict
 from edge_cl.trust import Calibrator
 
 PRIOR_STRENGTH = 10.0
 """Labels per class that the bundle's prior counts for: a start, not a verdict. 20 keeps the source a point
 better, and learns new people and sensors 0.3 worse."""
-MAX_LEARNED_ASLEEP = 1024
-"""Labels kept for the waking head; one more and the sleep is finished at once."""
+MAX_LEARNED_ASLEEP = 256
+"""Labels kept for the waking head and the memory; then the sleep has to end."""
+N_REPORTS = 64
+"""Reports of sleeps that are kept."""
 MAX_MEMORY_BYTES = 8 * 1024 * 1024
 LEAST_EXEMPLARS = 16
 
@@ -39,6 +42,21 @@ class Lesson(NamedTuple):
     new_class: bool
     before: float
     after: float
+
+
+@dataclass(eq=False)
+class _Nap:
+    """A sleep under way."""
+
+    plan: SleepPlan
+    rehearsal: Rehearsal[Head]
+    labels_before: int
+    calibrate: Calibrator
+    """Of the candidate."""
+    learned: list[tuple[FloatArray, int]] = field(default_factory=list)
+    """Features and classes of the labels that came meanwhile."""
+    n_caught_up: int = 0
+    work: Iterator[SleepProgress] | None = None
 
 
 class Knowledge:
@@ -71,14 +89,11 @@ class Knowledge:
         self.n_labels = 0
         self.n_sleeps = 0
         self.labels_since_sleep = 0
-        self.last_sleep: SleepReport | None = None
+        self.reports: list[SleepReport] = []
+        """Of the last sleeps, oldest first."""
         self._ledger = ledger
         self._prior = bundle.prior()
-        self._rehearsal: Rehearsal[Head] | None = None
-        self._work: Iterator[SleepProgress] = iter(())
-        self._cause = ""
-        self._temperature_before = 0.0
-        self._learned_asleep: list[tuple[FloatArray, int]] = []
+        self._nap: _Nap | None = None
         n_features = bundle.manifest.feature_size
         least = Reservoir.row_bytes(n_features) * LEAST_EXEMPLARS
         self.memory = ReplayMemory(capacity_bytes=least, n_features=n_features)
@@ -113,7 +128,7 @@ class Knowledge:
         ledger.register("sleep", self._sleep_bytes)
         ledger.require("the smallest memory", self.memory.nbytes)
         row, asleep = Reservoir.row_bytes(n_features), _decoded_row_bytes(n_features)
-        spare = ledger.free_bytes + self._sleep_bytes() - self.head.nbytes
+        spare = ledger.free_bytes + self._sleep_bytes() - self.head.nbytes - _beside_rows_bytes(n_features)
         self.memory.resize(min(spare * row // (row + asleep), MAX_MEMORY_BYTES))
         ledger.register("memory", lambda: self.memory.nbytes)
 
@@ -121,9 +136,11 @@ class Knowledge:
         return self.head.nbytes
 
     def _sleep_bytes(self) -> int:
-        """What a sleep holds besides: the candidate head and the exemplars it rehearses, decoded."""
-        rehearsed = min(self.memory.rehearsed.capacity, MAX_EXEMPLARS) + self.memory.held_back.capacity
-        return self.head.nbytes + rehearsed * _decoded_row_bytes(self.head.n_features)
+        """What a sleep holds besides: the candidate head, the exemplars that it rehearses, decoded, and the
+        labels that come meanwhile."""
+        n_features = self.head.n_features
+        rehearsed = min(self.memory.rehearsed.capacity, MAX_EXEMPLARS)
+        return self.head.nbytes + rehearsed * _decoded_row_bytes(n_features) + _beside_rows_bytes(n_features)
 
     def _begin(self) -> None:
         prior = self._prior
@@ -151,25 +168,24 @@ class Knowledge:
             self._make_room(label)
             self.class_names.append(label)
         y = self.class_names.index(label)
-        before = self._teach(self.head, x, y)
-        self.memory.add(x, y)
+        before = self._teach(self.head, self.calibrate, x, y)
         self.n_labels += 1
         self.labels_since_sleep += 1
-        if self._rehearsal is not None:
-            self._learned_asleep.append((x, y))
-            if len(self._learned_asleep) >= MAX_LEARNED_ASLEEP:
-                self.finish_sleep()
+        if self._nap is None:
+            self.memory.add(x, y)
+        else:  # a sleep reads the memory as it was when it began
+            self._nap.learned.append((x, y))
         return Lesson(y, new_class, before, float(self.predict_one(x)[y]))
 
-    def _teach(self, head: Head, x: FloatArray, y: int) -> float:
+    def _teach(self, head: Head, calibrate: Calibrator, x: FloatArray, y: int) -> float:
         """Calibrate on the head's answer, then let the head learn; y may be the next new class.
 
         Returns the probability that the answer gave class y.
         """
         scores = head.predict_one(x)
-        before = float(self.calibrate(scores)[y]) if y < len(scores) else 0.0
+        before = float(calibrate(scores)[y]) if y < len(scores) else 0.0
         if y < head.n_classes and head.class_counts[y]:
-            self.calibrate.update(scores, y)
+            calibrate.update(scores, y)
         if y == head.n_classes:
             head.add_class()
         try:
@@ -180,60 +196,105 @@ class Knowledge:
             head.learn_one(x, y)
         return before
 
-    def begin_sleep(self, cause: str, slice_s: float) -> None:
-        """Start a sleep, in slices of about `slice_s` seconds; only what is known now decides its outcome."""
-        self._cause = cause
-        self.n_sleeps += 1
-        self.labels_since_sleep = 0
-        self._rehearsal = Rehearsal(self.head, self.memory, seed=self.n_sleeps)
-        self._work = self._rehearsal.slices(slice_s)
-        self._learned_asleep.clear()
-        self._temperature_before = self.calibrate.log_temperature
+    # ------------------------------------------------------------------ sleep
+
+    @property
+    def last_sleep(self) -> SleepReport | None:
+        """The newest report."""
+        return self.reports[-1] if self.reports else None
 
     @property
     def asleep(self) -> bool:
-        """True between `begin_sleep` and the end of `sleep_slices`."""
-        return self._rehearsal is not None
+        """True between `begin_sleep` and `wake`."""
+        return self._nap is not None
 
-    def sleep_slices(self) -> Iterator[SleepProgress]:
-        """Go on with the sleep that was begun; at the end `last_sleep` says what came of it.
+    def must_wake(self, label: str) -> bool:
+        """Whether the sleep has to end before `label` is learned: no room for it beside the sleep."""
+        if self._nap is None:
+            return False
+        new_class = label not in self.class_names
+        return len(self._nap.learned) >= MAX_LEARNED_ASLEEP or (
+            new_class and self._memory_bytes_beside_one_more_class(label) < self.memory.nbytes
+        )
 
-        May be left and taken up again by another call.
-        """
-        rehearsal = self._rehearsal
-        if rehearsal is None:
-            raise ValueError("no sleep was begun")
-        for progress in self._work:  # noqa: UP028  closing this generator must not close the work
+    def begin_sleep(self, plan: SleepPlan) -> None:
+        """Start a sleep; what is known now, the plan and the number of steps decide its outcome."""
+        self.n_sleeps += 1
+        rehearsal = Rehearsal(self.head, self.memory, plan, seed=self.n_sleeps)
+        self._nap = _Nap(plan, rehearsal, self.labels_since_sleep, Calibrator(self.calibrate.log_temperature))
+        self.labels_since_sleep = 0
+
+    def sleep_pieces(self, n_steps: int | None = None) -> Iterator[SleepProgress]:
+        """The next pieces of the sleep that was begun, each of a few milliseconds, until it may be ended by
+        `wake`. May be left and taken up again by another call. `n_steps` repeats one that was ended early."""
+        nap = self._asleep()
+        if nap.work is None:
+            nap.work = nap.rehearsal.pieces(n_steps)
+        for progress in nap.work:  # noqa: UP028  closing this generator must not close the work
             yield progress
-        verdict = rehearsal.verdict
-        if verdict is not None:
-            if verdict.adopted:
-                self._wake_with(rehearsal.candidate)
-            self.last_sleep = SleepReport(
-                n_sleep=self.n_sleeps,
-                cause=self._cause,
-                n_exemplars=rehearsal.n_exemplars,
-                n_held_back=rehearsal.n_held_back,
-                accuracy_before=verdict.accuracy_before,
-                accuracy_after=verdict.accuracy_after,
-                adopted=verdict.adopted,
-                reason=verdict.reason,
-                cpu_s=round(rehearsal.cpu_s, 4),
-            )
-        self._rehearsal = None
+        verdict = nap.rehearsal.verdict
+        while verdict is not None and verdict.adopted and nap.n_caught_up < len(nap.learned):
+            self._catch_up_one(nap)
+            yield SleepProgress(phase="catch up", done=nap.n_caught_up, total=len(nap.learned))
 
-    def finish_sleep(self) -> None:
-        """Sleep on to the end at once."""
-        for _ in self.sleep_slices() if self.asleep else ():
-            pass
+    def enough(self) -> bool:
+        """Let the rehearsal end after the present piece, where the head can; whether it can."""
+        return self._asleep().rehearsal.enough()
 
-    def _wake_with(self, candidate: Head) -> None:
-        """Swap heads as if the sleep had taken no time: what was learned meanwhile, the new head learns
-        now, in order and with the calibration of when the sleep began."""
-        self.calibrate.log_temperature = self._temperature_before
-        for x, y in self._learned_asleep:
-            self._teach(candidate, x, y)
-        self.head = candidate
+    def steps_done(self) -> tuple[int, bool]:
+        """Pieces of rehearsal done, and whether it was ended early."""
+        rehearsal = self._asleep().rehearsal
+        return rehearsal.n_steps, rehearsal.ended_early
+
+    def wake(self, *, drop: str = "", cpu_s: float = 0.0) -> SleepReport:
+        """End the sleep: swap heads if the new one was found better, else keep the old one, bit for bit.
+
+        `drop` says why not to wait for the verdict; then the labels before the sleep count as not slept on.
+        Afterwards everything is as if the sleep had taken no time: what was learned meanwhile, the new head
+        and the memory learn now, in order and with the calibration of when the sleep began.
+        """
+        nap = self._asleep()
+        if not drop:
+            for _ in self.sleep_pieces():
+                pass
+        verdict = nap.rehearsal.verdict if not drop else None
+        if verdict is not None and verdict.adopted:
+            self.head, self.calibrate = nap.rehearsal.candidate, nap.calibrate
+        elif drop:
+            self.labels_since_sleep += nap.labels_before
+        self._nap = None
+        for x, y in nap.learned:
+            self.memory.add(x, y)
+        report = self._report(nap, verdict or Verdict(False, f"dropped: {drop}", 0.0, 0.0), cpu_s)
+        self.reports = [*self.reports[1 - N_REPORTS :], report]
+        return report
+
+    def _report(self, nap: _Nap, verdict: Verdict, cpu_s: float) -> SleepReport:
+        return SleepReport(
+            n_sleep=self.n_sleeps,
+            cause=nap.plan.cause,
+            sampler=nap.plan.sampler,
+            began_s=nap.plan.began_s,
+            n_exemplars=nap.rehearsal.n_exemplars,
+            n_held_back=nap.rehearsal.n_held_back,
+            n_steps=nap.rehearsal.n_steps,
+            accuracy_before=verdict.accuracy_before,
+            accuracy_after=verdict.accuracy_after,
+            adopted=verdict.adopted,
+            reason=verdict.reason,
+            cpu_s=round(cpu_s, 4),
+            held_bytes=self._ledger.held_bytes,
+        )
+
+    def _catch_up_one(self, nap: _Nap) -> None:
+        x, y = nap.learned[nap.n_caught_up]
+        self._teach(nap.rehearsal.candidate, nap.calibrate, x, y)
+        nap.n_caught_up += 1
+
+    def _asleep(self) -> _Nap:
+        if self._nap is None:
+            raise ValueError("no sleep was begun")
+        return self._nap
 
     def check_room(self, label: str) -> None:
         """Raise BudgetExceeded when `label` is a new class that fits in no way; changes nothing."""
@@ -262,7 +323,7 @@ class Knowledge:
     def digest(self) -> str:
         """SHA-256 (hex) of everything that decides a prediction or what is learned next."""
         meta, arrays = self.state()
-        meta.pop("last_sleep")
+        meta.pop("reports")
         digest = hashlib.sha256(msgspec.json.encode(meta, order="deterministic"))
         for name in sorted(arrays):
             digest.update(name.encode())
@@ -281,7 +342,7 @@ class Knowledge:
             "n_labels": self.n_labels,
             "n_sleeps": self.n_sleeps,
             "labels_since_sleep": self.labels_since_sleep,
-            "last_sleep": msgspec.to_builtins(self.last_sleep),
+            "reports": msgspec.to_builtins(self.reports),
         }
         arrays = {f"head.{key}": value for key, value in head.arrays.items()}
         return meta, arrays | {f"memory.{key}": value for key, value in memory_arrays.items()}
@@ -308,7 +369,7 @@ class Knowledge:
         self.calibrate.log_temperature = meta["log_temperature"]
         self.n_labels, self.n_sleeps = meta["n_labels"], meta["n_sleeps"]
         self.labels_since_sleep = meta["labels_since_sleep"]
-        self.last_sleep = msgspec.convert(meta["last_sleep"], SleepReport | None)
+        self.reports = msgspec.convert(meta["reports"], list[SleepReport])
         self._fit_budget()
 
     def _fit_budget(self) -> None:
@@ -328,7 +389,12 @@ class Knowledge:
 def head_share(free_bytes: int, n_features: int) -> int:
     """Bytes of a budget that a head may hold: a sleep holds a copy of it and the exemplars, decoded."""
     row = Reservoir.row_bytes(n_features) + _decoded_row_bytes(n_features)
-    return max(free_bytes - LEAST_EXEMPLARS * row, 0) // 2
+    return max(free_bytes - LEAST_EXEMPLARS * row - _beside_rows_bytes(n_features), 0) // 2
+
+
+def _beside_rows_bytes(n_features: int) -> int:
+    """What a sleep holds however large the memory is: labels that come meanwhile."""
+    return MAX_LEARNED_ASLEEP * _decoded_row_bytes(n_features)
 
 
 def _decoded_row_bytes(n_features: int) -> int:

@@ -40,7 +40,10 @@ from edge_cl.records import (
     Reading,
     Receipt,
     Sink,
+    SleepPlan,
     SleepProgress,
+    SleepReport,
+    SleepRequest,
     Status,
 )
 from edge_cl.sleep import sleep_cause
@@ -54,6 +57,8 @@ N_COMPARED = 16
 N_SCORES = 5
 QUEUE_BYTES = 256 * 1024
 """Set aside for the outbox in memory and other queues, used or not: what fits must not depend on them."""
+AFTER_URGENT_S = 10.0
+"""No sleep for so long after an urgent reading."""
 PENDING_SHARE = 0.1
 """Part of the budget for features that wait for a label."""
 
@@ -82,6 +87,9 @@ class Learner:
         self._uncommitted: list[Receipt] = []
         self._owed: list[Receipt] = []
         self._nap: Iterator[SleepProgress] | None = None
+        self._progress: SleepProgress | None = None
+        self._requested = False
+        self._no_sleep_before = 0.0
         self._refusing = ""
         self.other_alarm: Callable[[], str] = str
         """What somebody outside (the MQTT link, say) wants the status to say, or ""."""
@@ -170,13 +178,25 @@ class Learner:
         """Rehearse, judge, swap or keep, snapshot: in slices, so that predicting goes on between.
 
         Labels taught between slices are kept whichever head wakes. `status().last_sleep` then says what
-        came of it.
+        came of it. A sleep that a stop had cut off is taken up again instead.
         """
-        yield from self._durable.sleep(cause, self.settings.sleep.slice_ms / 1000)
+        yield from self._sleep(cause, busy=bool)
+
+    def _sleep(self, cause: str, busy: Callable[[], bool]) -> Iterator[SleepProgress]:
+        amount = self.settings.sleep
+        plan = SleepPlan(
+            cause=cause, sampler=amount.sampler, steps=amount.steps, began_s=round(time.time(), 3)
+        )
+        yield from self._durable.sleep(plan, slice_s=amount.slice_ms / 1000, cpu_s=amount.cpu_s, busy=busy)
         self._refresh()
 
     def run(
-        self, events: Iterable[Event], labels: Sequence[LabelSource] = (), sinks: Sequence[Sink] = ()
+        self,
+        events: Iterable[Event],
+        labels: Sequence[LabelSource] = (),
+        sinks: Sequence[Sink] = (),
+        *,
+        busy: Callable[[], bool] = bool,
     ) -> None:
         """Live: answer every reading, learn every label, sleep when it is time.
 
@@ -189,26 +209,36 @@ class Learner:
         sinks
             Called with every Decision, Receipt, SleepReport and Status, in this thread. A receipt is
             given only after its label is on disk.
+        busy
+            Says that something waits, a reading or the order to stop: a slice of sleep then ends sooner,
+            and after the last event the rest of a sleep is left to the next start.
         """
         status_due = 0.0
-        self._doze(sinks)  # a sleep that a power cut prevented comes before any new label
+        self._doze(sinks, busy)  # a sleep that a power cut prevented comes before any new label
         for event in events:
             if time.monotonic() >= status_due:
                 status_due = time.monotonic() + self.settings.mqtt.status_s
                 _emit(sinks, [self.status()])
             for source in labels:
-                for label in source.poll():
-                    _emit(sinks, self._teach(label))
-            if isinstance(event, Reading):
-                _emit(sinks, self._answer(event))
-            elif isinstance(event, Label):
-                _emit(sinks, self._teach(event))
+                for asked in source.poll():
+                    self._handle(asked, sinks)
+            self._handle(event, sinks)
             if time.monotonic() - self._committed_at >= self.settings.state.commit_ms / 1000:
                 _emit(sinks, self._commit())
-            self._doze(sinks)
-        while self._nap is not None:
-            self._doze(sinks)
+            self._doze(sinks, busy)
+        while self._nap is not None and not busy():
+            self._doze(sinks, busy)
         _emit(sinks, [*self._commit(), self.status()])
+
+    def _handle(self, event: Event, sinks: Sequence[Sink]) -> None:
+        if isinstance(event, Reading):
+            _emit(sinks, self._answer(event))
+            if event.urgent:
+                self._stay_awake(sinks)
+        elif isinstance(event, Label):
+            _emit(sinks, self._teach(event))
+        elif isinstance(event, SleepRequest):
+            self._requested = True
 
     # ------------------------------------------------------------------ around them
 
@@ -234,6 +264,10 @@ class Learner:
             recovered=self._durable.recovered,
             alarm="; ".join(filter(None, [self._refusing, *self._durable.alarms, self.other_alarm()])),
         )
+
+    def sleep_reports(self) -> list[SleepReport]:
+        """What the last sleeps did, oldest first."""
+        return self.knowledge.reports
 
     def predict(self, windows: FloatArray) -> FloatArray:
         """Class probabilities of many windows (n, n_samples, n_channels); changes nothing."""
@@ -365,7 +399,7 @@ class Learner:
         self._refusing = f"predicting only, not learned: {error}"
         log.error("%s", self._refusing)
         lost, self._uncommitted = self._uncommitted, []
-        self._nap = None
+        self._nap = self._progress = None
         self._durable.rollback()
         if lost:
             self.pending.take_back([receipt.reading_id for receipt in lost], len(self.class_names))
@@ -374,22 +408,41 @@ class Learner:
 
     # ------------------------------------------------------------------ sleep
 
-    def _doze(self, sinks: Sequence[Sink]) -> None:
+    def _doze(self, sinks: Sequence[Sink], busy: Callable[[], bool]) -> None:
         """One slice of sleep, when asleep or when it is time to be."""
         if self._nap is None:
-            idle_s = time.monotonic() - self._idle_since
-            known = self.knowledge
-            cause = sleep_cause(self.settings.sleep, known.labels_since_sleep, known.n_labels, idle_s)
+            cause = self._sleep_cause()
             if not cause or self._refusing:
                 return
-            self._nap = self.sleep(cause)
+            self._requested = False
+            self._nap = self._sleep(cause, busy)
         try:
-            if next(self._nap, None) is not None:
-                return
+            self._progress = next(self._nap, None)
         except StateUnwritable as error:
             _emit(sinks, self._predict_only(error))
             return
-        self._nap = None
+        if self._progress is None:
+            self._wake_up(sinks)
+
+    def _sleep_cause(self) -> str:
+        """Why to sleep now, "" for no reason."""
+        known = self.knowledge
+        if self._requested or known.asleep:  # begun before the last stop
+            return "asked"
+        if time.monotonic() < self._no_sleep_before:
+            return ""
+        idle_s = time.monotonic() - self._idle_since
+        return sleep_cause(self.settings.sleep, known.labels_since_sleep, known.n_labels, idle_s)
+
+    def _stay_awake(self, sinks: Sequence[Sink]) -> None:
+        """An urgent reading came: no sleep now, and none for a while."""
+        self._no_sleep_before = time.monotonic() + AFTER_URGENT_S
+        if self._nap is not None:
+            self._durable.end_sleep(drop="an urgent reading came")
+            self._wake_up(sinks)
+
+    def _wake_up(self, sinks: Sequence[Sink]) -> None:
+        self._nap = self._progress = None
         if self.knowledge.last_sleep is not None:
             _emit(sinks, [self.knowledge.last_sleep])
 

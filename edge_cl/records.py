@@ -31,11 +31,14 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
         Time of the window's last sample, in the source's own clock (seconds).
     window
         (n_samples, n_channels) float32, physical units.
+    urgent
+        Ends a sleep at once: its new head is dropped, and it is tried again later.
     """
 
     id: str
     t_s: float
     window: FloatArray
+    urgent: bool = False
 
 
 class Label(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -105,10 +108,23 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="
     message: str = ""
 
 
-class SleepProgress(msgspec.Struct, frozen=True, kw_only=True):
-    """One slice of sleep is done: `done` of `total` slices in `phase`."""
+class SleepPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """What a sleep is asked to do: everything besides head and memory that its outcome may depend on.
 
-    phase: Literal["rehearse", "gate", "snapshot"]
+    `cause` is why it began, `sampler` chooses what is rehearsed, `steps` bounds heads that learn by steps.
+    """
+
+    cause: str = "asked"
+    sampler: str = "balanced"
+    steps: int = 1000
+    began_s: float = 0.0
+    """Wall clock, seconds since 1970; for the reader of the history only."""
+
+
+class SleepProgress(msgspec.Struct, frozen=True, kw_only=True):
+    """A piece of sleep is done: `done` of about `total` pieces in `phase`."""
+
+    phase: Literal["judge", "rehearse", "catch up", "snapshot"]
     done: int
     total: int
 
@@ -117,24 +133,52 @@ class SleepReport(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", t
     """What one sleep did, and whether the device woke with the new head.
 
     Accuracies are class-balanced, on held-back exemplars that are never rehearsed.
+
+    Attributes
+    ----------
+    n_sleep
+        Number of the sleep, from 1.
+    cause, sampler, began_s
+        As in :class:`SleepPlan`.
+    n_exemplars, n_held_back, n_steps
+        Exemplars in memory to rehearse, exemplars that judged, pieces of rehearsal done.
+    by_class
+        Class name to accuracy before and after.
+    adopted, reason
+        Whether the new head is used now, and why or why not.
+    min_acc, wc_acc, stability_gap
+        Of the classes known when it began: mean of each one's worst accuracy since; with the present
+        accuracy of all; most that their mean accuracy was below its level before. While asleep and, since
+        the last sleep, awake.
+    cpu_s, held_bytes
+        Time used, and what the device held at the end.
     """
 
     n_sleep: int
     cause: str
+    sampler: str = ""
+    began_s: float = 0.0
     n_exemplars: int
     n_held_back: int
+    n_steps: int = 0
     accuracy_before: float
     accuracy_after: float
+    by_class: dict[str, tuple[float, float]] = {}
     adopted: bool
     reason: str
+    min_acc: float = 0.0
+    wc_acc: float = 0.0
+    stability_gap: float = 0.0
     cpu_s: float
+    held_bytes: int = 0
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="status"):
     """How a device is doing: what `edge-cl status` shows and what goes out over MQTT.
 
     `accuracy_now` is prequential (predicted before learned) over the last 200 labels, or None
-    before the first label. `held` is bytes by holder; `held_bytes` their sum.
+    before the first label. `held` is bytes by holder; `held_bytes` their sum. `sleep_state` says how far a
+    sleep is, what it waits for, or how many labels it would have.
     """
 
     bundle_name: str
@@ -152,12 +196,17 @@ class Status(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="s
     budget_bytes: int
     n_sleeps: int
     last_sleep: SleepReport | None
+    sleep_state: str = ""
     recovered: str
     alarm: str
 
 
-Event: TypeAlias = Reading | Label | None
-"""What a stream yields: a reading, a label, or None for "nothing yet" (a tick)."""
+class SleepRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """Somebody asks the device to sleep now, whatever the settings say."""
+
+
+Event: TypeAlias = Reading | Label | SleepRequest | None
+"""What a stream yields: a reading, a label, a request, or None for "nothing yet" (a tick)."""
 
 Answer: TypeAlias = Decision | Receipt | SleepReport | Status
 """What a device says."""
@@ -167,8 +216,8 @@ Sink: TypeAlias = Callable[[Answer], None]
 
 
 class LabelSource(Protocol):
-    """Where labels come from besides the stream itself: MQTT, the command line, a button."""
+    """Where labels and requests come from besides the stream itself: MQTT, the command line, a button."""
 
-    def poll(self) -> Sequence[Label]:
-        """Labels that arrived since the last call; never blocks."""
+    def poll(self) -> Sequence[Label | SleepRequest]:
+        """What arrived since the last call; never blocks."""
         ...

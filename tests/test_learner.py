@@ -7,7 +7,7 @@ from edge_cl import Budget, Decision, Label, Learner, Receipt, SleepReport
 from edge_cl.config import settings_from
 from edge_cl.errors import BadReading, BudgetExceeded, ConfigError, StateError
 from edge_cl.heads import HEADS
-from edge_cl.records import Status
+from edge_cl.records import Reading, SleepRequest, Status
 from tests.worlds import NAMES, D, World, make_bundle, reading
 
 
@@ -243,7 +243,7 @@ def test_a_restart_at_any_moment_changes_nothing_in_a_tight_budget(tmp_path, hea
 
 def test_a_refused_class_changes_nothing(tmp_path):
     bundle = make_bundle(tmp_path / "b.ecl", "slda")
-    learner = Learner.from_bundle(bundle, budget=Budget(ram_bytes=256 * 1024 + 40_000))
+    learner = Learner.from_bundle(bundle, budget=Budget(ram_bytes=256 * 1024 + 50_000))
     k = 0
     while True:
         learner.observe(reading(np.full(D, float(k)), f"r{k}"))
@@ -298,16 +298,61 @@ def test_a_head_that_cannot_be_made_is_a_setting_to_mend(bundle, head):
         Learner.from_bundle(bundle, settings=settings_from({"head": head}))
 
 
-def test_an_abandoned_sleep_is_finished_later(bundle, tmp_path):
-    with Learner.from_bundle(bundle, state_dir=tmp_path / "s") as learner:
+TINY_SLICES = settings_from({"sleep": {"slice_ms": 1e-6, "after_labels": 0, "idle_s": 0}})
+
+
+def test_a_sleep_that_a_stop_cut_off_is_taken_up_again(bundle, tmp_path):
+    def learn_and_begin_to_sleep(state_dir):
+        learner = Learner.from_bundle(bundle, state_dir=state_dir, settings=TINY_SLICES)
         run(learner, World(seed=4).events(60))
         next(learner.sleep())
+        for event in World(seed=5).events(10):
+            (learner.observe if isinstance(event, Reading) else learner.teach)(event)
+        return learner
+
+    with learn_and_begin_to_sleep(tmp_path / "whole") as learner:
         assert learner.knowledge.asleep
-        run(learner, World(seed=5).events(10))
-        digest_of = learner.knowledge
-    assert not digest_of.asleep and digest_of.last_sleep.n_sleep == 1
-    with Learner.from_bundle(bundle, state_dir=tmp_path / "s") as learner:
-        assert learner.knowledge.digest() == digest_of.digest()
+        list(learner.sleep())
+        assert learner.knowledge.last_sleep.n_sleep == 1 and learner.knowledge.n_labels == 70
+        whole = learner.knowledge.digest()
+    with learn_and_begin_to_sleep(tmp_path / "s") as learner:
+        assert learner.knowledge.asleep
+    with Learner.from_bundle(bundle, state_dir=tmp_path / "s", settings=TINY_SLICES) as learner:
+        assert learner.knowledge.asleep and learner.knowledge.n_labels == 70
+        answers = run(learner, [None])
+        assert [report.cause for report in of(SleepReport, answers)] == ["asked"]
+        assert learner.knowledge.digest() == whole
+
+
+def test_an_urgent_reading_ends_a_sleep_and_the_old_head_stays(bundle):
+    learner = Learner.from_bundle(bundle, settings=settings_from({"sleep": {"slice_ms": 1e-6}}))
+    run(learner, World(seed=4).events(60))
+    before = learner.knowledge.digest()
+    urgent = Reading(id="u", t_s=0.0, window=np.zeros((1, D), dtype=np.float32), urgent=True)
+    answers = run(learner, [SleepRequest(), urgent, None, None])
+    [report] = of(SleepReport, answers)
+    assert not report.adopted and "urgent" in report.reason
+    assert learner.knowledge.labels_since_sleep == 60, "it is slept on later"
+    learner.knowledge.n_sleeps = 0
+    assert learner.knowledge.digest() == before
+
+
+def test_a_sleep_goes_on_only_while_nobody_waits(bundle):
+    learner = Learner.from_bundle(bundle, settings=settings_from({"sleep": {"slice_ms": 1e9}}))
+    run(learner, World(seed=4).events(60))
+    slices = []
+    learner.run([SleepRequest(), None], busy=lambda: slices.append(1) is None)
+    assert learner.knowledge.asleep, "every piece was a slice of its own, and there were two events"
+    run(learner, [None])
+    assert not learner.knowledge.asleep and learner.status().last_sleep.cause == "asked"
+
+
+def test_a_sleep_that_takes_too_long_is_dropped(bundle):
+    learner = Learner.from_bundle(bundle, settings=settings_from({"sleep": {"cpu_s": 1e-9}}))
+    run(learner, World(seed=4).events(60))
+    list(learner.sleep())
+    report = learner.status().last_sleep
+    assert not report.adopted and "sleep.cpu_s" in report.reason
 
 
 def test_a_failed_start_lets_the_folder_go(bundle, tmp_path):

@@ -24,6 +24,7 @@ _COMMANDS = {
     "heads": "edge_cl.cli.heads:heads",
     "label": "edge_cl.cli.device:label",
     "run": "edge_cl.cli.run:run",
+    "sleep": "edge_cl.cli.sleep:sleep",
     "simulate": "edge_cl.cli.simulate:simulate",
     "status": "edge_cl.cli.device:status",
     "verify": "edge_cl.cli.verify:verify",

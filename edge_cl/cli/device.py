@@ -11,7 +11,7 @@ from edge_cl.errors import DeviceNotRunning
 from edge_cl.records import Receipt, SleepReport, Status
 from edge_cl.sync.control import SOCKET_NAME, Request, ask
 
-_state_option = click.option(
+state_option = click.option(
     "--state",
     "state_dir",
     type=click.Path(path_type=Path),
@@ -20,12 +20,12 @@ _state_option = click.option(
     envvar="EDGE_CL_STATE",
     help="The device's state folder.",
 )
-_json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 
 
 @click.command()
-@_state_option
-@_json_option
+@state_option
+@json_option
 def status(state_dir: Path, as_json: bool) -> None:
     """Show how a device is doing, running or stopped."""
     found, origin, age_s = _find_status(state_dir)
@@ -46,8 +46,8 @@ def status(state_dir: Path, as_json: bool) -> None:
 @click.command()
 @click.argument("label")
 @click.option("--reading", default="", help="The reading's id; without it the newest reading is meant.")
-@_state_option
-@_json_option
+@state_option
+@json_option
 def label(label: str, reading: str, state_dir: Path, as_json: bool) -> None:
     """Teach a running device: its newest (or the named) reading was LABEL."""
     reply = ask(state_dir / SOCKET_NAME, Request(op="label", label=label, reading_id=reading))

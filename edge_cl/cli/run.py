@@ -72,7 +72,8 @@ def run(  # noqa: PLR0913  one parameter per option
         sources, sinks = _peripherals(stack, settings, state, learner)
         sinks.append(_Report(stream, learner, quiet=quiet))
         logging.info("%s; %s", learner.status().bundle_name, learner.status().recovered)
-        learner.run(_until_stopped(paced(stream) if realtime else stream), sources, sinks)
+        events = _UntilStopped(paced(stream) if realtime else stream)
+        learner.run(events, sources, sinks, busy=lambda: events.stopped or stream.waiting())
 
 
 def _return_freed_memory() -> None:
@@ -116,7 +117,9 @@ def _peripherals(
     stack: contextlib.ExitStack, settings: Settings, state: Path, learner: Learner
 ) -> tuple[list[LabelSource], list[Sink]]:
     """The control socket and, when asked for, MQTT: sources of labels, sinks of answers."""
-    control = stack.enter_context(ControlServer(state / SOCKET_NAME, describe=learner.status))
+    control = stack.enter_context(
+        ControlServer(state / SOCKET_NAME, describe=learner.status, history=learner.sleep_reports)
+    )
     sources: list[LabelSource] = [control]
     sinks: list[Sink] = [control.sink]
     mqtt = settings.mqtt
@@ -162,17 +165,20 @@ class _Report:
         self._out.flush()
 
 
-def _until_stopped(events: Iterable[Event]) -> Iterator[Event]:
+class _UntilStopped:
     """The events until SIGTERM or SIGINT; the loop then ends between two events, never inside a lesson."""
-    stopped = False
 
-    def stop(number: int, frame: object) -> None:
-        nonlocal stopped
-        stopped = True
+    def __init__(self, events: Iterable[Event]) -> None:
+        self._events = events
+        self.stopped = False
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._stop)
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, stop)
-    for event in events:
-        if stopped:
-            return
-        yield event
+    def _stop(self, number: int, frame: object) -> None:
+        self.stopped = True
+
+    def __iter__(self) -> Iterator[Event]:
+        for event in self._events:
+            if self.stopped:
+                return
+            yield event

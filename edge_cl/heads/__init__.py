@@ -23,7 +23,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from edge_cl.errors import BudgetExceeded
-from edge_cl.heads.base import Head, HeadState
+from edge_cl.heads.base import MAX_EXEMPLARS, Head, HeadState
 from edge_cl.heads.dual import DualHead
 from edge_cl.heads.kalman import KalmanHead
 from edge_cl.heads.knn import KnnHead
@@ -52,6 +52,7 @@ __all__ = [
     "DEFAULT",
     "HEADS",
     "LEAN",
+    "MAX_EXEMPLARS",
     "SMALLER",
     "Head",
     "HeadState",

@@ -128,6 +128,15 @@ class Reservoir:
         """All exemplars, decoded: (n, D) float32 and (n,) classes."""
         return self._codec.decode(self._rows[: self.n]), self._labels[: self.n].astype(np.int64)
 
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """Classes (n,) of all exemplars, by row."""
+        return self._labels[: self.n].astype(np.int64)
+
+    def features(self, rows: NDArray[np.int64]) -> FloatArray:
+        """The exemplars in these rows (k,), decoded: (k, D) float32."""
+        return self._codec.decode(self._rows[rows])
+
     def label(self, slot: int) -> int:
         """Class of the exemplar in a slot below `n`."""
         return int(self._labels[slot])

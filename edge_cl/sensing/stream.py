@@ -156,6 +156,10 @@ class FileStream:
         decoder = CsvDecoder(manifest) if is_csv else JsonDecoder(manifest)
         self.assembler = Assembler(manifest, decoder, labels or LabelSchedule(), prefix)
 
+    def waiting(self) -> bool:
+        """A recording has no hurry."""
+        return False
+
     def __iter__(self) -> Iterator[Event]:
         try:
             with self._path.open("rb") as file:
@@ -182,6 +186,10 @@ class PipeStream:
         self._file = file or os.fdopen(STDIN, "rb", closefd=False)
         self._lines: queue.Queue[bytes | None] = queue.Queue(maxsize=CHUNK_LINES)
         self.assembler = Assembler(manifest, JsonDecoder(manifest), labels or LabelSchedule(), prefix)
+
+    def waiting(self) -> bool:
+        """Whether a line has arrived that nobody has looked at yet."""
+        return not self._lines.empty()
 
     def __iter__(self) -> Iterator[Event]:
         threading.Thread(target=self._read, name="edge-cl-stdin", daemon=True).start()

@@ -2,6 +2,6 @@
 
 from edge_cl.sleep.gate import Verdict, judge
 from edge_cl.sleep.pressure import sleep_cause
-from edge_cl.sleep.rehearsal import MAX_EXEMPLARS, Rehearsal
+from edge_cl.sleep.rehearsal import Rehearsal
 
-__all__ = ["MAX_EXEMPLARS", "Rehearsal", "Verdict", "judge", "sleep_cause"]
+__all__ = ["Rehearsal", "Verdict", "judge", "sleep_cause"]

@@ -1,24 +1,28 @@
-"""What to rehearse: a candidate head relearns from remembered exemplars, slice by slice."""
+"""One sleep: a candidate head relearns from remembered exemplars, piece by piece, and is judged."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
-from typing import Generic, Protocol, Self, TypeVar
+from typing import ClassVar, Generic, Protocol, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_cl.errors import NumericalError
 from edge_cl.memory import Exemplars, ReplayMemory
-from edge_cl.records import FloatArray, SleepProgress
+from edge_cl.records import FloatArray, SleepPlan, SleepProgress
 from edge_cl.sleep.gate import Verdict, judge
 
-MAX_EXEMPLARS = 4096
-"""Rehearsed at most per sleep, all classes alike: bounds the work and the memory of a sleep."""
+BLOCK = 32
+"""Held-back exemplars judged at once."""
+PIECE = 64
+"""Exemplars that a head learns about so many of per piece, where it learns each once; for the progress."""
 
 
 class Sleeper(Protocol):
     """What sleep needs of a head."""
+
+    learns_by_steps: ClassVar[bool]
 
     @property
     def n_classes(self) -> int: ...
@@ -32,55 +36,101 @@ H = TypeVar("H", bound=Sleeper)
 
 
 class Rehearsal(Generic[H]):
-    """One sleep: everything it depends on is taken at its start, so its outcome is a pure
-    function of head, memory and seed, whatever is learned meanwhile.
+    """One sleep. Its outcome is a pure function of head, memory, plan and the number of steps done.
 
     Parameters
     ----------
     head
         The head awake; never changed here.
     memory
-        Exemplars to rehearse and to judge by.
+        Exemplars to rehearse and to judge by; must not change before the end.
+    plan
+        What to do.
     seed
-        Chooses the rehearsed exemplars.
+        Chooses what is rehearsed.
     """
 
-    def __init__(self, head: H, memory: ReplayMemory, seed: int) -> None:
-        per_class = max(MAX_EXEMPLARS // max(head.n_classes, 1), 1)
-        self._X, self._y = memory.rehearsed.sample(per_class, np.random.default_rng(seed))
-        self._test_X, self._test_y = memory.held_back.exemplars()
+    def __init__(self, head: H, memory: ReplayMemory, plan: SleepPlan, seed: int) -> None:
         self.candidate: H = head.copy()
-        self._before = self._correct(self.candidate, learned=True)
+        self.exemplars = _exemplars(memory, plan, seed)
+        self._judges = memory.held_back
+        self._judge_y = memory.held_back.labels
+        self.n_steps = 0
+        """Pieces of rehearsal done."""
+        self.ended_early = False
         self.verdict: Verdict | None = None
-        self.cpu_s = 0.0
 
     @property
     def n_exemplars(self) -> int:
-        """Exemplars rehearsed."""
-        return len(self._y)
+        """Exemplars to choose from."""
+        return len(self.exemplars.y)
 
     @property
     def n_held_back(self) -> int:
         """Exemplars that judge."""
-        return len(self._test_y)
+        return len(self._judge_y)
 
-    def slices(self, slice_s: float) -> Iterator[SleepProgress]:
-        """Work in slices of about `slice_s` seconds each; afterwards `verdict` is set."""
-        total = max(len(self._X) // 64, 1)
-        began, cpu_began = time.monotonic(), time.process_time()
-        for done, _ in enumerate(self.candidate.rehearse(Exemplars.of(self._X, self._y)), start=1):
-            if time.monotonic() - began >= slice_s:
-                self.cpu_s += time.process_time() - cpu_began
-                yield SleepProgress(phase="rehearse", done=min(done, total), total=total)
-                began, cpu_began = time.monotonic(), time.process_time()
-        self.verdict = judge(self._before, self._correct(self.candidate, learned=False), self._test_y)
+    def enough(self) -> bool:
+        """End the rehearsal after the present step, where the head can; whether it can."""
+        self.ended_early = self.ended_early or self.candidate.learns_by_steps
+        return self.ended_early
+
+    def pieces(self, n_steps: int | None = None) -> Iterator[SleepProgress]:
+        """Work in pieces of a few milliseconds; afterwards `verdict` is set.
+
+        `n_steps`, for repeating a sleep that was ended early, is the number of steps it did.
+        """
+        before = np.zeros(self.n_held_back, dtype=np.bool_)
+        yield from self._exam(before, learned=True)
+        total = self.exemplars.n_steps if self.candidate.learns_by_steps else self.n_exemplars // PIECE + 1
+        try:
+            for _ in self.candidate.rehearse(self.exemplars):
+                self.n_steps += 1
+                yield SleepProgress(phase="rehearse", done=min(self.n_steps, total), total=total)
+                if self.n_steps == n_steps or (self.ended_early and n_steps is None):
+                    self.ended_early = True
+                    break
+        except NumericalError as error:
+            self.verdict = Verdict(False, f"dropped: {error}", 0.0, 0.0)
+            return
+        after = np.zeros(self.n_held_back, dtype=np.bool_)
+        yield from self._exam(after, learned=False)
+        self.verdict = judge(before, after, self._judge_y)
         if self.verdict.adopted:
-            self.candidate.settle(self._test_X, self._test_y)
-        self.cpu_s += time.process_time() - cpu_began
-        yield SleepProgress(phase="gate", done=total, total=total)
+            for rows in self._blocks():
+                self.candidate.settle(self._judges.features(rows), self._judge_y[rows])
+                yield SleepProgress(phase="judge", done=self.n_held_back, total=self.n_held_back)
 
-    def _correct(self, head: H, *, learned: bool) -> NDArray[np.bool_]:
-        if not len(self._test_X):
-            return np.zeros(0, dtype=np.bool_)
-        scores = head.exam(self._test_X, self._test_y, learned=learned)
-        return np.asarray(scores.argmax(axis=1) == self._test_y)
+    def _exam(self, right: NDArray[np.bool_], *, learned: bool) -> Iterator[SleepProgress]:
+        """Fill in (n_held_back,) where the candidate, as it is now, is right."""
+        for rows in self._blocks():
+            X, y = self._judges.features(rows), self._judge_y[rows]
+            right[rows] = self.candidate.exam(X, y, learned=learned).argmax(axis=1) == y
+            yield SleepProgress(phase="judge", done=int(rows[-1]) + 1, total=self.n_held_back)
+
+    def _blocks(self) -> Iterator[NDArray[np.int64]]:
+        for start in range(0, self.n_held_back, BLOCK):
+            yield np.arange(start, min(start + BLOCK, self.n_held_back))
+
+
+def _exemplars(memory: ReplayMemory, plan: SleepPlan, seed: int) -> Exemplars:
+    rehearsed = memory.rehearsed
+    y = rehearsed.labels
+    return Exemplars(y, rehearsed.features, _Balanced(y, seed), plan.steps)
+
+
+class _Balanced:
+    """Stand-in until the samplers land."""
+
+    def __init__(self, y: NDArray[np.int64], seed: int) -> None:
+        self._y, self._seed = y, seed
+
+    def select(self, n: int) -> NDArray[np.int64]:
+        rng = np.random.default_rng(self._seed)
+        classes = np.unique(self._y)
+        per_class = max(n // max(len(classes), 1), 1)
+        picked = [rng.permutation(np.flatnonzero(self._y == c))[:per_class] for c in classes]
+        return np.concatenate(picked) if picked else np.empty(0, dtype=np.int64)
+
+    def batch(self, step: int, size: int) -> NDArray[np.int64]:
+        return np.random.default_rng([self._seed, step]).integers(len(self._y), size=size)

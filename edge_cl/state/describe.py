@@ -8,8 +8,8 @@ from pathlib import Path
 import msgspec
 
 from edge_cl.errors import StateCorrupt, StateError
-from edge_cl.records import Status
-from edge_cl.state.snapshots import SLOTS, read_snapshot
+from edge_cl.records import SleepReport, Status
+from edge_cl.state.snapshots import SLOTS, Snapshot, read_snapshot
 from edge_cl.state.store import JOURNAL
 
 
@@ -25,19 +25,8 @@ def describe(folder: str | Path) -> Status | None:
         before its first snapshot.
     """
     folder = Path(folder)
-    if not folder.is_dir():
-        raise StateError(f"{folder}: no such state folder; `edge-cl run` makes one")
-    found, problems = [], []
-    for path in (folder / name for name in SLOTS if (folder / name).exists()):
-        try:
-            found.append(read_snapshot(path))
-        except StateCorrupt as error:
-            problems.append(str(error))
-    newest = max(found, key=lambda snapshot: snapshot.seq, default=None)
+    newest, problems = _newest(folder)
     if newest is None:
-        if problems:
-            raise StateCorrupt(f"{folder}: {'; '.join(problems)}")
-        _refuse_if_labelled(folder)
         return None
     status = msgspec.convert(newest.meta["status"], Status)
     last_seq, n_labels = _journalled_after(folder / JOURNAL, newest.seq)
@@ -47,6 +36,29 @@ def describe(folder: str | Path) -> Status | None:
         journal_seq=max(newest.seq, last_seq),
         alarm="; ".join([*([status.alarm] if status.alarm else []), *problems]),
     )
+
+
+def sleep_reports(folder: str | Path) -> list[SleepReport]:
+    """Reports of the last sleeps at the newest snapshot, oldest first; raises as `describe`."""
+    newest, _ = _newest(Path(folder))
+    return [] if newest is None else msgspec.convert(newest.meta["reports"], list[SleepReport])
+
+
+def _newest(folder: Path) -> tuple[Snapshot | None, list[str]]:
+    """The newest sound snapshot, None before the first label, and what was wrong with others."""
+    if not folder.is_dir():
+        raise StateError(f"{folder}: no such state folder; `edge-cl run` makes one")
+    found, problems = [], []
+    for path in (folder / name for name in SLOTS if (folder / name).exists()):
+        try:
+            found.append(read_snapshot(path))
+        except StateCorrupt as error:
+            problems.append(str(error))
+    if not found:
+        if problems:
+            raise StateCorrupt(f"{folder}: {'; '.join(problems)}")
+        _refuse_if_labelled(folder)
+    return max(found, key=lambda snapshot: snapshot.seq, default=None), problems
 
 
 def _refuse_if_labelled(folder: Path) -> None:

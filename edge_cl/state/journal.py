@@ -36,12 +36,13 @@ CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
     """One line of the journal.
 
-    `kind` is ``label`` (`feature` was learned as class `label`) or ``sleep`` (`label` is its cause).
-    Learned state is a pure function of the bundle and the entries in order.
+    `kind` is ``label`` (`feature` was learned as class `label`), ``sleep`` (one began, `label` is its cause
+    and `source` its plan) or ``wake`` (it ended, `source` says how). Learned state is a pure function of the
+    bundle and the entries in order.
     """
 
     seq: int
-    kind: Literal["label", "sleep"]
+    kind: Literal["label", "sleep", "wake"]
     label: str
     reading_id: str = ""
     source: str = ""

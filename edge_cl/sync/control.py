@@ -1,4 +1,4 @@
-"""Local control: ``edge-cl status`` and ``edge-cl label`` talk to a running device over a Unix socket.
+"""Local control: ``edge-cl status``, ``label`` and ``sleep`` talk to a running device over a Unix socket.
 
 One JSON line each way. Whoever may open the state folder's socket (mode 0600) may teach.
 """
@@ -17,12 +17,12 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from pathlib import Path
-from typing import IO, Literal
+from typing import IO, Literal, TypeVar
 
 import msgspec
 
 from edge_cl.errors import DeviceNotRunning, StateError, SyncError
-from edge_cl.records import Answer, Label, Receipt, Status
+from edge_cl.records import Answer, Label, Receipt, SleepReport, SleepRequest, Status
 from edge_cl.sync.messages import MAX_INBOUND_BYTES, answers, check_label
 
 SOCKET_NAME = "control.sock"
@@ -32,21 +32,24 @@ READ_S = 5.0
 RECEIPT_S = 30.0
 STATUS_S = 1.0
 
+A = TypeVar("A")
+
 
 class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """What a client asks."""
 
-    op: Literal["status", "label"]
+    op: Literal["status", "label", "sleep", "sleeps"]
     label: str = ""
     reading_id: str = ""
 
 
 class Reply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The answer: a status and its age, or a receipt, or what was wrong."""
+    """The answer: a status and its age, or a receipt, or reports of past sleeps, or what was wrong."""
 
     status: Status | None = None
     age_s: float = 0.0
     receipt: Receipt | None = None
+    sleeps: list[SleepReport] | None = None
     error: str = ""
 
 
@@ -63,6 +66,8 @@ class ControlServer:
     describe
         Gives the status of this moment; called by `poll`. Without it, and while the loop is busy, a
         client gets the last status that `sink` saw, and its age.
+    history
+        Gives the reports of past sleeps; called by `poll`.
 
     Raises
     ------
@@ -70,12 +75,18 @@ class ControlServer:
         When another process serves the same state folder.
     """
 
-    def __init__(self, path: Path, describe: Callable[[], Status] | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        describe: Callable[[], Status] | None = None,
+        history: Callable[[], list[SleepReport]] = list,
+    ) -> None:
         self._path = path
         self._describe = describe
-        self._asked: deque[Future[Status]] = deque()
+        self._history = history
+        self._asked: deque[Callable[[], None]] = deque()
         self._status: tuple[Status, float] | None = None
-        self._labels: deque[Label] = deque()
+        self._arrived: deque[Label | SleepRequest] = deque()
         self._waiting: deque[tuple[Label, Future[Receipt]]] = deque(maxlen=1_000)
         self._lock_file = _lock(path)
         # Holding the lock proves that a socket file found here belongs to a dead process.
@@ -85,14 +96,14 @@ class ControlServer:
         self._thread = threading.Thread(target=self._serve, name="edge-cl-control", daemon=True)
         self._thread.start()
 
-    def poll(self) -> list[Label]:
-        """Labels that arrived since the last call; never blocks. Answers who asked for the status."""
-        while self._asked and self._describe is not None:
-            self._asked.popleft().set_result(self._describe())
-        labels = []
-        while self._labels:
-            labels.append(self._labels.popleft())
-        return labels
+    def poll(self) -> list[Label | SleepRequest]:
+        """What arrived since the last call; never blocks. Answers who asked for status or history."""
+        while self._asked:
+            self._asked.popleft()()
+        arrived = []
+        while self._arrived:
+            arrived.append(self._arrived.popleft())
+        return arrived
 
     def sink(self, answer: Answer) -> None:
         """Answer the client that waits for this receipt; remember the newest status."""
@@ -133,6 +144,11 @@ class ControlServer:
             return Reply(error=f'not a request: {error}; send {{"op": "status"}} or {{"op": "label", …}}')
         if request.op == "status":
             return self._status_reply()
+        if request.op == "sleeps":
+            return self._sleeps_reply()
+        if request.op == "sleep":
+            self._arrived.append(SleepRequest())
+            return Reply()
         try:
             check_label(request.label, request.reading_id)
         except SyncError as error:
@@ -141,19 +157,29 @@ class ControlServer:
 
     def _status_reply(self) -> Reply:
         if self._describe is not None:
-            asked = Future[Status]()
-            self._asked.append(asked)
             with contextlib.suppress(FutureTimeout):
-                return Reply(status=asked.result(timeout=STATUS_S))
+                return Reply(status=self._in_the_loop(self._describe))
         if self._status is None:
             return Reply(error="the device is starting and has no status yet; ask again in a moment")
         status, at_s = self._status
         return Reply(status=status, age_s=round(time.monotonic() - at_s, 1))
 
+    def _sleeps_reply(self) -> Reply:
+        try:
+            return Reply(sleeps=self._in_the_loop(self._history))
+        except FutureTimeout:
+            return Reply(error="the device is busy; ask again in a moment")
+
+    def _in_the_loop(self, ask: Callable[[], A]) -> A:
+        """What `ask()` gives on the run loop's thread, at its next poll."""
+        asked = Future[A]()
+        self._asked.append(lambda: asked.set_result(ask()))
+        return asked.result(timeout=STATUS_S)
+
     def _teach(self, label: Label) -> Reply:
         waiting = (label, Future[Receipt]())
         self._waiting.append(waiting)
-        self._labels.append(label)
+        self._arrived.append(label)
         try:
             return Reply(receipt=waiting[1].result(timeout=RECEIPT_S))
         except FutureTimeout:

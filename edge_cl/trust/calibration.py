@@ -18,8 +18,8 @@ class Calibrator:
     best. O(C). Source: Guo et al., On calibration of modern neural networks (2017), made online.
     """
 
-    def __init__(self) -> None:
-        self.log_temperature = 0.0
+    def __init__(self, log_temperature: float = 0.0) -> None:
+        self.log_temperature = log_temperature
 
     def __call__(self, scores: FloatArray) -> FloatArray:
         """(C,) or (n, C) class scores → calibrated probabilities of the same shape; zeros stay zero."""

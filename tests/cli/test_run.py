@@ -40,7 +40,7 @@ def test_a_recording_is_answered_learned_and_kept(tmp_path, bundle):
 
     path.write_bytes(jsonl(windows(50, start=300)))
     second = edge_cl("run", bundle, "-i", path, "--state", state)
-    assert "0 journal entries replayed" in second.stderr and "snapshot at entry 301" in second.stderr
+    assert "0 journal entries replayed" in second.stderr and "snapshot at entry 302" in second.stderr
     _, y = World(seed=4).draw(350, 4)
     right = [
         d["label"] == NAMES[c]
