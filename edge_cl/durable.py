@@ -125,6 +125,8 @@ class DurableKnowledge:
                 )
             )
             self.knowledge.begin_sleep(plan)
+            if self._store is not None:
+                self._store.journal.commit()
         knowledge = self.knowledge
         spent_s, began, cpu_began = 0.0, time.monotonic(), time.process_time()
         drop = ""
