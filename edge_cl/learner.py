@@ -43,7 +43,7 @@ from edge_cl.records import (
     SleepProgress,
     Status,
 )
-from edge_cl.sleep import sleep_cause
+from edge_cl.sleep import SleepNeed, sleep_cause
 from edge_cl.state import StateStore
 from edge_cl.trust import PrequentialAccuracy
 
@@ -379,7 +379,8 @@ class Learner:
         if self._nap is None:
             idle_s = time.monotonic() - self._idle_since
             known = self.knowledge
-            cause = sleep_cause(self.settings.sleep, known.labels_since_sleep, known.n_labels, idle_s)
+            need = SleepNeed(known.labels_since_sleep, known.n_labels, idle_s)
+            cause = sleep_cause(self.settings.sleep, need)
             if not cause or self._refusing:
                 return
             self._nap = self.sleep(cause)
