@@ -37,7 +37,7 @@ def sleep_cause(settings: SleepSettings, need: SleepNeed) -> str:
     """Why to sleep now ("" = no reason); 0 in the settings turns a cause off.
 
     Every cause needs new labels, so that nothing, a clock that jumps least of all, makes a device sleep twice
-    on the same ones. All but idleness depend only on labels, so a device that restarts sleeps at the same one.
+    on the same ones. All but idleness depend only on labels: a device that restarts sleeps at the same one.
 
     >>> sleep_cause(SleepSettings(after_labels=100), SleepNeed(100, 500))
     '100 labels since the last sleep'

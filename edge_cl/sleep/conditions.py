@@ -1,7 +1,7 @@
 """Whether the surroundings allow a sleep: time of day, power, temperature. The caller reads the clock.
 
 What a board cannot tell does not keep it awake: an unknown temperature or power supply is said (`unknown`),
-not waited for. Files: Documentation/ABI/testing/sysfs-class-power and sysfs-class-thermal of the Linux kernel.
+not waited for. Files: sysfs-class-power and sysfs-class-thermal in the Linux kernel's Documentation/ABI.
 """
 
 from __future__ import annotations

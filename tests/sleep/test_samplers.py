@@ -91,6 +91,13 @@ def test_recent_still_rehearses_a_class_of_long_ago() -> None:
     assert np.bincount(sampler.batch(0, 10) // 3).tolist() == [5, 5]
 
 
+def test_recent_takes_any_age() -> None:
+    born = np.array([0, 1, 10**12])
+    sampler = create("recent", candidates([0, 0, 0], born=born))
+    assert set(sampler.batch(0, 50).tolist()) == {2}
+    assert sampler.select(3)[0] == 2
+
+
 def test_easy_first_begins_near_the_class_mean_and_hard_first_far_from_it() -> None:
     y = np.repeat([0, 1], 50)
     X = np.random.default_rng(3).normal(size=(100, 4)).astype(np.float32) * np.where(y, 10, 1)[:, None]
