@@ -14,6 +14,8 @@ from edge_cl.budget import MIB, Budget
 from edge_cl.errors import ConfigError
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+_NIGHT = re.compile(r"(([01]\d|2[0-3]):[0-5]\d)-(?!\1)([01]\d|2[0-3]):[0-5]\d")
+SAMPLER_NAMES = ("balanced", "recent", "hard-first", "easy-first", "spaced")
 
 
 class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -56,20 +58,39 @@ class TrustSettings(Section, frozen=True, kw_only=True):
 
 
 class SleepSettings(Section, frozen=True, kw_only=True):
-    """When to rest and how much.
+    """When to rest, what must hold for it, and how much.
 
-    Sleep begins when `after_labels` labels, and an eighth of all, were learned since the last one
-    (pressure), or when
-    `idle_s` seconds pass without a reading while at least `min_labels` wait. 0 turns a cause off.
+    Causes, any of them; 0 turns one off:
+
+    - `after_labels` labels, and an eighth of all, were learned since the last sleep;
+    - `idle_s` seconds passed without a reading;
+    - `memory_turnover` of the memory (a share, 0 to 1) came new since the last sleep;
+    - `drift_points`: recent accuracy fell so many points below its best since the last sleep.
+
+    All but the first also need `min_labels` labels since the last sleep. Conditions, all of them, else sleep
+    waits: the local time is in the window `night` ("22:00-06:00", "" for any time); `on_mains`: not on
+    battery; cooler than `max_celsius` (0 for any), once above it than `max_celsius - hysteresis_celsius`.
+    What the board cannot tell does not keep it awake.
+
+    Amounts: at most `steps` optimisation steps and `cpu_s` seconds of processor time (0: no limit), in
+    slices of about `slice_ms`. `sampler` orders what is rehearsed; see :mod:`edge_cl.sleep.samplers`. The new
+    head is refused when a class would lose more than `class_margin` of its accuracy.
     """
 
     after_labels: int = 256
     idle_s: float = 5.0
     min_labels: int = 32
-    slice_ms: float = 20.0
+    memory_turnover: float = 0.0
+    drift_points: float = 0.0
+    night: str = ""
+    on_mains: bool = False
+    max_celsius: float = 0.0
+    hysteresis_celsius: float = 5.0
     steps: int = 1000
     cpu_s: float = 60.0
+    slice_ms: float = 20.0
     sampler: str = "balanced"
+    class_margin: float = 0.2
 
 
 class StateSettings(Section, frozen=True, kw_only=True):
@@ -149,6 +170,7 @@ def _bounds(s: Settings) -> list[tuple[str, object, bool, str]]:
         ("budget.ram_mb", s.budget.ram_mb),
         ("budget.disk_mb", s.budget.disk_mb),
         ("sleep.slice_ms", s.sleep.slice_ms),
+        ("sleep.steps", s.sleep.steps),
         ("state.snapshot_labels", s.state.snapshot_labels),
         ("mqtt.status_s", s.mqtt.status_s),
     ]
@@ -156,6 +178,8 @@ def _bounds(s: Settings) -> list[tuple[str, object, bool, str]]:
         ("sleep.after_labels", s.sleep.after_labels),
         ("sleep.idle_s", s.sleep.idle_s),
         ("sleep.min_labels", s.sleep.min_labels),
+        ("sleep.cpu_s", s.sleep.cpu_s),
+        ("sleep.hysteresis_celsius", s.sleep.hysteresis_celsius),
         ("state.commit_ms", s.state.commit_ms),
     ]
     allowed_name = "1 to 63 of a-z, 0-9 and -, beginning with a letter or digit"
@@ -170,6 +194,21 @@ def _bounds(s: Settings) -> list[tuple[str, object, bool, str]]:
             not s.mqtt.url or "://" in s.mqtt.url,
             "mqtt://host:port or mqtts://host:port",
         ),
+        *_sleep_bounds(s.sleep),
+    ]
+
+
+def _sleep_bounds(s: SleepSettings) -> list[tuple[str, object, bool, str]]:
+    window = 'two different times as in "22:00-06:00", or "" for any time'
+    celsius = f"0 for any, or above 20 and above hysteresis_celsius ({s.hysteresis_celsius:g}), to 150"
+    warm = s.max_celsius == 0 or max(20.0, s.hysteresis_celsius) < s.max_celsius <= 150
+    return [
+        ("sleep.memory_turnover", s.memory_turnover, 0 <= s.memory_turnover <= 1, "a share, 0 to 1"),
+        ("sleep.drift_points", s.drift_points, 0 <= s.drift_points <= 100, "0 to 100"),
+        ("sleep.night", s.night, not s.night or bool(_NIGHT.fullmatch(s.night)), window),
+        ("sleep.max_celsius", s.max_celsius, warm, celsius),
+        ("sleep.sampler", s.sampler, s.sampler in SAMPLER_NAMES, ", ".join(SAMPLER_NAMES)),
+        ("sleep.class_margin", s.class_margin, 0 <= s.class_margin <= 1, "a share, 0 to 1"),
     ]
 
 

@@ -280,6 +280,7 @@ class Knowledge:
             n_steps=nap.rehearsal.n_steps,
             accuracy_before=verdict.accuracy_before,
             accuracy_after=verdict.accuracy_after,
+            by_class={self.class_names[c]: pair for c, pair in nap.rehearsal.by_class.items()},
             adopted=verdict.adopted,
             reason=verdict.reason,
             cpu_s=round(cpu_s, 4),

@@ -40,13 +40,12 @@ from edge_cl.records import (
     Reading,
     Receipt,
     Sink,
-    SleepPlan,
     SleepProgress,
     SleepReport,
     SleepRequest,
     Status,
 )
-from edge_cl.sleep import sleep_cause
+from edge_cl.rest import Rest
 from edge_cl.state import StateStore
 from edge_cl.trust import PrequentialAccuracy
 
@@ -57,8 +56,6 @@ N_COMPARED = 16
 N_SCORES = 5
 QUEUE_BYTES = 256 * 1024
 """Set aside for the outbox in memory and other queues, used or not: what fits must not depend on them."""
-AFTER_URGENT_S = 10.0
-"""No sleep for so long after an urgent reading."""
 PENDING_SHARE = 0.1
 """Part of the budget for features that wait for a label."""
 
@@ -83,13 +80,9 @@ class Learner:
         self.n_bad_inputs = 0
         """Lines and samples that the source dropped before they were readings; set by whoever knows."""
         self._shape = (bundle.manifest.window_samples, bundle.manifest.n_channels)
-        self._idle_since = self._committed_at = time.monotonic()
+        self._committed_at = time.monotonic()
         self._uncommitted: list[Receipt] = []
         self._owed: list[Receipt] = []
-        self._nap: Iterator[SleepProgress] | None = None
-        self._progress: SleepProgress | None = None
-        self._requested = False
-        self._no_sleep_before = 0.0
         self._refusing = ""
         self.other_alarm: Callable[[], str] = str
         """What somebody outside (the MQTT link, say) wants the status to say, or ""."""
@@ -101,6 +94,7 @@ class Learner:
                 snapshot_labels=settings.state.snapshot_labels,
                 describe=self.status,
             )
+            self._rest = Rest(self._durable, settings.sleep, self.accuracy)
             self._durable.recover()
         except BaseException:
             if store is not None:
@@ -180,14 +174,7 @@ class Learner:
         Labels taught between slices are kept whichever head wakes. `status().last_sleep` then says what
         came of it. A sleep that a stop had cut off is taken up again instead.
         """
-        yield from self._sleep(cause, busy=bool)
-
-    def _sleep(self, cause: str, busy: Callable[[], bool]) -> Iterator[SleepProgress]:
-        amount = self.settings.sleep
-        plan = SleepPlan(
-            cause=cause, sampler=amount.sampler, steps=amount.steps, began_s=round(time.time(), 3)
-        )
-        yield from self._durable.sleep(plan, slice_s=amount.slice_ms / 1000, cpu_s=amount.cpu_s, busy=busy)
+        yield from self._rest.sleep(cause)
         self._refresh()
 
     def run(
@@ -226,19 +213,20 @@ class Learner:
             if time.monotonic() - self._committed_at >= self.settings.state.commit_ms / 1000:
                 _emit(sinks, self._commit())
             self._doze(sinks, busy)
-        while self._nap is not None and not busy():
+        while self._rest.asleep and not busy():
             self._doze(sinks, busy)
         _emit(sinks, [*self._commit(), self.status()])
 
     def _handle(self, event: Event, sinks: Sequence[Sink]) -> None:
         if isinstance(event, Reading):
+            self._rest.note_reading(urgent=event.urgent)
             _emit(sinks, self._answer(event))
             if event.urgent:
-                self._stay_awake(sinks)
+                self._woken(self._rest.stop("an urgent reading came"), sinks)
         elif isinstance(event, Label):
             _emit(sinks, self._teach(event))
         elif isinstance(event, SleepRequest):
-            self._requested = True
+            self._rest.request()
 
     # ------------------------------------------------------------------ around them
 
@@ -261,6 +249,7 @@ class Learner:
             budget_bytes=self.ledger.capacity_bytes,
             n_sleeps=self.knowledge.n_sleeps,
             last_sleep=self.knowledge.last_sleep,
+            sleep_state=self._rest.describe(),
             recovered=self._durable.recovered,
             alarm="; ".join(filter(None, [self._refusing, *self._durable.alarms, self.other_alarm()])),
         )
@@ -315,7 +304,6 @@ class Learner:
         return feature
 
     def _answer(self, reading: Reading) -> list[Decision]:
-        self._idle_since = time.monotonic()
         try:
             return [self.observe(reading)]
         except BadReading as error:
@@ -344,6 +332,7 @@ class Learner:
             return [receipts.refusal(label, reading_id, "refused", str(error))]
         if known.answer >= 0:
             self.accuracy.update(known.answer == lesson.class_index)
+            self._rest.note_label()
         self.pending.mark_taught(reading_id, lesson.class_index)
         changed, n_compared = self._compare()
         self._uncommitted.append(receipts.learned(label, reading_id, seq, lesson, changed, n_compared))
@@ -399,7 +388,7 @@ class Learner:
         self._refusing = f"predicting only, not learned: {error}"
         log.error("%s", self._refusing)
         lost, self._uncommitted = self._uncommitted, []
-        self._nap = self._progress = None
+        self._rest.forget()
         self._durable.rollback()
         if lost:
             self.pending.take_back([receipt.reading_id for receipt in lost], len(self.class_names))
@@ -410,41 +399,17 @@ class Learner:
 
     def _doze(self, sinks: Sequence[Sink], busy: Callable[[], bool]) -> None:
         """One slice of sleep, when asleep or when it is time to be."""
-        if self._nap is None:
-            cause = self._sleep_cause()
-            if not cause or self._refusing:
-                return
-            self._requested = False
-            self._nap = self._sleep(cause, busy)
+        if self._refusing:
+            return
         try:
-            self._progress = next(self._nap, None)
+            self._woken(self._rest.doze(busy), sinks)
         except StateUnwritable as error:
             _emit(sinks, self._predict_only(error))
-            return
-        if self._progress is None:
-            self._wake_up(sinks)
 
-    def _sleep_cause(self) -> str:
-        """Why to sleep now, "" for no reason."""
-        known = self.knowledge
-        if self._requested or known.asleep:  # begun before the last stop
-            return "asked"
-        if time.monotonic() < self._no_sleep_before:
-            return ""
-        idle_s = time.monotonic() - self._idle_since
-        return sleep_cause(self.settings.sleep, known.labels_since_sleep, known.n_labels, idle_s)
-
-    def _stay_awake(self, sinks: Sequence[Sink]) -> None:
-        """An urgent reading came: no sleep now, and none for a while."""
-        self._no_sleep_before = time.monotonic() + AFTER_URGENT_S
-        if self._nap is not None:
-            self._durable.end_sleep(drop="an urgent reading came")
-            self._wake_up(sinks)
-
-    def _wake_up(self, sinks: Sequence[Sink]) -> None:
-        self._nap = self._progress = None
-        if self.knowledge.last_sleep is not None:
-            _emit(sinks, [self.knowledge.last_sleep])
+    def _woken(self, report: SleepReport | None, sinks: Sequence[Sink]) -> None:
+        if report is not None:
+            self._refresh()
+            _emit(sinks, [report])
 
 
 def _emit(sinks: Sequence[Sink], answers: Sequence[Answer]) -> None:

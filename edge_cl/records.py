@@ -111,12 +111,13 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="
 class SleepPlan(msgspec.Struct, frozen=True, kw_only=True):
     """What a sleep is asked to do: everything besides head and memory that its outcome may depend on.
 
-    `cause` is why it began, `sampler` chooses what is rehearsed, `steps` bounds heads that learn by steps.
+    `cause` is why it began; the others are as in the settings, :class:`edge_cl.config.SleepSettings`.
     """
 
     cause: str = "asked"
     sampler: str = "balanced"
     steps: int = 1000
+    class_margin: float = 0.2
     began_s: float = 0.0
     """Wall clock, seconds since 1970; for the reader of the history only."""
 

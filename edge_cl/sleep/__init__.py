@@ -1,7 +1,16 @@
 """When to rest, what to rehearse, and whether to wake with the new head."""
 
+from edge_cl.sleep.causes import SleepNeed, sleep_cause
+from edge_cl.sleep.conditions import Surroundings, may_sleep
 from edge_cl.sleep.gate import Verdict, judge
-from edge_cl.sleep.pressure import sleep_cause
 from edge_cl.sleep.rehearsal import Rehearsal
 
-__all__ = ["Rehearsal", "Verdict", "judge", "sleep_cause"]
+__all__ = [
+    "Rehearsal",
+    "SleepNeed",
+    "Surroundings",
+    "Verdict",
+    "judge",
+    "may_sleep",
+    "sleep_cause",
+]

@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 from edge_cl.errors import NumericalError
 from edge_cl.memory import Exemplars, ReplayMemory
 from edge_cl.records import FloatArray, SleepPlan, SleepProgress
+from edge_cl.sleep import samplers
 from edge_cl.sleep.gate import Verdict, judge
+from edge_cl.sleep.samplers import Candidates
 
 BLOCK = 32
 """Held-back exemplars judged at once."""
@@ -59,6 +61,8 @@ class Rehearsal(Generic[H]):
         """Pieces of rehearsal done."""
         self.ended_early = False
         self.verdict: Verdict | None = None
+        self.by_class: dict[int, tuple[float, float]] = {}
+        """Accuracy before and after of the classes that judge."""
 
     @property
     def n_exemplars(self) -> int:
@@ -96,6 +100,10 @@ class Rehearsal(Generic[H]):
         after = np.zeros(self.n_held_back, dtype=np.bool_)
         yield from self._exam(after, learned=False)
         self.verdict = judge(before, after, self._judge_y)
+        self.by_class = {
+            int(c): (float(before[self._judge_y == c].mean()), float(after[self._judge_y == c].mean()))
+            for c in np.unique(self._judge_y)
+        }
         if self.verdict.adopted:
             for rows in self._blocks():
                 self.candidate.settle(self._judges.features(rows), self._judge_y[rows])
@@ -116,21 +124,14 @@ class Rehearsal(Generic[H]):
 def _exemplars(memory: ReplayMemory, plan: SleepPlan, seed: int) -> Exemplars:
     rehearsed = memory.rehearsed
     y = rehearsed.labels
-    return Exemplars(y, rehearsed.features, _Balanced(y, seed), plan.steps)
-
-
-class _Balanced:
-    """Stand-in until the samplers land."""
-
-    def __init__(self, y: NDArray[np.int64], seed: int) -> None:
-        self._y, self._seed = y, seed
-
-    def select(self, n: int) -> NDArray[np.int64]:
-        rng = np.random.default_rng(self._seed)
-        classes = np.unique(self._y)
-        per_class = max(n // max(len(classes), 1), 1)
-        picked = [rng.permutation(np.flatnonzero(self._y == c))[:per_class] for c in classes]
-        return np.concatenate(picked) if picked else np.empty(0, dtype=np.int64)
-
-    def batch(self, step: int, size: int) -> NDArray[np.int64]:
-        return np.random.default_rng([self._seed, step]).integers(len(self._y), size=size)
+    candidates = Candidates(
+        y=y,
+        features=rehearsed.features,
+        born=np.zeros(len(y), dtype=np.int64),
+        box=np.zeros(len(y), dtype=np.int8),
+        due=np.zeros(len(y), dtype=np.int64),
+        n_sleep=seed,
+        seed=seed,
+        n_steps=plan.steps,
+    )
+    return Exemplars(y, rehearsed.features, samplers.create(plan.sampler, candidates), plan.steps)

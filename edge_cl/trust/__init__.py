@@ -2,5 +2,6 @@
 
 from edge_cl.trust.accuracy import PrequentialAccuracy
 from edge_cl.trust.calibration import Calibrator
+from edge_cl.trust.stability import Stability
 
-__all__ = ["Calibrator", "PrequentialAccuracy"]
+__all__ = ["Calibrator", "PrequentialAccuracy", "Stability"]

@@ -16,6 +16,11 @@ class PrequentialAccuracy:
         self._hits.append(correct)
 
     @property
+    def full(self) -> bool:
+        """Whether the window is full, so that `value` can be compared with an earlier one."""
+        return len(self._hits) == self._hits.maxlen
+
+    @property
     def value(self) -> float | None:
         """Accuracy in [0, 1], None before the first label."""
         return sum(self._hits) / len(self._hits) if self._hits else None

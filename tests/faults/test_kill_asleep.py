@@ -68,8 +68,10 @@ def check(tmp_path: Path, n_kills: int) -> None:
         state = tmp_path / "state"
         shutil.rmtree(state, ignore_errors=True)
         shutil.copytree(tmp_path / "before", state)
-        after = rng.randrange(1, n_pieces) if rng.random() < 0.5 else n_pieces - rng.randrange(2)
-        kills += sleep_until_killed(tmp_path / "b.ecl", state, after, rng.randrange(100_000))
+        near_the_end = rng.random() < 0.5
+        after = n_pieces if near_the_end else rng.randrange(1, n_pieces)
+        spin = rng.randrange(1_000_000 if near_the_end else 20_000)
+        kills += sleep_until_killed(tmp_path / "b.ecl", state, after, spin)
         with open_device(bundle, state) as learner:
             found.append(head_hash(learner))
             assert found[-1] in (old, new)
