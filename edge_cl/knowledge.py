@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import msgspec
@@ -20,15 +19,16 @@ from edge_cl.bundle import Bundle
 from edge_cl.errors import BudgetExceeded, ConfigError, NumericalError, StateError
 from edge_cl.heads import MAX_EXEMPLARS, Head, HeadState
 from edge_cl.memory import Exemplars, ReplayMemory, Reservoir
+from edge_cl.nap import MAX_LEARNED, Nap
 from edge_cl.records import FloatArray, SleepPlan, SleepProgress, SleepReport, under
-from edge_cl.sleep import Rehearsal, Verdict
-from edge_cl.trust import Calibrator
+from edge_cl.trust import Calibrator, Stability
 
 PRIOR_STRENGTH = 10.0
 """Labels per class that the bundle's prior counts for: a start, not a verdict. 20 keeps the source a point
 better, and learns new people and sensors 0.3 worse."""
-MAX_LEARNED_ASLEEP = 256
-"""Labels kept for the waking head and the memory; then the sleep has to end."""
+EVALUATE_EVERY = 128
+"""Labels between two looks at how well the head awake still answers held-back exemplars, for the reports."""
+N_EVALUATED = 32
 N_REPORTS = 64
 """Reports of sleeps that are kept."""
 MAX_MEMORY_BYTES = 8 * 1024 * 1024
@@ -42,21 +42,6 @@ class Lesson(NamedTuple):
     new_class: bool
     before: float
     after: float
-
-
-@dataclass(eq=False)
-class _Nap:
-    """A sleep under way."""
-
-    plan: SleepPlan
-    rehearsal: Rehearsal[Head]
-    labels_before: int
-    calibrate: Calibrator
-    """Of the candidate."""
-    learned: list[tuple[FloatArray, int]] = field(default_factory=list)
-    """Features and classes of the labels that came meanwhile."""
-    n_caught_up: int = 0
-    work: Iterator[SleepProgress] | None = None
 
 
 class Knowledge:
@@ -93,7 +78,9 @@ class Knowledge:
         """Of the last sleeps, oldest first."""
         self._ledger = ledger
         self._prior = bundle.prior()
-        self._nap: _Nap | None = None
+        self.stability = Stability()
+        """Of the head awake, on held-back exemplars."""
+        self._nap: Nap | None = None
         n_features = bundle.manifest.feature_size
         least = Reservoir.row_bytes(n_features) * LEAST_EXEMPLARS
         self.memory = ReplayMemory(capacity_bytes=least, n_features=n_features)
@@ -171,6 +158,8 @@ class Knowledge:
         before = self._teach(self.head, self.calibrate, x, y)
         self.n_labels += 1
         self.labels_since_sleep += 1
+        if self.n_labels % EVALUATE_EVERY == 0:
+            self._evaluate()
         if self._nap is None:
             self.memory.add(x, y)
         else:  # a sleep reads the memory as it was when it began
@@ -213,29 +202,26 @@ class Knowledge:
         if self._nap is None:
             return False
         new_class = label not in self.class_names
-        return len(self._nap.learned) >= MAX_LEARNED_ASLEEP or (
+        return self._nap.full or (
             new_class and self._memory_bytes_beside_one_more_class(label) < self.memory.nbytes
         )
 
     def begin_sleep(self, plan: SleepPlan) -> None:
         """Start a sleep; what is known now, the plan and the number of steps decide its outcome."""
         self.n_sleeps += 1
-        rehearsal = Rehearsal(self.head, self.memory, plan, seed=self.n_sleeps)
-        self._nap = _Nap(plan, rehearsal, self.labels_since_sleep, Calibrator(self.calibrate.log_temperature))
+        self._nap = Nap(
+            self.head,
+            self.memory,
+            plan,
+            n_sleep=self.n_sleeps,
+            log_temperature=self.calibrate.log_temperature,
+            labels_before=self.labels_since_sleep,
+        )
         self.labels_since_sleep = 0
 
     def sleep_pieces(self, n_steps: int | None = None) -> Iterator[SleepProgress]:
-        """The next pieces of the sleep that was begun, each of a few milliseconds, until it may be ended by
-        `wake`. May be left and taken up again by another call. `n_steps` repeats one that was ended early."""
-        nap = self._asleep()
-        if nap.work is None:
-            nap.work = nap.rehearsal.pieces(n_steps)
-        for progress in nap.work:  # noqa: UP028  closing this generator must not close the work
-            yield progress
-        verdict = nap.rehearsal.verdict
-        while verdict is not None and verdict.adopted and nap.n_caught_up < len(nap.learned):
-            self._catch_up_one(nap)
-            yield SleepProgress(phase="catch up", done=nap.n_caught_up, total=len(nap.learned))
+        """The next pieces of the sleep that was begun, until it may be ended by `wake`; see `Nap.pieces`."""
+        yield from self._asleep().pieces(self._teach, n_steps)
 
     def enough(self) -> bool:
         """Let the rehearsal end after the present piece, where the head can; whether it can."""
@@ -250,52 +236,41 @@ class Knowledge:
         """End the sleep: swap heads if the new one was found better, else keep the old one, bit for bit.
 
         `drop` says why not to wait for the verdict; then the labels before the sleep count as not slept on.
-        Afterwards everything is as if the sleep had taken no time: what was learned meanwhile, the new head
-        and the memory learn now, in order and with the calibration of when the sleep began.
+        The memory takes in what was learned meanwhile.
         """
         nap = self._asleep()
-        if not drop:
-            for _ in self.sleep_pieces():
-                pass
-        verdict = nap.rehearsal.verdict if not drop else None
-        if verdict is not None and verdict.adopted:
-            self.head, self.calibrate = nap.rehearsal.candidate, nap.calibrate
-        elif drop:
+        for _ in self.sleep_pieces() if not drop else ():
+            pass
+        self._evaluate()
+        if drop:
             self.labels_since_sleep += nap.labels_before
+        elif nap.adopted:
+            self.head, self.calibrate = nap.rehearsal.candidate, nap.calibrate
+            self._evaluate()
         self._nap = None
         for x, y in nap.learned:
             self.memory.add(x, y)
-        report = self._report(nap, verdict or Verdict(False, f"dropped: {drop}", 0.0, 0.0), cpu_s)
+        report = nap.report(
+            self.class_names, self.stability, drop=drop, cpu_s=cpu_s, held_bytes=self._ledger.held_bytes
+        )
         self.reports = [*self.reports[1 - N_REPORTS :], report]
+        self.stability.mark()
         return report
 
-    def _report(self, nap: _Nap, verdict: Verdict, cpu_s: float) -> SleepReport:
-        return SleepReport(
-            n_sleep=self.n_sleeps,
-            cause=nap.plan.cause,
-            sampler=nap.plan.sampler,
-            began_s=nap.plan.began_s,
-            n_exemplars=nap.rehearsal.n_exemplars,
-            n_held_back=nap.rehearsal.n_held_back,
-            n_steps=nap.rehearsal.n_steps,
-            accuracy_before=verdict.accuracy_before,
-            accuracy_after=verdict.accuracy_after,
-            by_class={self.class_names[c]: pair for c, pair in nap.rehearsal.by_class.items()},
-            adopted=verdict.adopted,
-            reason=verdict.reason,
-            cpu_s=round(cpu_s, 4),
-            held_bytes=self._ledger.held_bytes,
-        )
-
-    def _catch_up_one(self, nap: _Nap) -> None:
-        x, y = nap.learned[nap.n_caught_up]
-        self._teach(nap.rehearsal.candidate, nap.calibrate, x, y)
-        nap.n_caught_up += 1
-
-    def _asleep(self) -> _Nap:
+    def _asleep(self) -> Nap:
         if self._nap is None:
             raise ValueError("no sleep was begun")
         return self._nap
+
+    def _evaluate(self) -> None:
+        """How well the head awake answers some held-back exemplars, spread over all that are held."""
+        held_back = self.memory.held_back
+        if not held_back.n:
+            return
+        rows = np.unique(np.linspace(0, held_back.n - 1, N_EVALUATED).astype(np.int64))
+        y = held_back.labels[rows]
+        right = self.head.predict_many(held_back.features(rows)).argmax(axis=1) == y
+        self.stability.update({int(c): float(right[y == c].mean()) for c in np.unique(y)})
 
     def check_room(self, label: str) -> None:
         """Raise BudgetExceeded when `label` is a new class that fits in no way; changes nothing."""
@@ -324,7 +299,7 @@ class Knowledge:
     def digest(self) -> str:
         """SHA-256 (hex) of everything that decides a prediction or what is learned next."""
         meta, arrays = self.state()
-        meta.pop("reports")
+        del meta["reports"], meta["stability"]
         digest = hashlib.sha256(msgspec.json.encode(meta, order="deterministic"))
         for name in sorted(arrays):
             digest.update(name.encode())
@@ -343,6 +318,7 @@ class Knowledge:
             "n_labels": self.n_labels,
             "n_sleeps": self.n_sleeps,
             "labels_since_sleep": self.labels_since_sleep,
+            "stability": self.stability.state(),
             "reports": msgspec.to_builtins(self.reports),
         }
         arrays = {f"head.{key}": value for key, value in head.arrays.items()}
@@ -371,6 +347,7 @@ class Knowledge:
         self.n_labels, self.n_sleeps = meta["n_labels"], meta["n_sleeps"]
         self.labels_since_sleep = meta["labels_since_sleep"]
         self.reports = msgspec.convert(meta["reports"], list[SleepReport])
+        self.stability.restore(meta["stability"])
         self._fit_budget()
 
     def _fit_budget(self) -> None:
@@ -395,7 +372,7 @@ def head_share(free_bytes: int, n_features: int) -> int:
 
 def _beside_rows_bytes(n_features: int) -> int:
     """What a sleep holds however large the memory is: labels that come meanwhile."""
-    return MAX_LEARNED_ASLEEP * _decoded_row_bytes(n_features)
+    return MAX_LEARNED * _decoded_row_bytes(n_features)
 
 
 def _decoded_row_bytes(n_features: int) -> int:

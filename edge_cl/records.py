@@ -147,10 +147,12 @@ class SleepReport(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", t
         Class name to accuracy before and after.
     adopted, reason
         Whether the new head is used now, and why or why not.
-    min_acc, wc_acc, stability_gap
-        Of the classes known when it began: mean of each one's worst accuracy since; with the present
-        accuracy of all; most that their mean accuracy was below its level before. While asleep and, since
-        the last sleep, awake.
+    min_acc, wc_acc
+        Of the head awake, ever, on held-back exemplars: mean over classes of each one's lowest accuracy, and
+        the same with classes too new to have fallen counted as they are.
+    stability_gap, gap_asleep
+        Most that mean accuracy was below its level after the last sleep, until this one had ended; below the
+        level at the beginning, of the candidate while it rehearsed (heads that learn by steps).
     cpu_s, held_bytes
         Time used, and what the device held at the end.
     """
@@ -170,6 +172,7 @@ class SleepReport(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", t
     min_acc: float = 0.0
     wc_acc: float = 0.0
     stability_gap: float = 0.0
+    gap_asleep: float = 0.0
     cpu_s: float
     held_bytes: int = 0
 

@@ -168,7 +168,8 @@ def _report_text(report: SleepReport) -> str:
         ("verdict", f"{'adopted' if report.adopted else 'kept the old head'}: {report.reason}"),
         (
             "stability",
-            f"min-ACC {report.min_acc:.3f}, WC-ACC {report.wc_acc:.3f}, gap {report.stability_gap:.3f}",
+            f"min-ACC {report.min_acc:.3f}, WC-ACC {report.wc_acc:.3f}, "
+            f"gap {report.stability_gap:.3f} awake, {report.gap_asleep:.3f} asleep",
         ),
         ("cost", f"{report.cpu_s:.2f} s of processor time, {report.held_bytes / 1024:,.0f} KB held"),
     ]

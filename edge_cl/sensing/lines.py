@@ -27,12 +27,13 @@ class Samples(msgspec.Struct, frozen=True):
 
 
 class Labelled(msgspec.Struct, frozen=True):
-    """A ready window with the id and label its line gave ("": none)."""
+    """A ready window with the id and label its line gave ("": none), and whether it is urgent."""
 
     id: str
     t_s: float
     window: FloatArray
     label: str
+    urgent: bool = False
 
 
 Item: TypeAlias = Samples | Labelled | Label
@@ -46,6 +47,7 @@ class _Line(msgspec.Struct, forbid_unknown_fields=True):
     id: str = ""
     reading_id: str = ""
     source: str = "stream"
+    urgent: bool = False
 
 
 class JsonDecoder:
@@ -97,7 +99,7 @@ class JsonDecoder:
             raise BadReading(f"window at {line.t} s holds values that are not finite")
         if not isinstance(line.t, float) or not isinstance(line.label, str):
             raise BadReading('a ready window needs one "t" (its last sample\'s time, seconds) and one label')
-        return Labelled(line.id, line.t, window, line.label)
+        return Labelled(line.id, line.t, window, line.label, line.urgent)
 
 
 class CsvDecoder:

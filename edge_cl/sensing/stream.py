@@ -129,10 +129,13 @@ class Assembler:
         if isinstance(item, Label):
             yield item
         else:
-            yield from self._reading(item.t_s, item.window, item.label, item.id)
+            yield from self._reading(item.t_s, item.window, item.label, name=item.id, urgent=item.urgent)
 
-    def _reading(self, t_s: float, window: np.ndarray, label: str, name: str = "") -> Iterator[Event]:
-        reading = Reading(id=name or f"{self._prefix}-{self._n_readings}", t_s=t_s, window=window)
+    def _reading(
+        self, t_s: float, window: np.ndarray, label: str, *, name: str = "", urgent: bool = False
+    ) -> Iterator[Event]:
+        name = name or f"{self._prefix}-{self._n_readings}"
+        reading = Reading(id=name, t_s=t_s, window=window, urgent=urgent)
         self._n_readings += 1
         yield reading
         yield from self._labels.after(reading, label)

@@ -17,6 +17,8 @@ from edge_cl.sleep.samplers import Candidates
 
 BLOCK = 32
 """Held-back exemplars judged at once."""
+N_LOOKS = 10
+"""Times that a candidate is looked at while it learns by steps."""
 PIECE = 64
 """Exemplars that a head learns about so many of per piece, where it learns each once; for the progress."""
 
@@ -60,6 +62,8 @@ class Rehearsal(Generic[H]):
         self.n_steps = 0
         """Pieces of rehearsal done."""
         self.ended_early = False
+        self.looks: list[dict[int, float]] = []
+        """Accuracy by class of a candidate that learns by steps, before the first and on the way."""
         self.verdict: Verdict | None = None
         self.by_class: dict[int, tuple[float, float]] = {}
         """Accuracy before and after of the classes that judge."""
@@ -86,10 +90,14 @@ class Rehearsal(Generic[H]):
         """
         before = np.zeros(self.n_held_back, dtype=np.bool_)
         yield from self._exam(before, learned=True)
+        if self.candidate.learns_by_steps:
+            self._look()
         total = self.exemplars.n_steps if self.candidate.learns_by_steps else self.n_exemplars // PIECE + 1
         try:
             for _ in self.candidate.rehearse(self.exemplars):
                 self.n_steps += 1
+                if self.candidate.learns_by_steps and self.n_steps % max(total // N_LOOKS, 1) == 0:
+                    self._look()
                 yield SleepProgress(phase="rehearse", done=min(self.n_steps, total), total=total)
                 if self.n_steps == n_steps or (self.ended_early and n_steps is None):
                     self.ended_early = True
@@ -108,6 +116,14 @@ class Rehearsal(Generic[H]):
             for rows in self._blocks():
                 self.candidate.settle(self._judges.features(rows), self._judge_y[rows])
                 yield SleepProgress(phase="judge", done=self.n_held_back, total=self.n_held_back)
+
+    def _look(self) -> None:
+        """How well the candidate does just now, on some of the exemplars that judge."""
+        rows = np.unique(np.linspace(0, self.n_held_back - 1, BLOCK).astype(np.int64))
+        if self.n_held_back:
+            y = self._judge_y[rows]
+            right = self.candidate.exam(self._judges.features(rows), y, learned=False).argmax(axis=1) == y
+            self.looks.append({int(c): float(right[y == c].mean()) for c in np.unique(y)})
 
     def _exam(self, right: NDArray[np.bool_], *, learned: bool) -> Iterator[SleepProgress]:
         """Fill in (n_held_back,) where the candidate, as it is now, is right."""
