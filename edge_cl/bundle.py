@@ -6,6 +6,7 @@ A bundle (``.ecl``) is a zip archive, stored without compression, of
 ``manifest.json``  what is inside, with the size and SHA-256 of every other member
 ``encoder.onnx``   the frozen encoder (absent when the encoder is ``identity``)
 ``prior.npz``      statistics of the source data, so that a device starts warm
+``codebook.npz``   centroids, so that a device may keep product-quantised memories (may be absent)
 ``golden.npz``     inputs and the features the exporter computed for them, for a self-test
 =================  ==========================================================================
 
@@ -120,6 +121,24 @@ class Prior(msgspec.Struct, frozen=True, kw_only=True):
     exemplar_labels: Any
 
 
+class Codebook(msgspec.Struct, frozen=True, kw_only=True):
+    """Product quantiser of feature vectors: M parts of d channels in a row, the last one zero-padded.
+
+    Attributes
+    ----------
+    centroids
+        (M, K, d) float32, K ≤ 256; M = ⌈D / d⌉.
+    weights
+        (D,) float32, what a squared difference counts in each channel: one over the source's variance.
+    error
+        (M,) float32, mean weighted squared error of each part on the source data.
+    """
+
+    centroids: FloatArray
+    weights: FloatArray
+    error: FloatArray
+
+
 class Bundle:
     """A verified bundle in memory. Make one with :meth:`load`."""
 
@@ -168,6 +187,18 @@ class Bundle:
         prior = Prior(**{name: arrays[name] for name in Prior.__struct_fields__})
         _check_prior(prior, len(self.manifest.class_names), self.manifest.feature_size)
         return prior
+
+    def codebook(self) -> Codebook | None:
+        """The product quantiser, or None when the bundle carries none."""
+        if "codebook.npz" not in self._members:
+            return None
+        arrays = _arrays(self.member("codebook.npz"), "codebook.npz")
+        missing = set(Codebook.__struct_fields__) - set(arrays)
+        if missing:
+            raise BundleError(f"codebook.npz lacks {sorted(missing)}; export the bundle again")
+        codebook = Codebook(**{name: arrays[name] for name in Codebook.__struct_fields__})
+        _check_codebook(codebook, self.manifest.feature_size)
+        return codebook
 
     def golden(self) -> tuple[FloatArray, FloatArray] | None:
         """Self-test pair: inputs (k, window, channels), features (k, feature_size); None if absent."""
@@ -288,6 +319,23 @@ def _arrays(data: bytes, name: str) -> dict[str, FloatArray]:
             return {key: loaded[key] for key in loaded.files}
     except (ValueError, OSError, zipfile.BadZipFile) as error:
         raise BundleError(f"{name} is not an array file ({error}); export the bundle again") from error
+
+
+def _check_codebook(codebook: Codebook, n_features: int) -> None:
+    if len(codebook.weights) != n_features:
+        raise BundleError(
+            f"codebook.npz: made for features of size {len(codebook.weights)}, the manifest's feature_size is "
+            f"{n_features}; export the bundle again"
+        )
+    shape = codebook.centroids.shape
+    fits = len(shape) == 3 and 1 <= shape[1] <= 256 and shape[0] == -(-n_features // max(shape[2], 1))
+    if not fits or codebook.error.shape != shape[:1]:
+        raise BundleError(
+            f"codebook.npz: centroids {shape} and error {codebook.error.shape} do not make up features of "
+            f"size {n_features}; export the bundle again"
+        )
+    if not all(np.isfinite(array).all() for array in (codebook.centroids, codebook.weights, codebook.error)):
+        raise BundleError("codebook.npz holds values that are not finite; export the bundle again")
 
 
 def _check_prior(prior: Prior, n_classes: int, n_features: int) -> None:

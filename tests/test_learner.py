@@ -143,9 +143,9 @@ def test_the_gate_keeps_the_old_head_when_memory_is_poisoned(bundle):
     X, _ = World(seed=5).draw(200)
     before = learner.predict(X[:, None, :])
     rows = learner.knowledge.memory.rehearsed
-    rows._labels[: rows.n] = (rows._labels[: rows.n] + 1) % 3
+    rows._about["label"][: rows.n] = (rows.labels + 1) % 3
     for c in range(3):
-        rows._slots[c] = np.flatnonzero(rows._labels[: rows.n] == c).tolist()
+        rows._slots[c] = np.flatnonzero(rows.labels == c).tolist()
     for _ in learner.sleep():
         pass
     report = learner.status().last_sleep

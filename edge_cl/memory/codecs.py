@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import ClassVar
 
 import numpy as np
@@ -24,30 +25,55 @@ class Float32:
         Length D of a feature vector.
     """
 
+    name: ClassVar[str] = "float32"
     dtype: ClassVar[DTypeLike] = np.float32
+    rewrites: ClassVar[bool] = False
+    """True: `widen` may change rows that were stored long ago."""
 
     def __init__(self, n_features: int) -> None:
         self.n_features = n_features
+        self.width = n_features
+        """Numbers in a stored row."""
 
     @staticmethod
     def own_bytes(n_features: int) -> int:
-        """Bytes held beside the rows."""
+        """Bytes that a codec of this kind holds beside the rows."""
         return 0
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held beside the rows."""
+        return self.own_bytes(self.n_features)
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of a stored row."""
+        return self.width * np.dtype(self.dtype).itemsize
 
     def widen(self, x: FloatArray, rows: np.ndarray) -> None:
         """Before x (D,) is encoded: extend the range if needed, and re-encode rows (n, D) in place."""
 
     def encode(self, x: FloatArray) -> np.ndarray:
-        """(D,) float32 → stored row (D,)."""
+        """(D,) or (n, D) float32 → stored row (width,) or rows (n, width)."""
         row: np.ndarray = np.asarray(x, dtype=self.dtype)
         return row
 
     def decode(self, rows: np.ndarray) -> FloatArray:
-        """(n, D) stored rows → (n, D) float32."""
+        """(n, width) stored rows → (n, D) float32."""
         return np.asarray(rows, dtype=np.float32)
 
+    def reconstruct(self, X: FloatArray) -> FloatArray:
+        """(n, D) as a head should see it in prediction to see it as in rehearsal; here X itself."""
+        return X
+
+    def learn(self, x: FloatArray, row: np.ndarray) -> None:
+        """Note that x (D,) was stored as row (width,)."""
+
+    def refresh(self, stored: Iterable[np.ndarray]) -> None:
+        """Follow what was stored lately, without changing rows; `stored` are all rows held, in parts."""
+
     def find(self, x: FloatArray, rows: np.ndarray) -> int:
-        """Index of a row of rows (n, D) that x (D,) was stored as; -1: none."""
+        """Index of a row of rows (n, width) that x (D,) was stored as; -1: none."""
         equal = (rows == self.encode(x)).all(axis=1)
         return int(equal.argmax()) if equal.any() else -1
 
@@ -62,6 +88,7 @@ class Float32:
 class Float16(Float32):
     """2 bytes a value, relative error 5e-4; values beyond ±65,504 are clipped."""
 
+    name: ClassVar[str] = "float16"
     dtype: ClassVar[DTypeLike] = np.float16
 
     def encode(self, x: FloatArray) -> np.ndarray:
@@ -82,7 +109,9 @@ class Int8(Float32):
     otherwise; step ≤ 2 R / 127. A single wild value makes a channel coarse for good.
     """
 
+    name: ClassVar[str] = "int8"
     dtype: ClassVar[DTypeLike] = np.int8
+    rewrites: ClassVar[bool] = True
 
     def __init__(self, n_features: int) -> None:
         super().__init__(n_features)
@@ -135,4 +164,5 @@ class Int8(Float32):
         self.centre, self.step = arrays["centre"].copy(), arrays["step"].copy()
 
 
-CODECS: dict[str, type[Float32]] = {"float32": Float32, "float16": Float16, "int8": Int8}
+CODECS: dict[str, type[Float32]] = {codec.name: codec for codec in (Float32, Float16, Int8)}
+"""Those that need nothing but the feature size; `pq` needs a codebook."""

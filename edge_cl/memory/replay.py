@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import chain
 from typing import Any
 
 import numpy as np
 
-from edge_cl.memory.reservoir import Reservoir
+from edge_cl.bundle import Codebook
+from edge_cl.errors import BudgetExceeded
+from edge_cl.memory.codecs import CODECS, Float32
+from edge_cl.memory.pq import Pq
+from edge_cl.memory.reservoir import ABOUT_BYTES, Reservoir
+from edge_cl.memory.rows import HEADER_BYTES, FileRows, RowFile
 from edge_cl.records import FloatArray, under
 
 HELD_BACK_EVERY = 8
@@ -19,15 +26,31 @@ class ReplayMemory:
     Parameters
     ----------
     capacity_bytes
-        Bytes for both together.
+        Bytes of RAM for both together.
     n_features
         Length D of a feature vector.
     codec
-        ``float16`` (default), ``float32`` or ``int8``.
+        ``float16`` (default), ``float32`` or ``int8``; or a codebook for product quantisation.
+    evict
+        ``redundant`` or ``random``, see :class:`Reservoir`.
     held_back_every
         Every n-th exemplar goes to the held-back part; 0 holds nothing back.
     seed
         Seeds the eviction choices.
+    file
+        Keeps the rows in two files beside this path instead of RAM, at most `file.max_bytes` of them.
+
+    Raises
+    ------
+    BudgetExceeded
+        There is no room for one exemplar.
+    StateError, StateUnwritable
+        A file is not ours, or the disk is full.
+
+    Notes
+    -----
+    With a file, each `state` that became durable must be followed by `persisted`: files and snapshots change
+    together, so that recovery after any stop finds both as they belong together.
     """
 
     def __init__(
@@ -35,28 +58,63 @@ class ReplayMemory:
         *,
         capacity_bytes: int,
         n_features: int,
-        codec: str = "float16",
+        codec: str | Codebook = "float16",
+        evict: str = "random",
         held_back_every: int = HELD_BACK_EVERY,
         seed: int = 0,
+        file: RowFile | None = None,
     ) -> None:
         self.held_back_every = held_back_every
-        rehearsed, held_back = _split(_n_exemplars(capacity_bytes, n_features, codec), held_back_every)
+        self._file = file
+        self._shared = Pq(codec) if isinstance(codec, Codebook) else None
+        if self._shared is not None and self._shared.n_features != n_features:
+            raise ValueError(
+                f"the codebook is for features of size {self._shared.n_features}, found {n_features}"
+            )
+        self._plain = codec if isinstance(codec, str) else ""
+        if self._shared is None and self._plain not in CODECS:
+            raise ValueError(f"unknown codec {codec!r}; known: {', '.join(CODECS)}, and pq with a codebook")
+        self._kind: Float32 = self._shared or CODECS[self._plain](n_features)
+        sizes = _split(self._n_exemplars(capacity_bytes), held_back_every)
         rngs = np.random.default_rng(seed).spawn(2)
-        self.rehearsed = Reservoir(rehearsed, n_features, codec=codec, rng=rngs[0])
-        self.held_back = Reservoir(held_back, n_features, codec=codec, rng=rngs[1])
+        shares = _shares(held_back_every)
+        self.rehearsed, self.held_back = (
+            Reservoir(
+                size,
+                n_features,
+                codec=self._shared or self._plain,
+                evict=evict,
+                rng=rng,
+                file=file and file.part(name, share),
+            )
+            for name, size, rng, share in zip(("rehearsed", "held_back"), sizes, rngs, shares, strict=True)
+        )
         self.n_offered = 0
 
-    @staticmethod
-    def needed_bytes(capacity_bytes: int, n_features: int, codec: str, held_back_every: int) -> int:
-        """`nbytes` of a new one."""
-        n = sum(_split(_n_exemplars(capacity_bytes, n_features, codec), held_back_every))
-        row = Reservoir.row_bytes(n_features, codec)
-        return n * row + 2 * Reservoir.own_bytes(n_features, codec)
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of RAM that one exemplar costs."""
+        return ABOUT_BYTES + (0 if self._file else self._kind.row_bytes)
+
+    @property
+    def own_bytes(self) -> int:
+        """Bytes of RAM held whatever the capacity."""
+        if self._file is None:
+            return self._kind.nbytes * (1 if self._shared else 2)
+        parts = [self._file.part("", share) for share in _shares(self.held_back_every)]
+        reserved = sum(FileRows.reserved_bytes(part, self._kind.row_bytes) for part in parts)
+        return self._kind.nbytes + reserved
 
     @property
     def nbytes(self) -> int:
-        """Bytes held by both parts."""
-        return self.rehearsed.nbytes + self.held_back.nbytes
+        """Bytes of RAM held by both parts."""
+        shared = self._shared.nbytes if self._shared else 0
+        return self.rehearsed.nbytes + self.held_back.nbytes + shared
+
+    @property
+    def disk_bytes(self) -> int:
+        """Bytes of disk held by both parts."""
+        return self.rehearsed.disk_bytes + self.held_back.disk_bytes
 
     @property
     def n(self) -> int:
@@ -69,20 +127,44 @@ class ReplayMemory:
         held_back = self.held_back_every and self.n_offered % self.held_back_every == 0
         (self.held_back if held_back else self.rehearsed).add(x, y)
 
+    def reconstruct(self, X: FloatArray) -> FloatArray:
+        """(n, D) features as a head that rehearses from codes should see them in prediction, too."""
+        return self._kind.reconstruct(X)
+
+    def refresh(self) -> None:
+        """At the end of a sleep: centroids follow what was stored since the last one; others do nothing."""
+        if self._shared is not None:
+            self._shared.refresh(self._stored())
+
     def resize(self, capacity_bytes: int) -> None:
-        """Take or give back bytes; when it shrinks, exemplars of the fullest classes go first."""
-        n = _n_exemplars(capacity_bytes, self.rehearsed.n_features, self.rehearsed.codec)
-        rehearsed, held_back = _split(n, self.held_back_every)
+        """Take or give back bytes of RAM; when it shrinks, exemplars of the fullest classes go first.
+
+        Raises BudgetExceeded, and changes nothing, when a class would lose its last rehearsed exemplar.
+        """
+        rehearsed, held_back = _split(self._n_exemplars(capacity_bytes), self.held_back_every)
+        n_held = sum(count > 0 for count in self.rehearsed.class_counts)
+        if rehearsed < max(n_held, 1):
+            raise BudgetExceeded(
+                f"a memory of {capacity_bytes:,} bytes has room to rehearse {rehearsed} exemplars of "
+                f"{self.row_bytes} bytes beside {self.own_bytes:,} of its own, and {n_held} classes need one each; "
+                "raise budget.ram_mb, or choose a codec with fewer bytes (memory.codec)"
+            )
         self.rehearsed.resize(rehearsed)
         self.held_back.resize(held_back)
 
-    def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        """Arrays and JSON values that `restore` takes back."""
+    def shrink(self, over_bytes: int) -> None:
+        """Give back at least so many bytes, as a ledger asks when its budget is lowered."""
+        self.resize(self.nbytes - over_bytes)
+
+    def state(self, *, whole: bool = False) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Arrays and JSON values that `restore` takes back; `whole`: see :meth:`Reservoir.state`."""
         arrays: dict[str, np.ndarray] = {}
         meta: dict[str, Any] = {"n_offered": self.n_offered}
         for name in ("rehearsed", "held_back"):
-            part_arrays, meta[name] = getattr(self, name).state()
+            part_arrays, meta[name] = getattr(self, name).state(whole=whole)
             arrays |= {f"{name}.{key}": value for key, value in part_arrays.items()}
+        if self._shared is not None:
+            arrays |= {f"codec.{key}": value for key, value in self._shared.state().items()}
         return arrays, meta
 
     def restore(self, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> None:
@@ -90,15 +172,32 @@ class ReplayMemory:
         self.n_offered = meta["n_offered"]
         for name in ("rehearsed", "held_back"):
             getattr(self, name).restore(under(arrays, f"{name}."), meta[name])
+        if self._shared is not None:
+            self._shared.restore(under(arrays, "codec."))
+
+    def persisted(self) -> None:
+        """The last `state` is safe on disk: files may take over what it held. Raises StateUnwritable."""
+        self.rehearsed.persisted()
+        self.held_back.persisted()
+
+    def _n_exemplars(self, capacity_bytes: int) -> int:
+        """Exemplars that fit beside what the memory holds anyway."""
+        n = max(capacity_bytes - self.own_bytes, 0) // self.row_bytes
+        if self._file is None:
+            return n
+        return min(n, max(self._file.max_bytes - 2 * HEADER_BYTES, 0) // self._kind.row_bytes)
+
+    def _stored(self) -> Iterator[np.ndarray]:
+        return chain(self.rehearsed.stored(), self.held_back.stored())
 
 
 def _split(n_exemplars: int, held_back_every: int) -> tuple[int, int]:
     """Capacities of the rehearsed and the held-back part; the latter is never without a place."""
-    held_back = n_exemplars // held_back_every if held_back_every else 0
-    return n_exemplars - held_back, max(held_back, 1)
+    held_back = max(n_exemplars // held_back_every if held_back_every else 0, 1)
+    return n_exemplars - held_back, held_back
 
 
-def _n_exemplars(capacity_bytes: int, n_features: int, codec: str) -> int:
-    """Exemplars that fit beside what the two reservoirs hold anyway."""
-    left = capacity_bytes - 2 * Reservoir.own_bytes(n_features, codec)
-    return max(left, 0) // Reservoir.row_bytes(n_features, codec)
+def _shares(held_back_every: int) -> tuple[float, float]:
+    """Of all offers, how many each part gets."""
+    held_back = 1 / held_back_every if held_back_every else 0.0
+    return 1 - held_back, held_back

@@ -107,7 +107,7 @@ def test_sample_is_balanced_and_without_repeats():
 def test_bytes_held_are_the_arrays():
     for codec in CODECS:
         reservoir = filled([0, 1, 2] * 50, 100, codec)
-        stored = reservoir._rows.nbytes + reservoir._labels.nbytes + reservoir._position.nbytes
+        stored = reservoir._rows.nbytes + reservoir._about.nbytes
         stored += sum(array.nbytes for array in reservoir._codec.state().values())
         assert stored <= reservoir.nbytes <= stored + 100 * 8
 

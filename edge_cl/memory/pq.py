@@ -1,0 +1,202 @@
+"""Product quantisation: a feature vector as a few bytes, each the number of the nearest centroid of its part."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from edge_cl.bundle import Codebook
+from edge_cl.memory.codecs import Float32
+from edge_cl.records import FloatArray
+
+MAX_CENTROIDS = 256
+BLOCK = 256
+"""Vectors encoded together: bounds the table of distances."""
+N_ITERATIONS = 20
+FOLLOW = 0.25
+"""A centroid moves by at most the root of this times its part's mean squared error per refresh."""
+
+
+def default_codes(n_features: int) -> int:
+    """Codes for a sixteenth of float32: one byte for four channels."""
+    return -(-n_features // 4)
+
+
+def fit_codebook(
+    X: FloatArray, n_codes: int, rng: np.random.Generator, *, n_centroids: int = MAX_CENTROIDS
+) -> Codebook:
+    """Learn a product quantiser by k-means in every part (Jégou, Douze & Schmid, 2011).
+
+    Parameters
+    ----------
+    X
+        (n, D) features, n ≥ 1; a few thousand do.
+    n_codes
+        Bytes per exemplar wanted, 1 to D; when they do not divide D there may be fewer.
+    rng
+        Chooses the first centroids.
+    n_centroids
+        At most; never more than n.
+
+    Notes
+    -----
+    O(n · n_centroids · D) for each of at most 20 iterations. Channels count by one over their variance, so
+    that what is small in its unit is not lost.
+    """
+    X = np.asarray(X, dtype=np.float32)
+    n, n_features = X.shape
+    if not 1 <= n_codes <= n_features or n < 1:
+        raise ValueError(f"n_codes is {n_codes} for {n} features of size {n_features}; allowed: 1 to the size")
+    variance, mean = X.var(axis=0, dtype=np.float64), X.mean(axis=0, dtype=np.float64)
+    weights = (1 / np.maximum(variance, 1e-12 * mean**2 + 1e-24)).astype(np.float32)
+    size = -(-n_features // n_codes)
+    parts = _parts(X * np.sqrt(weights), size)
+    fitted = [_k_means(part, min(n_centroids, n), rng) for part in parts]
+    scale = _parts(np.sqrt(weights)[None], size)
+    centroids = np.stack([centroids for centroids, _ in fitted]) / np.where(scale > 0, scale, np.float32(1))
+    error = np.array([error for _, error in fitted], dtype=np.float32)
+    return Codebook(centroids=centroids.astype(np.float32), weights=weights, error=error)
+
+
+class Pq(Float32):
+    """One byte for each part of a feature vector.
+
+    Parameters
+    ----------
+    codebook
+        Centroids to start from.
+
+    Notes
+    -----
+    `encode` O(K·D), `decode` O(D) per vector. Codes are never rewritten: `refresh` moves the centroids under
+    them, as DeDrift (Baranchuk et al., 2023) does for an index. What was stored then decodes a little
+    differently, and `find` misses it where x would get another code now. Holds (8·K + 4)·D + 8·K·M bytes.
+    """
+
+    name: ClassVar[str] = "pq"
+    dtype: ClassVar[DTypeLike] = np.uint8
+
+    def __init__(self, codebook: Codebook) -> None:
+        super().__init__(len(codebook.weights))
+        self._centroids = np.array(codebook.centroids, dtype=np.float32)
+        self._n_parts, self._n_centroids, self._size = self._centroids.shape
+        self.width = self._n_parts
+        self._weights = np.asarray(codebook.weights, dtype=np.float32)
+        self._part_weights = _parts(self._weights[None], self._size)[:, 0]
+        self._error = np.asarray(codebook.error, dtype=np.float32)
+        self._first = np.arange(self._n_parts) * self._n_centroids  # of each part, in all centroids
+        self._sums = np.zeros_like(self._centroids)  # of what new vectors differ from their centroid by
+        self._counts = np.zeros(self._centroids.shape[:2], dtype=np.float32)
+        self._norms = self._squares()
+
+    def _squares(self) -> FloatArray:
+        """(M, K): half of each centroid's weighted square."""
+        return 0.5 * np.einsum("mkd,md->mk", self._centroids**2, self._part_weights, dtype=np.float32)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held beside the rows: centroids, what is to move them, weights."""
+        arrays = (self._centroids, self._sums, self._counts, self._norms, self._weights, self._part_weights)
+        return sum(array.nbytes for array in arrays) + self._error.nbytes + self._first.nbytes
+
+    def encode(self, x: FloatArray) -> np.ndarray:
+        """(D,) or (n, D) float32 → codes (M,) or (n, M): the nearest centroids."""
+        if x.ndim == 1:
+            parts = _parts((x * self._weights)[None], self._size)
+            scores = np.matmul(self._centroids, parts.transpose(0, 2, 1))[:, :, 0]
+            scores -= self._norms
+            return scores.argmax(axis=1).astype(np.uint8)
+        codes = np.empty((len(x), self._n_parts), dtype=np.uint8)
+        for start in range(0, len(x), BLOCK):
+            parts = _parts(x[start : start + BLOCK] * self._weights, self._size)
+            scores = np.matmul(parts, self._centroids.transpose(0, 2, 1))
+            scores -= self._norms[:, None]
+            codes[start : start + BLOCK] = scores.argmax(axis=2).T
+        return codes
+
+    def decode(self, rows: np.ndarray) -> FloatArray:
+        """(n, M) codes → (n, D) float32, the centroids."""
+        centroids = self._centroids.reshape(-1, self._size)
+        found = centroids.take(rows + self._first, axis=0).reshape(len(rows), -1)
+        return found[:, : self.n_features]
+
+    def reconstruct(self, X: FloatArray) -> FloatArray:
+        """(n, D) as it would come back from memory."""
+        if len(X) == 1:
+            return self.decode(self.encode(X[0])[None])
+        return self.decode(self.encode(X))
+
+    def learn(self, x: FloatArray, row: np.ndarray) -> None:
+        """Note how far x (D,) is from the centroids it was stored as."""
+        away = _parts((x - self.decode(row[None])[0])[None], self._size)[:, 0]
+        at = self._first + row
+        self._sums.reshape(-1, self._size)[at] += away
+        self._counts.reshape(-1)[at] += 1
+
+    def refresh(self, stored: Iterable[np.ndarray]) -> None:
+        """Move each centroid towards the mean of what was stored as it since the last refresh.
+
+        With `held` vectors stored as a centroid, `new` of them lately and those on average `away` from it,
+        it moves by away · new / held: to the mean of all, if the older ones are spread around it evenly. Their
+        mean squared error rises by the square of the step, which is at most `FOLLOW` times the part's error.
+        """
+        held = np.zeros(self._counts.size)
+        for rows in stored:
+            held += np.bincount((rows + self._first).ravel(), minlength=held.size)
+        held = np.maximum(held.reshape(self._counts.shape), self._counts)
+        step = self._sums / np.maximum(held, 1)[..., None]
+        square = np.einsum("mkd,md->mk", step**2, self._part_weights)
+        allowed = np.sqrt(FOLLOW * self._error[:, None] / np.maximum(square, 1e-30))
+        self._centroids += (step * np.minimum(allowed, 1)[..., None]).astype(np.float32)
+        self._sums[:], self._counts[:] = 0, 0
+        self._norms = self._squares()
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Centroids and what is to move them."""
+        return {
+            "centroids": self._centroids.copy(),
+            "sums": self._sums.copy(),
+            "counts": self._counts.copy(),
+        }
+
+    def restore(self, arrays: dict[str, np.ndarray]) -> None:
+        """Take back what `state` gave."""
+        self._centroids, self._sums = arrays["centroids"].copy(), arrays["sums"].copy()
+        self._counts = arrays["counts"].copy()
+        self._norms = self._squares()
+
+
+def _parts(X: FloatArray, size: int) -> FloatArray:
+    """(n, D) → (M, n, size), the last part zero-padded."""
+    n, n_features = X.shape
+    if short := -n_features % size:
+        X = np.concatenate([X, np.zeros((n, short), dtype=np.float32)], axis=1)
+    return X.reshape(n, -1, size).transpose(1, 0, 2)
+
+
+def _k_means(X: FloatArray, n_centroids: int, rng: np.random.Generator) -> tuple[FloatArray, float]:
+    """Centroids (k, d) of X (n, d) and the mean squared distance to them. Empty ones start again far out."""
+    centroids = X[rng.permutation(len(X))[:n_centroids]].copy()
+    error = np.inf
+    for _ in range(N_ITERATIONS):
+        nearest, away = _assign(X, centroids)
+        if away.mean() > 0.999 * error:
+            break
+        error = float(away.mean())
+        counts = np.bincount(nearest, minlength=n_centroids)
+        for j in range(X.shape[1]):
+            sums = np.bincount(nearest, weights=X[:, j], minlength=n_centroids)
+            centroids[:, j] = sums / np.maximum(counts, 1)
+        empty = np.flatnonzero(counts == 0)
+        centroids[empty] = X[np.argsort(-away, kind="stable")[: len(empty)]]
+    return centroids, float(_assign(X, centroids)[1].mean())
+
+
+def _assign(X: FloatArray, centroids: FloatArray) -> tuple[NDArray[np.int64], FloatArray]:
+    scores = X @ centroids.T
+    scores -= 0.5 * np.einsum("kd,kd->k", centroids, centroids)
+    nearest = scores.argmax(axis=1)
+    return nearest, ((X - centroids[nearest]) ** 2).sum(axis=1)
