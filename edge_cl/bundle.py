@@ -369,7 +369,7 @@ def _check_plastic(spec: PlasticSpec, arrays: Mapping[str, FloatArray], manifest
         raise BundleError(f"plastic.npz holds {sorted(arrays)}, the manifest names {sorted(names)}")
     if math.prod(spec.feature_shape) != manifest.feature_size or spec.batch < 1 or not spec.lr > 0:
         raise BundleError(
-            f"the plastic head takes features {spec.feature_shape} in batches of {spec.batch} at lr {spec.lr}; "
+            f"the plastic head takes features {spec.feature_shape}, {spec.batch} a batch, at lr {spec.lr}; "
             f"the manifest's feature_size is {manifest.feature_size}; export the bundle again"
         )
     n_classes = len(manifest.class_names)
@@ -377,8 +377,8 @@ def _check_plastic(spec: PlasticSpec, arrays: Mapping[str, FloatArray], manifest
         array = arrays[parameter.name]
         if array.shape != parameter.shape or array.dtype != np.float32:
             raise BundleError(
-                f"plastic.npz: {parameter.name} is {array.dtype} of shape {array.shape}, should be float32 of "
-                f"shape {parameter.shape}"
+                f"plastic.npz: {parameter.name} is {array.dtype} of shape {array.shape}, should be float32 "
+                f"of shape {parameter.shape}"
             )
         if not np.isfinite(array).all():
             raise BundleError(f"plastic.npz: {parameter.name} holds values that are not finite")

@@ -17,7 +17,7 @@ from edge_cl import heads
 from edge_cl.budget import Ledger
 from edge_cl.bundle import Bundle
 from edge_cl.errors import BudgetExceeded, ConfigError, NumericalError, StateError
-from edge_cl.heads import Head, HeadState
+from edge_cl.heads import Head, HeadState, StepProgram
 from edge_cl.memory import Exemplars, ReplayMemory, Reservoir
 from edge_cl.records import FloatArray, SleepProgress, SleepReport, under
 from edge_cl.sleep import MAX_EXEMPLARS, Rehearsal
@@ -74,6 +74,7 @@ class Knowledge:
         self.last_sleep: SleepReport | None = None
         self._ledger = ledger
         self._prior = bundle.prior()
+        self._program = StepProgram.load(bundle) if name == "step" else None
         self._rehearsal: Rehearsal[Head] | None = None
         self._work: Iterator[SleepProgress] = iter(())
         self._cause = ""
@@ -88,6 +89,7 @@ class Knowledge:
                 n_features=n_features,
                 n_classes=len(self.class_names),
                 max_bytes=head_share(ledger.free_bytes, n_features),
+                program=self._program,
                 **options,
             )
         except BudgetExceeded as error:
@@ -302,7 +304,7 @@ class Knowledge:
                     "; choose another --state folder, or ask for the old value"
                 )
         self.memory.restore(under(arrays, "memory."), meta["memory"])
-        self.head = heads.from_state(state)
+        self.head = heads.from_state(state, self._program)
         self.head.prior = None if self._prior is None else (self._prior, PRIOR_STRENGTH)
         self.class_names = list(meta["class_names"])
         self.calibrate.log_temperature = meta["log_temperature"]

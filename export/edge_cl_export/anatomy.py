@@ -101,7 +101,8 @@ def _made(factory: Factory, feature_shape: tuple[int, ...], n_classes: int, seed
             head = factory(feature_shape, n_classes)
         except (TypeError, ValueError, RuntimeError) as error:
             raise BundleError(
-                f"the plastic head's factory failed for features {feature_shape} and {n_classes} classes: {error}"
+                f"the plastic head's factory failed for features {feature_shape} and {n_classes} classes: "
+                f"{error}"
             ) from error
     if not isinstance(head, nn.Module):
         raise BundleError(f"the plastic head's factory returned {type(head).__name__}, not a torch.nn.Module")
@@ -124,7 +125,9 @@ def _refuse_training_modules(head: nn.Module) -> None:
 
 def _class_axis(name: str, shape: tuple[int, ...], larger: tuple[int, ...]) -> int:
     if len(shape) != len(larger):
-        raise BundleError(f"the plastic head's {name} has {len(shape)} axes, {len(larger)} with one class more")
+        raise BundleError(
+            f"the plastic head's {name} has {len(shape)} axes, {len(larger)} with one class more"
+        )
     grown = [k for k, (a, b) in enumerate(zip(shape, larger, strict=True)) if a != b]
     if not grown:
         return -1
@@ -149,7 +152,9 @@ def _class_weight(head: nn.Module, axes: dict[str, int]) -> str:
         )
     layer = head.get_submodule(found[0].rpartition(".")[0])
     if not isinstance(layer, nn.Linear | CosineLinear):
-        raise BundleError(f"the class layer of the plastic head is a {type(layer).__name__}, not an nn.Linear")
+        raise BundleError(
+            f"the class layer of the plastic head is a {type(layer).__name__}, not an nn.Linear"
+        )
     return found[0]
 
 
@@ -174,12 +179,11 @@ def _check_outputs(module: PlasticModule, n_features: int, n_classes: int) -> No
             logits, hidden = module(None, torch.zeros(3, n_features))
     except (RuntimeError, ValueError, IndexError, TypeError) as error:
         raise BundleError(
-            f"the plastic head cannot take features of shape (n, {', '.join(map(str, module.feature_shape))}): "
-            f"{error}"
+            f"the plastic head cannot take features of shape {('n', *module.feature_shape)}: {error}"
         ) from error
     rows = module.head.get_parameter(module.class_weight).shape
     if logits.shape != (3, n_classes) or hidden.shape != (3, rows[1]):
         raise BundleError(
-            f"the plastic head gives {tuple(logits.shape)} for 3 features and {n_classes} classes, and its class "
+            f"the plastic head gives {tuple(logits.shape)} for 3 features and {n_classes} classes, its class "
             f"layer sees {tuple(hidden.shape)}; wanted are (3, {n_classes}) and (3, {rows[1]})"
         )

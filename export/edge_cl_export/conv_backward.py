@@ -13,7 +13,7 @@ from edge_cl.errors import BundleError
 aten = torch.ops.aten
 
 
-def convolution_backward(
+def convolution_backward(  # noqa: PLR0913  the operator's own signature
     grad: Tensor,
     x: Tensor,
     weight: Tensor,
@@ -34,15 +34,20 @@ def convolution_backward(
     if groups != 1 or transposed:
         kind = "a transposed convolution" if transposed else f"a convolution in {groups} groups"
         raise BundleError(
-            f"the plastic head trains {kind} (aten.convolution_backward): its gradient has no ONNX form here; "
-            "use ordinary convolutions, or leave it to the frozen part"
+            f"the plastic head trains {kind} (aten.convolution_backward): its gradient has no ONNX form "
+            "here; use ordinary convolutions, or leave it to the frozen part"
         )
     n = x.ndim - 2
     grad_x = grad_weight = grad_bias = None
     if output_mask[0]:
         rest = [
             x.shape[2 + k]
-            - ((grad.shape[2 + k] - 1) * stride[k] - 2 * padding[k] + dilation[k] * (weight.shape[2 + k] - 1) + 1)
+            - (
+                (grad.shape[2 + k] - 1) * stride[k]
+                - 2 * padding[k]
+                + dilation[k] * (weight.shape[2 + k] - 1)
+                + 1
+            )
             for k in range(n)
         ]
         grad_x = aten.convolution(grad, weight, None, stride, padding, dilation, True, rest, 1)

