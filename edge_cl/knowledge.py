@@ -17,7 +17,7 @@ from edge_cl import heads
 from edge_cl.budget import Ledger
 from edge_cl.bundle import Bundle
 from edge_cl.errors import BudgetExceeded, ConfigError, NumericalError, StateError
-from edge_cl.heads import MAX_EXEMPLARS, Head, HeadState
+from edge_cl.heads import MAX_EXEMPLARS, Head, HeadState, StepProgram
 from edge_cl.memory import Exemplars, ReplayMemory, Reservoir
 from edge_cl.nap import MAX_LEARNED, Nap
 from edge_cl.records import FloatArray, SleepPlan, SleepProgress, SleepReport, under
@@ -81,6 +81,7 @@ class Knowledge:
         self.stability = Stability()
         """Of the head awake, on held-back exemplars."""
         self._nap: Nap | None = None
+        self._program = StepProgram.load(bundle) if name == "step" else None
         n_features = bundle.manifest.feature_size
         least = Reservoir.row_bytes(n_features) * LEAST_EXEMPLARS
         self.memory = ReplayMemory(capacity_bytes=least, n_features=n_features)
@@ -90,6 +91,7 @@ class Knowledge:
                 n_features=n_features,
                 n_classes=len(self.class_names),
                 max_bytes=head_share(ledger.free_bytes, n_features),
+                program=self._program,
                 **options,
             )
         except BudgetExceeded as error:
@@ -340,7 +342,7 @@ class Knowledge:
                     "; choose another --state folder, or ask for the old value"
                 )
         self.memory.restore(under(arrays, "memory."), meta["memory"])
-        self.head = heads.from_state(state)
+        self.head = heads.from_state(state, self._program)
         self.head.prior = None if self._prior is None else (self._prior, PRIOR_STRENGTH)
         self.class_names = list(meta["class_names"])
         self.calibrate.log_temperature = meta["log_temperature"]

@@ -9,9 +9,11 @@ kalman     4·D·(D+C)                            O(D² + C·D)               un
 prototype  4·C·D·(2+K)                          O(K²·D)                   the smallest boards
 logistic   4·D² + 8·C·D                         O(D² + C·D)               one scale for all; sure answers
 knn        memory_bytes + 4·C·D                 O(D); predict O(n·D)      classes of any shape; forgets one
+step       4·P + 4·W² + 8·W·D                   network + O(W² + W·D)     your own torch head, trained asleep
 ========== ==================================== ========================= ================================
 
-D features, C classes, d lifted features, W recent samples, A anchors, K sub-prototypes, n exemplars;
+D features, C classes, d lifted features, W recent samples, A anchors, K sub-prototypes, n exemplars, P
+numbers in the network; `step` needs the program of a bundle exported for it (`STANDALONE` are the others);
 `needed_bytes` gives the exact figure.
 """
 
@@ -28,12 +30,17 @@ from edge_cl.heads.dual import DualHead
 from edge_cl.heads.kalman import KalmanHead
 from edge_cl.heads.knn import KnnHead
 from edge_cl.heads.logistic import LogisticHead
+from edge_cl.heads.program import StepProgram
 from edge_cl.heads.prototype import PrototypeHead
 from edge_cl.heads.slda import SldaHead
+from edge_cl.heads.step import StepHead
 
 HEADS: dict[str, type[Head]] = {
-    head.name: head for head in (DualHead, SldaHead, KalmanHead, PrototypeHead, LogisticHead, KnnHead)
+    head.name: head
+    for head in (DualHead, SldaHead, KalmanHead, PrototypeHead, LogisticHead, KnnHead, StepHead)
 }
+STANDALONE: tuple[str, ...] = tuple(name for name, head in HEADS.items() if not head.needs_program)
+"""Heads that any bundle can have: they need no compiled program."""
 DEFAULT = "dual"
 LEAN = {"lift": 512, "window": 128, "anchors": 0, "memory_bytes": 60 * 1024}
 """Options of a `dual` of about 3 MB: half the lifted features, a constant gate."""
@@ -45,6 +52,7 @@ SMALLER: dict[str, tuple[dict[str, int], ...]] = {
     ),
     "knn": tuple({"memory_bytes": 2**n} for n in (18, 16, 14)),
     "prototype": ({"sub_prototypes": 2}, {"sub_prototypes": 0}),
+    "step": ({"window": 128}, {"window": 64}),
 }
 """Options that make a head smaller, each time more so; the last are the smallest worth having."""
 
@@ -54,8 +62,10 @@ __all__ = [
     "LEAN",
     "MAX_EXEMPLARS",
     "SMALLER",
+    "STANDALONE",
     "Head",
     "HeadState",
+    "StepProgram",
     "create",
     "device_options",
     "fit",
@@ -66,9 +76,15 @@ __all__ = [
 
 
 def create(
-    name: str = DEFAULT, *, n_features: int, n_classes: int = 0, max_bytes: int | None = None, **options: Any
+    name: str = DEFAULT,
+    *,
+    n_features: int,
+    n_classes: int = 0,
+    max_bytes: int | None = None,
+    program: StepProgram | None = None,
+    **options: Any,
 ) -> Head:
-    """Make a head by name; with `max_bytes` only one that needs no more.
+    """Make a head by name; with `max_bytes` only one that needs no more; `program` if the head needs one.
 
     >>> head = create("slda", n_features=2, n_classes=2)
     >>> head.learn_one([0.0, 1.0], 0); head.learn_one([1.0, 0.0], 1)
@@ -82,20 +98,28 @@ def create(
     BudgetExceeded
         When it needs more than `max_bytes`; says what would fit.
     """
+    options |= _given(name, program)
     if max_bytes is not None:
         _require(max_bytes, name, n_features, n_classes, options)
     with _named(name) as cls:
         return cls(n_features, n_classes, **options)
 
 
-def needed_bytes(name: str = DEFAULT, *, n_features: int, n_classes: int = 0, **options: Any) -> int:
+def needed_bytes(
+    name: str = DEFAULT,
+    *,
+    n_features: int,
+    n_classes: int = 0,
+    program: StepProgram | None = None,
+    **options: Any,
+) -> int:
     """Bytes that a new head would hold; nothing is allocated.
 
     >>> needed_bytes("prototype", n_features=128, n_classes=10)
     32224
     """
     with _named(name) as cls:
-        return cls.needed_bytes(n_features, n_classes, **options)
+        return cls.needed_bytes(n_features, n_classes, **options, **_given(name, program))
 
 
 def device_options(name: str, options: dict[str, Any]) -> dict[str, Any]:
@@ -114,7 +138,14 @@ def versions(name: str = DEFAULT) -> list[dict[str, Any]]:
     return found
 
 
-def fit(name: str = DEFAULT, *, max_bytes: int, n_features: int, n_classes: int = 0) -> dict[str, Any]:
+def fit(
+    name: str = DEFAULT,
+    *,
+    max_bytes: int,
+    n_features: int,
+    n_classes: int = 0,
+    program: StepProgram | None = None,
+) -> dict[str, Any]:
     """Options of the largest of a head's `versions` that needs no more than `max_bytes`.
 
     >>> fit("prototype", max_bytes=25_000, n_features=128, n_classes=10)
@@ -128,11 +159,17 @@ def fit(name: str = DEFAULT, *, max_bytes: int, n_features: int, n_classes: int 
         When the smallest needs more; says what would fit.
     """
     *larger, smallest = versions(name)
+    given = _given(name, program)
     for options in larger:
-        if needed_bytes(name, n_features=n_features, n_classes=n_classes, **options) <= max_bytes:
+        if needed_bytes(name, n_features=n_features, n_classes=n_classes, **options, **given) <= max_bytes:
             return options
-    _require(max_bytes, name, n_features, n_classes, smallest)
+    _require(max_bytes, name, n_features, n_classes, smallest | given)
     return smallest
+
+
+def _given(name: str, program: StepProgram | None) -> dict[str, Any]:
+    """The program, for a head that needs one."""
+    return {"program": program} if name in HEADS and HEADS[name].needs_program else {}
 
 
 @contextlib.contextmanager
@@ -144,7 +181,9 @@ def _named(name: str) -> Iterator[type[Head]]:
         yield HEADS[name]
     except TypeError as error:
         known = [
-            option for option in inspect.signature(HEADS[name]).parameters if not option.startswith("n_")
+            option
+            for option in inspect.signature(HEADS[name]).parameters
+            if not option.startswith("n_") and option != "program"
         ]
         raise ValueError(f"head {name!r}: {error}; its options: {', '.join(known) or 'none'}") from None
 
@@ -173,7 +212,9 @@ def _what_fits(max_bytes: int, name: str, n_features: int, n_classes: int, optio
             break
     if not found:
         sizes = {
-            other: needed(other, n_classes, SMALLER.get(other, ({},))[-1]) for other in HEADS if other != name
+            other: needed(other, n_classes, SMALLER.get(other, ({},))[-1])
+            for other in STANDALONE
+            if other != name
         }
         found = [f"{other} ({size:,} bytes)" for other, size in sizes.items() if size <= max_bytes]
     without = needed(name, 0, options)
@@ -183,8 +224,8 @@ def _what_fits(max_bytes: int, name: str, n_features: int, n_classes: int, optio
     return "what fits: " + "; ".join(found) if found else "no head fits; allow more, or use fewer features"
 
 
-def from_state(state: HeadState) -> Head:
-    """Make a head from what `Head.state` gave, bit-exactly.
+def from_state(state: HeadState, program: StepProgram | None = None) -> Head:
+    """Make a head from what `Head.state` gave, bit-exactly; `program` is the bundle's.
 
     Raises
     ------
@@ -193,4 +234,4 @@ def from_state(state: HeadState) -> Head:
     """
     if state.head not in HEADS:
         raise ValueError(f"state of an unknown head {state.head!r}; known: {', '.join(HEADS)}")
-    return HEADS[state.head].from_state(state)
+    return HEADS[state.head].from_state(state, **_given(state.head, program))

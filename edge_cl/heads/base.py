@@ -65,6 +65,8 @@ class Head(abc.ABC):
     """Whether `explain_one` names what an answer rests on."""
     gains_by_rehearsal: ClassVar[bool] = True
     """Whether `rehearse` can improve its answers."""
+    needs_program: ClassVar[bool] = False
+    """Whether it is made with the compiled `program` of a bundle."""
     learns_by_steps: ClassVar[bool] = False
     """Whether `rehearse` takes batches, one optimisation step a slice, and may be ended after any of them."""
 
@@ -201,6 +203,11 @@ class Head(abc.ABC):
     def bytes_per_class(self) -> int:
         """Bytes that one more class costs."""
 
+    @property
+    def rehearse_bytes(self) -> int:
+        """Bytes that `rehearse` holds beside the head itself and the exemplars."""
+        return 0
+
     @abc.abstractmethod
     def warm_start(self, prior: Prior, *, strength: float) -> None:
         """Begin from a bundle's prior, weighed as if `strength` labels per class had been seen.
@@ -262,6 +269,10 @@ class Head(abc.ABC):
     def _options(self) -> dict[str, Any]:
         """The constructor's keyword arguments."""
 
+    def _given(self) -> dict[str, Any]:
+        """The constructor's keyword arguments that no state holds."""
+        return {}
+
     @abc.abstractmethod
     def _get_state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]: ...
 
@@ -282,8 +293,10 @@ class Head(abc.ABC):
         )
 
     @classmethod
-    def from_state(cls, state: HeadState) -> Self:
+    def from_state(cls, state: HeadState, **given: Any) -> Self:
         """Rebuild a head from `state`; raises ValueError when it is another head's or of another version.
+
+        `given` are constructor arguments that no state holds: the `program` of a head that needs one.
 
         A head that began from a prior needs its `prior` set again.
         """
@@ -294,12 +307,12 @@ class Head(abc.ABC):
                 f"head state version {state.version}; this edge-cl reads {STATE_VERSION}: "
                 + ("upgrade edge-cl" if state.version > STATE_VERSION else "use the release that wrote it")
             )
-        return cls._rebuilt(state, {key: np.array(value) for key, value in state.arrays.items()})
+        return cls._rebuilt(state, {key: np.array(value) for key, value in state.arrays.items()}, given)
 
     @classmethod
-    def _rebuilt(cls, state: HeadState, arrays: dict[str, np.ndarray]) -> Self:
+    def _rebuilt(cls, state: HeadState, arrays: dict[str, np.ndarray], given: dict[str, Any]) -> Self:
         """A head that owns these arrays of `state`."""
-        head = cls(state.n_features, state.n_classes, **state.options)
+        head = cls(state.n_features, state.n_classes, **state.options, **given)
         head.class_counts = arrays.pop("class_counts")
         head._set_state(arrays, state.meta)
         return head
@@ -307,7 +320,7 @@ class Head(abc.ABC):
     def copy(self) -> Self:
         """An independent copy that predicts and learns the same, bit for bit."""
         state = self.state()
-        twin = self._rebuilt(state, state.arrays)  # copies already
+        twin = self._rebuilt(state, state.arrays, self._given())  # copies already
         twin.prior = self.prior
         return twin
 

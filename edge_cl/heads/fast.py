@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edge_cl.heads.standardise import Standardiser
 from edge_cl.records import FloatArray
@@ -120,8 +121,14 @@ class FastMemory:
             self._reinvert()
         self._set_fade()
 
-    def restandardise(self, standardise: Standardiser) -> None:
-        """Take over new feature scales; the residuals stay as they were found."""
+    def held(self) -> tuple[FloatArray, NDArray[np.int32]]:
+        """Features (n, D) and classes (n,) of all samples, in slot order."""
+        return self._raw[: self.n], self._classes[: self.n]
+
+    def restandardise(self, standardise: Standardiser, residuals: FloatArray | None = None) -> None:
+        """Take over new feature scales, and new residuals (n, C) in slot order; else they stay as found."""
+        if residuals is not None:
+            self._residuals[: self.n] = residuals
         self._z[: self.n] = standardise(self._raw[: self.n])
         self._norms[: self.n] = np.einsum("wd,wd->w", self._z[: self.n], self._z[: self.n])
         self._reinvert()

@@ -49,7 +49,9 @@ def fit_codebook(
     X = np.asarray(X, dtype=np.float32)
     n, n_features = X.shape
     if not 1 <= n_codes <= n_features or n < 1:
-        raise ValueError(f"n_codes is {n_codes} for {n} features of size {n_features}; allowed: 1 to the size")
+        raise ValueError(
+            f"n_codes is {n_codes} for {n} features of size {n_features}; allowed: 1 to the size"
+        )
     variance, mean = X.var(axis=0, dtype=np.float64), X.mean(axis=0, dtype=np.float64)
     weights = (1 / np.maximum(variance, 1e-12 * mean**2 + 1e-24)).astype(np.float32)
     size = -(-n_features // n_codes)

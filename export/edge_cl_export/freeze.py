@@ -117,7 +117,7 @@ def _export(model: nn.Module | torch.export.ExportedProgram, window: torch.Tenso
                 verbose=False,
                 **dynamic,
             )
-            encoded: bytes = _plain(onnx.load(path)).SerializeToString()
+            encoded: bytes = plain(onnx.load(path)).SerializeToString()
             return encoded
     except (torch.onnx.OnnxExporterError, RuntimeError, TypeError, ValueError) as error:
         raise BundleError(
@@ -127,8 +127,8 @@ def _export(model: nn.Module | torch.export.ExportedProgram, window: torch.Tenso
         quiet.setLevel(level)
 
 
-def _plain(model: onnx.ModelProto) -> onnx.ModelProto:
-    # Node metadata holds the paths and source lines of the machine that exported.
+def plain(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model without paths and source lines of the machine that exported, which node metadata holds."""
     for node in model.graph.node:
         del node.metadata_props[:]
         node.doc_string = ""
