@@ -1,9 +1,9 @@
 """Whether to wake with the new head: judged on exemplars that were held back.
 
 The question is not whether the new head did worse on them, but how sure it is that it is not worse
-elsewhere: of a handful of exemplars "as good as before" says next to nothing. So the paired change of balanced
-accuracy must, less its error, stay above `-TOLERANCE`; the error never is 0, and counts for more the fewer
-judge. Chosen on sleeps of heads in trouble, ``python -m bench.gate``.
+elsewhere: of a handful of exemplars "as good as before" says next to nothing. So the paired change of
+balanced accuracy must, less its error, stay above `-TOLERANCE`; the error never is 0, and counts for more the
+fewer judge. Chosen on sleeps of heads in trouble, ``python -m bench.gate``.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from edge_cl.records import FloatArray
 MIN_HELD_BACK = 8
 """With fewer held-back exemplars no head can be judged, and the old one stays."""
 CLASS_MARGIN = 0.2
-"""No class may lose more than this; one with fewer than `MIN_HELD_BACK` exemplars counts as having so many."""
+"""No class may lose more than this; one of fewer than `MIN_HELD_BACK` exemplars counts as of so many."""
 TOLERANCE = 0.01
 """Balanced accuracy that an adopted head may lose."""
 PSEUDO_COUNT = 0.1
-"""Answers gained, and lost, that every class counts as having besides: what was not seen to change still may."""
+"""Answers gained, and lost, that counted to every class besides: what was not seen to change still may."""
 ERRORS, MORE_ERRORS = 1.0, 16.0
 """The change must be above -TOLERANCE by ERRORS + MORE_ERRORS / n standard errors, n exemplars."""
 UNJUDGED_VAR = 0.25
