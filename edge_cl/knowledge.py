@@ -129,7 +129,8 @@ class Knowledge:
         labels that come meanwhile."""
         n_features = self.head.n_features
         rehearsed = min(self.memory.rehearsed.capacity, MAX_EXEMPLARS)
-        return self.head.nbytes + rehearsed * _decoded_row_bytes(n_features) + _beside_rows_bytes(n_features)
+        rows = rehearsed * _decoded_row_bytes(n_features) + _beside_rows_bytes(n_features)
+        return self.head.nbytes + self.head.rehearse_bytes + rows
 
     def _begin(self) -> None:
         prior = self._prior

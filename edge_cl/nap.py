@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from edge_cl.heads import Head
 from edge_cl.memory import ReplayMemory
 from edge_cl.records import FloatArray, SleepPlan, SleepProgress, SleepReport
-from edge_cl.sleep import Rehearsal, Verdict
+from edge_cl.sleep import Rehearsal, dropped
 from edge_cl.trust import Calibrator, Stability
 
 MAX_LEARNED = 256
@@ -90,7 +90,7 @@ class Nap:
         rehearsal = self.rehearsal
         verdict = rehearsal.verdict
         if verdict is None or drop:
-            verdict = Verdict(False, f"dropped: {drop}", 0.0, 0.0)
+            verdict = dropped(drop)
         asleep = Stability()
         for accuracy_by_class in rehearsal.looks:
             asleep.update(accuracy_by_class)
@@ -104,7 +104,7 @@ class Nap:
             n_steps=rehearsal.n_steps,
             accuracy_before=verdict.accuracy_before,
             accuracy_after=verdict.accuracy_after,
-            by_class={class_names[c]: pair for c, pair in rehearsal.by_class.items()},
+            by_class={class_names[c]: pair for c, pair in verdict.by_class.items()},
             adopted=verdict.adopted,
             reason=verdict.reason,
             min_acc=awake.min_acc or 0.0,

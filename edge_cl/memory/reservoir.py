@@ -206,15 +206,6 @@ class Reservoir:
         for start in range(0, self.n, CHUNK):
             yield self._rows.read(np.arange(start, min(start + CHUNK, self.n)))
 
-    @property
-    def labels(self) -> NDArray[np.int64]:
-        """Classes (n,) of all exemplars, by row."""
-        return self._labels[: self.n].astype(np.int64)
-
-    def features(self, rows: NDArray[np.int64]) -> FloatArray:
-        """The exemplars in these rows (k,), decoded: (k, D) float32."""
-        return self._codec.decode(self._rows[rows])
-
     def label(self, slot: int) -> int:
         """Class of the exemplar in a slot below `n`."""
         return int(self._about["label"][slot])

@@ -3,13 +3,14 @@
 from edge_cl.sleep.causes import SleepNeed, sleep_cause
 from edge_cl.sleep.conditions import Surroundings, may_sleep
 from edge_cl.sleep.gate import Verdict, judge
-from edge_cl.sleep.rehearsal import Rehearsal
+from edge_cl.sleep.rehearsal import Rehearsal, dropped
 
 __all__ = [
     "Rehearsal",
     "SleepNeed",
     "Surroundings",
     "Verdict",
+    "dropped",
     "judge",
     "may_sleep",
     "sleep_cause",

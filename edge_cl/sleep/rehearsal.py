@@ -23,13 +23,18 @@ PIECE = 64
 """Exemplars that a head learns about so many of per piece, where it learns each once; for the progress."""
 
 
+def dropped(why: str) -> Verdict:
+    """The verdict on a candidate that is not waited for."""
+    return Verdict(False, f"dropped: {why}", 0.0, 0.0, 0, {})
+
+
 class Sleeper(Protocol):
     """What sleep needs of a head."""
 
     learns_by_steps: ClassVar[bool]
 
-    @property
-    def n_classes(self) -> int: ...
+    class_counts: NDArray[np.float64]
+
     def copy(self) -> Self: ...
     def exam(self, X: FloatArray, y: NDArray[np.int64], *, learned: bool) -> FloatArray: ...
     def settle(self, X: FloatArray, y: NDArray[np.int64]) -> None: ...
@@ -55,6 +60,8 @@ class Rehearsal(Generic[H]):
     """
 
     def __init__(self, head: H, memory: ReplayMemory, plan: SleepPlan, seed: int) -> None:
+        self._plan = plan
+        self._n_known = int(np.count_nonzero(head.class_counts))
         self.candidate: H = head.copy()
         self.exemplars = _exemplars(memory, plan, seed)
         self._judges = memory.held_back
@@ -65,8 +72,6 @@ class Rehearsal(Generic[H]):
         self.looks: list[dict[int, float]] = []
         """Accuracy by class of a candidate that learns by steps, before the first and on the way."""
         self.verdict: Verdict | None = None
-        self.by_class: dict[int, tuple[float, float]] = {}
-        """Accuracy before and after of the classes that judge."""
 
     @property
     def n_exemplars(self) -> int:
@@ -103,15 +108,13 @@ class Rehearsal(Generic[H]):
                     self.ended_early = True
                     break
         except NumericalError as error:
-            self.verdict = Verdict(False, f"dropped: {error}", 0.0, 0.0)
+            self.verdict = dropped(str(error))
             return
         after = np.zeros(self.n_held_back, dtype=np.bool_)
         yield from self._exam(after, learned=False)
-        self.verdict = judge(before, after, self._judge_y)
-        self.by_class = {
-            int(c): (float(before[self._judge_y == c].mean()), float(after[self._judge_y == c].mean()))
-            for c in np.unique(self._judge_y)
-        }
+        self.verdict = judge(
+            before, after, self._judge_y, n_known=self._n_known, class_margin=self._plan.class_margin
+        )
         if self.verdict.adopted:
             for rows in self._blocks():
                 self.candidate.settle(self._judges.features(rows), self._judge_y[rows])
@@ -143,9 +146,9 @@ def _exemplars(memory: ReplayMemory, plan: SleepPlan, seed: int) -> Exemplars:
     candidates = Candidates(
         y=y,
         features=rehearsed.features,
-        born=np.zeros(len(y), dtype=np.int64),
-        box=np.zeros(len(y), dtype=np.int8),
-        due=np.zeros(len(y), dtype=np.int64),
+        born=rehearsed.born.astype(np.int64),
+        box=rehearsed.box.astype(np.int8),
+        due=rehearsed.due.astype(np.int64),
         n_sleep=seed,
         seed=seed,
         n_steps=plan.steps,
