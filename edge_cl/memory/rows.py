@@ -82,7 +82,8 @@ class RowFile(msgspec.Struct, frozen=True, kw_only=True):
     owner
         Whose rows these are: a file of another owner is refused. The bundle's id does.
     unsaved_rows
-        Rows that may change between three snapshots, as RAM is set aside for them; more are counted as they come.
+        Rows that may change between three snapshots: RAM is set aside for them; more are counted as they
+        come.
     """
 
     path: Path
@@ -204,7 +205,7 @@ class FileRows:
         return arrays, {"generation": self.generation}
 
     def restore(self, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> None:
-        """Take back what `state` gave; the file must be the one that was then, or up to two snapshots newer."""
+        """Take back what `state` gave; the file must be as it was then, or up to two snapshots newer."""
         if "changed" not in arrays:
             raise StateError(
                 "this state keeps its exemplars in RAM, asked for is a file; set memory.file = false, "
@@ -213,8 +214,8 @@ class FileRows:
         wanted = meta["generation"]
         if not wanted <= self.generation <= wanted + 2:
             raise StateError(
-                f"{self.path}: is of generation {self.generation}, the snapshot needs {wanted} to {wanted + 2}: the "
-                "file was lost or belongs to another copy of this state; put both back together, "
+                f"{self.path}: is of generation {self.generation}, the snapshot needs {wanted} to {wanted + 2}: "
+                "the file was lost or belongs to another copy of this state; put both back together, "
                 "or choose another --state folder"
             )
         slots, rows = arrays["changed"].tolist(), arrays["changed_rows"]
@@ -277,23 +278,25 @@ class FileRows:
             header = msgspec.json.decode(line, type=_Header)
         except msgspec.MsgspecError as error:
             raise StateError(
-                f"{self.path}: is no file of exemplars ({error}); move it away, or choose another --state folder"
+                f"{self.path}: is no file of exemplars ({error}); move it away, "
+                "or choose another --state folder"
             ) from error
         found = (header.format_version, header.owner, header.dtype, header.width)
         wanted = (FORMAT_VERSION, self._owner, self._dtype.str, self._width)
         if found != wanted:
             raise StateError(
-                f"{self.path}: holds exemplars of another format, bundle or codec (found {found}, wanted {wanted}); "
-                "move it away, or choose another --state folder"
+                f"{self.path}: holds exemplars of another format, bundle or codec (found {found}, wanted "
+                f"{wanted}); move it away, or choose another --state folder"
             )
         if size < HEADER_BYTES + header.capacity * self.row_bytes:
             raise StateError(
-                f"{self.path}: has {size:,} bytes, its header says {header.capacity:,} rows of {self.row_bytes}; it "
-                "was cut off: put back a whole copy with its snapshots, or choose another --state folder"
+                f"{self.path}: has {size:,} bytes, its header says {header.capacity:,} rows of "
+                f"{self.row_bytes}; it was cut off: put back a whole copy with its snapshots, or choose another --state folder"
             )
         return header
 
     def _unwritable(self, error: OSError) -> StateUnwritable:
         return StateUnwritable(
-            f"{self.path}: cannot keep exemplars there ({error.strerror}); free some disk space or check the card"
+            f"{self.path}: cannot keep exemplars there ({error.strerror}); free some disk space "
+            "or check the card"
         )
