@@ -94,7 +94,7 @@ class Pq(Float32):
     `encode` O(K·D), `decode` O(D) per vector; with a rotation D² more each. Codes are never rewritten:
     `refresh` moves the centroids under them, as DeDrift (Baranchuk et al., 2023) does for an index. What was
     stored then decodes a little differently, and `find` misses it where x would get another code now.
-    Holds (8·K + 4)·D + 8·K·M bytes, and 4·D² with a rotation.
+    Holds (8·K + 8)·D + 8·K·M bytes, and 4·D² with a rotation.
     """
 
     name: ClassVar[str] = "pq"
@@ -105,6 +105,7 @@ class Pq(Float32):
         self._centroids = np.array(codebook.centroids, dtype=np.float32)
         self.width, n_centroids, self._size = self._centroids.shape
         self._scale = np.array(codebook.scale, dtype=np.float32)
+        self._reach = np.minimum(LARGEST / self._scale.astype(np.float64), 3e38).astype(np.float32)
         self._rotation = np.array(codebook.rotation, dtype=np.float32)
         self._error = np.array(codebook.error, dtype=np.float32)
         self._first = np.arange(self.width) * n_centroids  # of each part, in all centroids
@@ -115,7 +116,7 @@ class Pq(Float32):
     @property
     def nbytes(self) -> int:
         """Bytes held beside the rows: centroids, what is to move them, scale and rotation."""
-        arrays = (self._centroids, self._sums, self._counts, self._norms, self._scale, self._rotation)
+        arrays = (self._centroids, self._sums, self._counts, self._norms, self._scale, self._reach, self._rotation)
         return int(sum(array.nbytes for array in arrays) + self._error.nbytes + self._first.nbytes)
 
     def encode(self, x: FloatArray) -> np.ndarray:
@@ -156,7 +157,7 @@ class Pq(Float32):
 
         With `held` vectors stored as a centroid, `new` of them lately and those on average `away` from it,
         it moves by away · new / held: to the mean of all, if the older ones are spread around it evenly.
-        Their mean squared error rises by the square of the step, which is at most `FOLLOW` times the part's error.
+        Their mean squared error rises by the square of the step: at most `FOLLOW` times the part's error.
         """
         held = np.zeros(self._counts.size)
         for rows in stored:
@@ -185,7 +186,7 @@ class Pq(Float32):
 
     def _turned(self, X: FloatArray) -> FloatArray:
         """(n, D) → (M, n, d): scaled, rotated, in parts."""
-        Z = np.clip(X * self._scale, -LARGEST, LARGEST)
+        Z = np.clip(X, -self._reach, self._reach) * self._scale
         return _parts(Z @ self._rotation if len(self._rotation) else Z, self._size)
 
     def _half_squares(self) -> FloatArray:
