@@ -116,7 +116,15 @@ class Pq(Float32):
     @property
     def nbytes(self) -> int:
         """Bytes held beside the rows: centroids, what is to move them, scale and rotation."""
-        arrays = (self._centroids, self._sums, self._counts, self._norms, self._scale, self._reach, self._rotation)
+        arrays = (
+            self._centroids,
+            self._sums,
+            self._counts,
+            self._norms,
+            self._scale,
+            self._reach,
+            self._rotation,
+        )
         return int(sum(array.nbytes for array in arrays) + self._error.nbytes + self._first.nbytes)
 
     def encode(self, x: FloatArray) -> np.ndarray:

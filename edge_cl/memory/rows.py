@@ -14,7 +14,7 @@ from edge_cl.errors import StateError, StateUnwritable
 
 FORMAT_VERSION = 1
 HEADER_BYTES = 4096
-ENTRY_BYTES = 320
+ENTRY_BYTES = 200
 """RAM of a changed row beside its numbers: bytes object, table entries, its slot in the last snapshot."""
 
 

@@ -82,7 +82,9 @@ class Device:
         state = self.memory.state()
         if not written:
             return
-        self.slots = dict(sorted(self.slots.items())[-1:]) | {max(self.slots, default=0) + 1: (self.n_labels, state)}
+        self.slots = dict(sorted(self.slots.items())[-1:]) | {
+            max(self.slots, default=0) + 1: (self.n_labels, state)
+        }
         if persisted:
             self.memory.persisted()
 
@@ -198,7 +200,9 @@ def saved(folder):
 def test_a_missing_file_says_so(tmp_path):
     state = saved(tmp_path)
     (tmp_path / PARTS[0]).unlink()
-    with pytest.raises(StateError, match=r"rows.rehearsed: is of generation 0, .* lost or belongs to another"):
+    with pytest.raises(
+        StateError, match=r"rows.rehearsed: is of generation 0, .* lost or belongs to another"
+    ):
         memory(tmp_path).restore(*state)
 
 
