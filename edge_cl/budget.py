@@ -31,6 +31,13 @@ class Budget(msgspec.Struct, frozen=True, kw_only=True):
 class Ledger:
     """Adds up what every holder says it holds and refuses what does not fit.
 
+    Parameters
+    ----------
+    capacity_bytes
+        The budget.
+    setting
+        The key that raises it, for messages: there is one ledger for RAM and one for disk.
+
     >>> ledger = Ledger(1000)
     >>> ledger.register("head", lambda: 600)
     >>> ledger.held_bytes, ledger.free_bytes
@@ -41,17 +48,35 @@ class Ledger:
     edge_cl.errors.BudgetExceeded: memory needs 500 bytes, but 400 of the budget's 1,000 are free ...
     """
 
-    def __init__(self, capacity_bytes: int) -> None:
+    def __init__(self, capacity_bytes: int, *, setting: str = "budget.ram_mb") -> None:
         self.capacity_bytes = capacity_bytes
+        self.setting = setting
         self._holders: dict[str, Callable[[], int]] = {}
+        self._shrink: dict[str, Callable[[int], None]] = {}
 
-    def register(self, name: str, nbytes: Callable[[], int]) -> None:
-        """Add a holder; `nbytes()` must say what it holds now."""
+    def register(
+        self, name: str, nbytes: Callable[[], int], *, shrink: Callable[[int], None] | None = None
+    ) -> None:
+        """Add a holder.
+
+        Parameters
+        ----------
+        name
+            Whose bytes these are.
+        nbytes
+            Says what it holds now.
+        shrink
+            Gives back at least so many bytes, or raises BudgetExceeded and keeps all.
+        """
         self._holders[name] = nbytes
+        self._shrink.pop(name, None)
+        if shrink is not None:
+            self._shrink[name] = shrink
 
     def release(self, name: str) -> None:
         """Remove a holder; one that is not there is none."""
         self._holders.pop(name, None)
+        self._shrink.pop(name, None)
 
     def held(self) -> dict[str, int]:
         """Bytes held now, by holder."""
@@ -71,8 +96,27 @@ class Ledger:
         """Raise `BudgetExceeded` unless `nbytes` more fit."""
         if nbytes <= self.free_bytes:
             return
-        holders = ", ".join(f"{who} holds {n:,}" for who, n in self.held().items()) or "nobody holds any"
         raise BudgetExceeded(
             f"{name} needs {nbytes:,} bytes, but {self.free_bytes:,} of the budget's {self.capacity_bytes:,} "
-            f"are free ({holders}); raise the budget or choose a smaller head"
+            f"are free ({self._who()}); raise {self.setting} or choose a smaller head"
         )
+
+    def lower(self, capacity_bytes: int) -> None:
+        """Change the budget; when more is held than that, holders that can give back what is over.
+
+        Raises BudgetExceeded when they cannot; the budget then stays what it was.
+        """
+        for shrink in self._shrink.values():
+            over = self.held_bytes - capacity_bytes
+            if over > 0:
+                shrink(over)
+        if self.held_bytes > capacity_bytes:
+            raise BudgetExceeded(
+                f"{self.setting} cannot be lowered to {capacity_bytes:,} bytes: {self.held_bytes:,} are held "
+                f"({self._who()}) and nobody can give more back; choose a smaller head, or start anew"
+            )
+        self.capacity_bytes = capacity_bytes
+
+    def _who(self) -> str:
+        held = ", ".join(f"{who} holds {n:,}" for who, n in self.held().items())
+        return held or "nobody holds any"

@@ -167,20 +167,23 @@ class Prior(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Codebook(msgspec.Struct, frozen=True, kw_only=True):
-    """Product quantiser of feature vectors: M parts of d channels in a row, the last one zero-padded.
+    """Product quantiser of feature vectors: z = (x · scale) @ rotation, in M parts of d channels in a row.
 
     Attributes
     ----------
     centroids
-        (M, K, d) float32, K ≤ 256; M = ⌈D / d⌉.
-    weights
-        (D,) float32, what a squared difference counts in each channel: one over the source's variance.
+        (M, K, d) float32 of z, K ≤ 256, M = ⌈D / d⌉; the last part is zero-padded.
+    scale
+        (D,) float32, one over each channel's standard deviation on the source data.
+    rotation
+        (D, D) float32, orthogonal; (0, 0): z is not rotated.
     error
-        (M,) float32, mean weighted squared error of each part on the source data.
+        (M,) float32, mean squared error of each part of z on the source data.
     """
 
     centroids: FloatArray
-    weights: FloatArray
+    scale: FloatArray
+    rotation: FloatArray
     error: FloatArray
 
 
@@ -376,19 +379,20 @@ def _arrays(data: bytes, name: str) -> dict[str, FloatArray]:
 
 
 def _check_codebook(codebook: Codebook, n_features: int) -> None:
-    if len(codebook.weights) != n_features:
+    if len(codebook.scale) != n_features:
         raise BundleError(
-            f"codebook.npz: made for features of size {len(codebook.weights)}, the manifest's feature_size is "
+            f"codebook.npz: made for features of size {len(codebook.scale)}, the manifest's feature_size is "
             f"{n_features}; export the bundle again"
         )
     shape = codebook.centroids.shape
     fits = len(shape) == 3 and 1 <= shape[1] <= 256 and shape[0] == -(-n_features // max(shape[2], 1))
+    fits = fits and codebook.rotation.shape in ((0, 0), (n_features, n_features))
     if not fits or codebook.error.shape != shape[:1]:
         raise BundleError(
-            f"codebook.npz: centroids {shape} and error {codebook.error.shape} do not make up features of "
-            f"size {n_features}; export the bundle again"
+            f"codebook.npz: centroids {shape}, rotation {codebook.rotation.shape} and error "
+            f"{codebook.error.shape} do not make up features of size {n_features}; export the bundle again"
         )
-    if not all(np.isfinite(array).all() for array in (codebook.centroids, codebook.weights, codebook.error)):
+    if not all(np.isfinite(getattr(codebook, name)).all() for name in codebook.__struct_fields__):
         raise BundleError("codebook.npz holds values that are not finite; export the bundle again")
 
 

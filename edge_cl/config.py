@@ -6,7 +6,7 @@ import difflib
 import re
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -49,6 +49,28 @@ class HeadSettings(Section, frozen=True, kw_only=True):
 
     name: str = ""
     options: dict[str, Any] = {}
+
+
+class MemorySettings(Section, frozen=True, kw_only=True):
+    """What is kept of the labels that were learned.
+
+    Attributes
+    ----------
+    codec
+        How a feature is stored: ``float32``, ``float16``, ``int8``, or ``pq`` (a sixteenth of float32 by
+        default) where the bundle has a codebook.
+    evict
+        Which exemplar of the fullest class goes: a ``random`` one, or the most ``redundant`` of some.
+    max_mb
+        At most so much for exemplars: of RAM, or with `file` of disk.
+    file
+        Keep exemplars in a file of the state folder, when disk is the budget and not RAM; not with ``int8``.
+    """
+
+    codec: Literal["float32", "float16", "int8", "pq"] = "float16"
+    evict: Literal["random", "redundant"] = "random"
+    max_mb: float = 8.0
+    file: bool = False
 
 
 class TrustSettings(Section, frozen=True, kw_only=True):
@@ -118,6 +140,7 @@ class Settings(Section, frozen=True, kw_only=True):
     device: DeviceSettings = DeviceSettings()
     budget: BudgetSettings = BudgetSettings()
     head: HeadSettings = HeadSettings()
+    memory: MemorySettings = MemorySettings()
     trust: TrustSettings = TrustSettings()
     sleep: SleepSettings = SleepSettings()
     state: StateSettings = StateSettings()
@@ -169,6 +192,7 @@ def _bounds(s: Settings) -> list[tuple[str, object, bool, str]]:
     positive = [
         ("budget.ram_mb", s.budget.ram_mb),
         ("budget.disk_mb", s.budget.disk_mb),
+        ("memory.max_mb", s.memory.max_mb),
         ("sleep.slice_ms", s.sleep.slice_ms),
         ("sleep.steps", s.sleep.steps),
         ("state.snapshot_labels", s.state.snapshot_labels),
@@ -187,6 +211,7 @@ def _bounds(s: Settings) -> list[tuple[str, object, bool, str]]:
         *[(key, v, bool(_NAME.fullmatch(v)), allowed_name) for key, v in names],
         *[(key, v, v > 0, "above 0") for key, v in positive],
         *[(key, v, v >= 0, "0 or more") for key, v in not_negative],
+        ("memory.file", s.memory.file, not (s.memory.file and s.memory.codec == "int8"), "false with int8"),
         ("trust.min_confidence", s.trust.min_confidence, 0 <= s.trust.min_confidence <= 1, "0 to 1"),
         (
             "mqtt.url",

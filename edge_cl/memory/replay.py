@@ -146,8 +146,8 @@ class ReplayMemory:
         if rehearsed < max(n_held, 1):
             raise BudgetExceeded(
                 f"a memory of {capacity_bytes:,} bytes has room to rehearse {rehearsed} exemplars of "
-                f"{self.row_bytes} bytes beside {self.own_bytes:,} of its own, and {n_held} classes need one each; "
-                "raise budget.ram_mb, or choose a codec with fewer bytes (memory.codec)"
+                f"{self.row_bytes} bytes beside {self.own_bytes:,} of its own, and {n_held} classes need one "
+                "each; raise budget.ram_mb, or choose a codec with fewer bytes (memory.codec)"
             )
         self.rehearsed.resize(rehearsed)
         self.held_back.resize(held_back)

@@ -77,7 +77,7 @@ class Reservoir:
         self._own_codec = isinstance(codec, str)
         if file is not None and self._codec.rewrites:
             raise ValueError(
-                f"{self._codec.name} rewrites stored rows when a range grows; with a file choose float16 or pq"
+                f"{self._codec.name} rewrites stored rows when a range grows; for a file choose float16 or pq"
             )
         store = (capacity, self._codec.width, self._codec.dtype)
         self._rows: RamRows | FileRows = RamRows(*store) if file is None else FileRows(file, *store)
@@ -242,8 +242,9 @@ class Reservoir:
         With a file: what the file does not hold, to be followed by `persisted`; `whole` gives all rows
         instead, to compare two states.
         """
+        rows_meta: dict[str, Any] = {}
         if whole and isinstance(self._rows, FileRows):
-            arrays, rows_meta = {"rows": self._rows.read(np.arange(self.n))}, {}
+            arrays = {"rows": self._rows.read(np.arange(self.n))}
         else:
             arrays, rows_meta = self._rows.state(self.n)
         arrays["order"] = np.fromiter(

@@ -14,7 +14,7 @@ from edge_cl.errors import StateError, StateUnwritable
 
 FORMAT_VERSION = 1
 HEADER_BYTES = 4096
-ENTRY_BYTES = 320
+ENTRY_BYTES = 200
 """RAM of a changed row beside its numbers: bytes object, table entries, its slot in the last snapshot."""
 
 
@@ -82,7 +82,8 @@ class RowFile(msgspec.Struct, frozen=True, kw_only=True):
     owner
         Whose rows these are: a file of another owner is refused. The bundle's id does.
     unsaved_rows
-        Rows that may change between three snapshots, as RAM is set aside for them; more are counted as they come.
+        Rows that may change between three snapshots: RAM is set aside for them; more are counted as they
+        come.
     """
 
     path: Path
@@ -136,8 +137,8 @@ class FileRows:
         self._reserved = place.unsaved_rows
         self._width, self._dtype = width, np.dtype(dtype)
         self._changed: dict[int, bytes] = {}
-        self._saving: dict[int, bytes] = {}  # as of the last `state`
-        self._saved: set[int] = set()  # slots that the newest durable snapshot holds
+        self._saving: dict[int, bytes] | None = None  # as of the last `state`, until it is persisted
+        self._saved: set[int] = set()  # slots that every snapshot which may be the newest durable one holds
         header = self._read_header()
         self._file_capacity = header.capacity if header else 0
         self.generation = header.generation if header else 0
@@ -197,6 +198,8 @@ class FileRows:
 
     def state(self, n: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """The changed rows below n."""
+        if self._saving is not None:  # that snapshot failed, or not: nobody said
+            self._saved &= self._saving.keys()
         self._saving = {slot: row for slot, row in self._changed.items() if slot < n}
         slots = np.fromiter(self._saving, dtype=np.int64, count=len(self._saving))
         rows = np.frombuffer(b"".join(self._saving.values()), dtype=self._dtype)
@@ -204,7 +207,7 @@ class FileRows:
         return arrays, {"generation": self.generation}
 
     def restore(self, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> None:
-        """Take back what `state` gave; the file must be the one that was then, or up to two snapshots newer."""
+        """Take back what `state` gave; the file must be as it was then, or up to two snapshots newer."""
         if "changed" not in arrays:
             raise StateError(
                 "this state keeps its exemplars in RAM, asked for is a file; set memory.file = false, "
@@ -213,29 +216,33 @@ class FileRows:
         wanted = meta["generation"]
         if not wanted <= self.generation <= wanted + 2:
             raise StateError(
-                f"{self.path}: is of generation {self.generation}, the snapshot needs {wanted} to {wanted + 2}: the "
-                "file was lost or belongs to another copy of this state; put both back together, "
+                f"{self.path}: is of generation {self.generation}, the snapshot needs {wanted} to "
+                f"{wanted + 2}: the file was lost or belongs to another copy of this state; put both back together, "
                 "or choose another --state folder"
             )
+        self.generation = min(self.generation, wanted + 1)  # an older slot was taken: count on from there
         slots, rows = arrays["changed"].tolist(), arrays["changed_rows"]
         self._changed = {slot: row.tobytes() for slot, row in zip(slots, rows, strict=True)}
-        self._saving, self._saved = {}, set(slots)
+        self._saving, self._saved = None, set(slots)
 
     def persisted(self) -> None:
         """The last `state` is durable: write what the snapshot before it holds changed, too."""
-        ready = [slot for slot in self._saving if slot in self._saved]
+        saving = self._saving
+        if saving is None:
+            return
+        ready = [slot for slot in saving if slot in self._saved]
         try:
             for slot in ready:
-                self._rows[slot] = np.frombuffer(self._saving[slot], dtype=self._dtype)
+                self._rows[slot] = np.frombuffer(saving[slot], dtype=self._dtype)
             self._rows.flush()
             self.generation += 1
             self._write_header()
         except OSError as error:
             raise self._unwritable(error) from error
         for slot in ready:
-            if self._changed.get(slot) is self._saving[slot]:
+            if self._changed.get(slot) is saving[slot]:
                 del self._changed[slot]
-        self._saving, self._saved = {}, set(self._saving)
+        self._saving, self._saved = None, set(saving)
 
     def _extend(self, capacity: int) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -277,23 +284,26 @@ class FileRows:
             header = msgspec.json.decode(line, type=_Header)
         except msgspec.MsgspecError as error:
             raise StateError(
-                f"{self.path}: is no file of exemplars ({error}); move it away, or choose another --state folder"
+                f"{self.path}: is no file of exemplars ({error}); move it away, "
+                "or choose another --state folder"
             ) from error
         found = (header.format_version, header.owner, header.dtype, header.width)
         wanted = (FORMAT_VERSION, self._owner, self._dtype.str, self._width)
         if found != wanted:
             raise StateError(
-                f"{self.path}: holds exemplars of another format, bundle or codec (found {found}, wanted {wanted}); "
-                "move it away, or choose another --state folder"
+                f"{self.path}: holds exemplars of another format, bundle or codec (found {found}, wanted "
+                f"{wanted}); move it away, or choose another --state folder"
             )
         if size < HEADER_BYTES + header.capacity * self.row_bytes:
             raise StateError(
-                f"{self.path}: has {size:,} bytes, its header says {header.capacity:,} rows of {self.row_bytes}; it "
-                "was cut off: put back a whole copy with its snapshots, or choose another --state folder"
+                f"{self.path}: has {size:,} bytes, its header says {header.capacity:,} rows of "
+                f"{self.row_bytes}; it was cut off: put back a whole copy with its snapshots, "
+                "or choose another --state folder"
             )
         return header
 
     def _unwritable(self, error: OSError) -> StateUnwritable:
         return StateUnwritable(
-            f"{self.path}: cannot keep exemplars there ({error.strerror}); free some disk space or check the card"
+            f"{self.path}: cannot keep exemplars there ({error.strerror}); free some disk space "
+            "or check the card"
         )

@@ -27,6 +27,7 @@ from edge_cl.bundle import (
     write_bundle,
 )
 from edge_cl.records import FloatArray
+from edge_cl_export.codebook import codebook_member, make_codebook
 from edge_cl_export.encoders import SensorEncoder, triplets
 from edge_cl_export.freeze import INPUT, OUTPUT, freeze, run_graph
 from edge_cl_export.prior import make_prior
@@ -143,7 +144,7 @@ def pack(
     seed: int = 0,
     provenance: Mapping[str, Any] | None = None,
 ) -> Bundle:
-    """Write a bundle around a frozen encoder `graph`; prior and golden pairs come from `source`."""
+    """Write a bundle around a frozen encoder `graph`; prior, golden pairs and codebook come from `source`."""
     features = run_graph(graph, source.X)
     rng = np.random.default_rng(seed)
     prior = make_prior(features, source.y, n_classes=len(source.class_names), exemplars=exemplars, rng=rng)
@@ -152,6 +153,7 @@ def pack(
         "encoder.onnx": graph,
         "prior.npz": npz_bytes(**{name: getattr(prior, name) for name in Prior.__struct_fields__}),
         "golden.npz": npz_bytes(inputs=golden, features=run_graph(graph, golden)),
+        **codebook_member(make_codebook(features, source.y, rng=rng)),
     }
     manifest = Manifest(
         format="edge-cl-bundle",
