@@ -242,9 +242,7 @@ def main() -> None:
     """Measure on one thread, in a new process so that the setting takes; show; save."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer sizes, some seconds")
-    parser.add_argument(
-        "--head", action="append", choices=heads.STANDALONE, help="only this; repeatable"
-    )
+    parser.add_argument("--head", action="append", choices=heads.STANDALONE, help="only this; repeatable")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to a file")
     arguments = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"
