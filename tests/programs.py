@@ -40,7 +40,7 @@ def make_head(name: str, *, n_features: int = D, n_classes: int = 3, **options: 
 
 
 def sleep_if_it_must(head: Head, X: np.ndarray, y: np.ndarray) -> None:
-    """A head that learns by steps knows more than its last labels only after a sleep, on a balanced memory."""
+    """A head that learns by steps knows more than its last labels only after a balanced sleep."""
     if head.learns_by_steps:
         rows = np.concatenate([np.flatnonzero(y == c)[-100:] for c in np.unique(y)])
         for _ in head.rehearse(Exemplars.of(X[rows], y[rows], n_steps=200)):

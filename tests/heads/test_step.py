@@ -201,7 +201,7 @@ def test_without_a_program_it_says_what_to_do(tmp_path):
         heads.create("step", n_features=7, program=program())
     with pytest.raises(ValueError, match="window is 0"):
         make_head("step", window=0)
-    with pytest.raises(ValueError, match="frobnicate.*its options: window"):
+    with pytest.raises(ValueError, match=r"frobnicate.*its options: window"):
         make_head("step", frobnicate=1)
     with pytest.raises(ConfigError, match="export with --head step"):
         Knowledge(make_bundle(tmp_path / "b.ecl"), Ledger(32 * MIB), head_name="step")
