@@ -56,7 +56,9 @@ class StepProgram:
         plastic = bundle.plastic()
         if plastic is None:
             return None
-        return cls(*plastic, bundle.member("predict.onnx"), bundle.member("step.onnx"))
+        program = cls(*plastic, bundle.member("predict.onnx"), bundle.member("step.onnx"))
+        program._try()
+        return program
 
     @property
     def n_features(self) -> int:
@@ -99,6 +101,21 @@ class StepProgram:
         """`Trainer.nbytes` for so many classes."""
         sets = 2 * (1 + len(self.spec.slots)) * self.n_values(n_classes)
         return 4 * (sets + self.spec.batch * (self.n_features + n_classes + 1) + n_classes + 3)
+
+    def _try(self) -> None:
+        """Run both graphs once, so that shapes that do not fit are found now."""
+        spec = self.spec
+        X = np.zeros((spec.batch, self.n_features), dtype=np.float32)
+        try:
+            logits, hidden = self.predict(self.parameters, X)
+            self.trainer(self.parameters).step(X, 0, lr=0.0, last=True)
+        except Exception as error:  # the runtime raises its own untyped family
+            raise BundleError(f"the plastic head's graphs cannot run: {error}; export again") from error
+        wanted = (len(X), self.n_classes), (len(X), spec.hidden_size)
+        if (logits.shape, hidden.shape) != wanted:
+            raise BundleError(
+                f"predict.onnx gives {logits.shape} and {hidden.shape}, the manifest wants {wanted}"
+            )
 
     def _check_names(self, session: Any, member: str, inputs: list[str], outputs: list[str]) -> None:
         has = {value.name for value in session.get_inputs()}
@@ -179,7 +196,7 @@ class Trainer:
         features
             (batch, D).
         classes
-            (batch,) int.
+            (batch,) int, or one for all.
         lr
             Learning rate.
         plasticity

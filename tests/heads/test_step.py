@@ -249,6 +249,7 @@ def test_a_bundle_carries_the_program(tmp_path):
         ({"class_weight": "hidden.weight"}, "class weight 'hidden.weight' is not"),
         ({"feature_shape": (2, 4)}, "the manifest's feature_size is 6"),
         ({"batch": 0}, "0 a batch"),
+        ({"hidden_size": 65}, r"class weight 'out\.weight' is not a parameter of shape \(3, 65\)"),
         ({"parameters": ()}, "plastic.npz holds"),
         ({"slots": ("mean", "square")}, "step.onnx has the inputs"),
     ],
@@ -261,5 +262,16 @@ def test_a_bundle_that_does_not_fit_is_refused(tmp_path, spec, says):
 
 def test_a_broken_graph_is_refused(tmp_path):
     bundle = make_bundle(tmp_path / "b.ecl", "step")
+    onnx = pytest.importorskip("onnx")
+    graph = onnx.load_from_string(bundle.member("predict.onnx"))
+    renamed = {"logits": "hidden", "hidden": "logits"}
+    for value in (*graph.graph.output, *graph.graph.node):
+        if hasattr(value, "output"):
+            value.output[:] = [renamed.get(name, name) for name in value.output]
+            value.input[:] = [renamed.get(name, name) for name in value.input]
+        else:
+            value.name = renamed.get(value.name, value.name)
+    with pytest.raises(BundleError, match="the manifest wants"):
+        StepProgram.load(rewritten(bundle, tmp_path / "d.ecl", predict=graph.SerializeToString()))
     with pytest.raises(BundleError, match=r"onnxruntime cannot load step\.onnx"):
         StepProgram.load(rewritten(bundle, tmp_path / "c.ecl", step=b"nonsense"))
