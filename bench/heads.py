@@ -70,7 +70,7 @@ def measure(
     classes: tuple[int, ...],
     n_chunks: int,
     n_steps: int,
-    names: tuple[str, ...] = tuple(heads.HEADS),
+    names: tuple[str, ...] = heads.STANDALONE,
 ) -> dict[str, Any]:
     """All figures of the heads named, flat."""
     figures: dict[str, Any] = {}
@@ -242,12 +242,12 @@ def main() -> None:
     """Measure on one thread, in a new process so that the setting takes; show; save."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer sizes, some seconds")
-    parser.add_argument("--head", action="append", choices=list(heads.HEADS), help="only this; repeatable")
+    parser.add_argument("--head", action="append", choices=heads.STANDALONE, help="only this; repeatable")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to a file")
     arguments = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        names = tuple(arguments.head or heads.HEADS)
+        names = tuple(arguments.head or heads.STANDALONE)
         figures = pool.apply(measure, (), (QUICK if arguments.quick else FULL) | {"names": names})
     versions = {name: metadata.version(name) for name in ("edge-cl", "numpy")}
     versions |= {"python": platform.python_version(), "machine": platform.machine()}

@@ -216,7 +216,7 @@ def test_state_of_another_bundle_is_refused(bundle, tmp_path):
 @pytest.mark.parametrize("head", list(HEADS))
 def test_a_restart_at_any_moment_changes_nothing_in_a_tight_budget(tmp_path, head):
     """Memory evicts and gives bytes to new classes; snapshots fall anywhere."""
-    options = {"memory_bytes": 4_000} if head == "knn" else {}  # its own memory evicts, too
+    options = {"knn": {"memory_bytes": 4_000}, "step": {"window": 32}}.get(head, {})  # knn evicts, too
     bundle = make_bundle(tmp_path / "b.ecl", head, **options)
     budget = Budget(ram_bytes=256 * 1024 + 200_000)
     settings = settings_from({"sleep": {"after_labels": 70, "idle_s": 0}, "state": {"snapshot_labels": 37}})

@@ -58,6 +58,14 @@ def make_bundle(path: Path, head: str = "dual", *, prior: bool = True, **options
             exemplars=X[first].astype(np.float16),
             exemplar_labels=y[first],
         )
+    plastic = None
+    if head == "step":
+        from edge_cl_export.warm import members as members_of
+
+        from tests.programs import program
+
+        members |= members_of(program())
+        plastic = program().spec
     members["golden.npz"] = npz_bytes(inputs=X[:8, None, :], features=X[:8])
     if head == "dual":
         options = {"lift": 32, "window": 16, "anchors": 32, **options}
@@ -73,5 +81,6 @@ def make_bundle(path: Path, head: str = "dual", *, prior: bool = True, **options
         feature_size=D,
         encoder=EncoderSpec(kind="identity"),
         head=HeadSpec(name=head, options=options),
+        plastic=plastic,
     )
     return write_bundle(path, manifest, members)

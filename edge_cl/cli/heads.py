@@ -10,7 +10,7 @@ import click
 from edge_cl import heads as all_heads
 from edge_cl.budget import MIB
 from edge_cl.bundle import Bundle
-from edge_cl.heads import HEADS
+from edge_cl.heads import HEADS, STANDALONE
 from edge_cl.knowledge import head_share
 
 ABOUT = {
@@ -24,7 +24,7 @@ ABOUT = {
 SHOWN: tuple[tuple[str, dict[str, Any]], ...] = (
     ("dual", {}),
     ("dual", all_heads.LEAN),
-    *((name, {}) for name in HEADS if name != "dual"),
+    *((name, {}) for name in STANDALONE if name != "dual"),
 )
 
 

@@ -36,7 +36,7 @@ class StepProgram:
         self.parameters = parameters
         self.predict_graph, self.step_graph = predict_graph, step_graph
         self._predict = _session(predict_graph, "predict.onnx")
-        self.step_session = _session(step_graph, "step.onnx")
+        self.step_session = _session(step_graph, "step.onnx", arena=True)
         self._check_names(self._predict, "predict.onnx", [*parameters, "features"], ["logits", "hidden"])
         states = [f"{slot}/{name}" for slot in spec.slots for name in parameters]
         new = [f"new/{name}" for name in (*parameters, *states)]
@@ -56,7 +56,9 @@ class StepProgram:
         plastic = bundle.plastic()
         if plastic is None:
             return None
-        return cls(*plastic, bundle.member("predict.onnx"), bundle.member("step.onnx"))
+        program = cls(*plastic, bundle.member("predict.onnx"), bundle.member("step.onnx"))
+        program._try()
+        return program
 
     @property
     def n_features(self) -> int:
@@ -99,6 +101,21 @@ class StepProgram:
         """`Trainer.nbytes` for so many classes."""
         sets = 2 * (1 + len(self.spec.slots)) * self.n_values(n_classes)
         return 4 * (sets + self.spec.batch * (self.n_features + n_classes + 1) + n_classes + 3)
+
+    def _try(self) -> None:
+        """Run both graphs once, so that shapes that do not fit are found now."""
+        spec = self.spec
+        X = np.zeros((spec.batch, self.n_features), dtype=np.float32)
+        try:
+            logits, hidden = self.predict(self.parameters, X)
+            self.trainer(self.parameters).step(X, 0, lr=0.0, last=True)
+        except Exception as error:  # the runtime raises its own untyped family
+            raise BundleError(f"the plastic head's graphs cannot run: {error}; export again") from error
+        wanted = (len(X), self.n_classes), (len(X), spec.hidden_size)
+        if (logits.shape, hidden.shape) != wanted:
+            raise BundleError(
+                f"predict.onnx gives {logits.shape} and {hidden.shape}, the manifest wants {wanted}"
+            )
 
     def _check_names(self, session: Any, member: str, inputs: list[str], outputs: list[str]) -> None:
         has = {value.name for value in session.get_inputs()}
@@ -147,6 +164,7 @@ class Trainer:
         taken = {value.name for value in self._session.get_inputs()}
         self._fed_names = [name for name in self._fed if name in taken]
         self._bindings = [self._bind(old, 1 - old) for old in (0, 1)]
+        self._giving_back = _giving_back()
         self._now = 0
         self.n_steps = 0
 
@@ -169,6 +187,7 @@ class Trainer:
         lr: float,
         plasticity: FloatArray | float = 1.0,
         current: FloatArray | float = 0.0,
+        last: bool = False,
     ) -> float:
         """One optimisation step; returns the loss before it.
 
@@ -177,13 +196,15 @@ class Trainer:
         features
             (batch, D).
         classes
-            (batch,) int.
+            (batch,) int, or one for all.
         lr
             Learning rate.
         plasticity
             (C,) in [0, 1]: what each class's rows move, of what they would.
         current
             (batch,) 1 for samples of what is newly learned; only the loss ``uer`` looks at it.
+        last
+            Give the runtime's working memory back to the system after this step.
 
         Raises
         ------
@@ -197,7 +218,7 @@ class Trainer:
         fed["plasticity"][:], fed["current"][:] = plasticity, current
         self.n_steps += 1
         fed["lr"][()], fed["step_number"][()] = lr, self.n_steps
-        self._session.run_with_iobinding(self._bindings[self._now])
+        self._session.run_with_iobinding(self._bindings[self._now], self._giving_back if last else None)
         self._now = 1 - self._now
         loss = float(self._loss)
         if not (np.isfinite(loss) and all(np.isfinite(np.vdot(p, p)) for p in self.parameters.values())):
@@ -218,6 +239,14 @@ class Trainer:
         return binding
 
 
+def _giving_back() -> Any:
+    import onnxruntime
+
+    options = onnxruntime.RunOptions()
+    options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+    return options
+
+
 def _shared(array: FloatArray) -> Any:
     """A runtime's value on the memory of `array`, which must outlive it."""
     import onnxruntime
@@ -234,7 +263,9 @@ def _resized(array: FloatArray, parameter: PlasticParameter, n_classes: int) -> 
     return np.ascontiguousarray(np.moveaxis(np.concatenate([kept, added]), 0, axis))
 
 
-def _session(graph: bytes, member: str) -> Any:
+def _session(graph: bytes, member: str, *, arena: bool = False) -> Any:
+    """A session on one thread. Without an arena every run asks the system for fresh pages, which takes longer
+    than a step's arithmetic; with one they stay until a run that gives them back."""
     try:
         import onnxruntime
     except ImportError as error:
@@ -244,7 +275,7 @@ def _session(graph: bytes, member: str) -> Any:
         ) from error
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.enable_cpu_mem_arena = False
+    options.enable_cpu_mem_arena = arena
     options.log_severity_level = 3
     try:
         return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])

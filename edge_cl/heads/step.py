@@ -139,6 +139,7 @@ class StepHead(Head):
                 lr=self.program.spec.lr * _lr_share(k, exemplars.n_steps),
                 plasticity=(new if held else self.trained).astype(np.float32),
                 current=new[y].astype(np.float32),
+                last=k == exemplars.n_steps - 1,
             )
             self._average(trainer)
             yield

@@ -18,7 +18,7 @@ from edge_cl.simulate import peers
 from edge_cl.simulate.streams import HeadFactory, Labelling, StreamLearner, StreamResult, run_stream
 
 ACCURACIES = ("now0", "now50", "ever", "ever_sorted")
-HEADS: dict[str, tuple[str, dict[str, Any]]] = {name: (name, {}) for name in heads.HEADS}
+HEADS: dict[str, tuple[str, dict[str, Any]]] = {name: (name, {}) for name in heads.STANDALONE}
 HEADS["dual-lean"] = heads.DEFAULT, heads.LEAN
 """What is measured: name of the head and its options."""
 

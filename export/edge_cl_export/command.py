@@ -12,6 +12,8 @@ from edge_cl.errors import ConfigError
 from edge_cl.heads import DEFAULT, HEADS
 
 _ABOVE_0, _FROM_1 = click.FloatRange(0, min_open=True), click.IntRange(1)
+LOSSES, OPTIMISERS = ("cross-entropy", "cosine", "uer", "pcr"), ("sgd", "adamw")
+"""Here too, so that --help needs no torch."""
 _FILE = click.Path(path_type=Path, dir_okay=False)
 
 
@@ -35,6 +37,7 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 @click.option("--exemplars", default=100, show_default=True, type=click.IntRange(0), help="Per class.")
 @click.option("--rotate/--no-rotate", default=True, help="Turn ..._x/_y/_z vectors at random in training.")
 @click.option("--model", help="Your encoder: module:factory, a trained torch.nn.Module; not trained here.")
+@click.option("--split-at", help="Freeze --model up to this layer; what comes after is not taken.")
 @click.option("--program", type=_FILE, help="Your encoder: a torch.export program (.pt2).")
 @click.option("--onnx", type=_FILE, help="Your encoder: an ONNX file, with --feature-output.")
 @click.option("--feature-output", help="The tensor of the ONNX file to use as feature.")
@@ -50,6 +53,10 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
     type=_ABOVE_0,
     help="The head's largest version that fits; a device's budget counts it twice, for sleep.",
 )
+@click.option("--plastic-head", help="What the device trains: module:Factory.  [default: a small MLP]")
+@click.option("--loss", type=click.Choice(LOSSES), help="Of --head step.  [default: cross-entropy]")
+@click.option("--optimiser", type=click.Choice(OPTIMISERS), help="Of --head step.  [default: sgd]")
+@click.option("--lr", type=_ABOVE_0, help="Highest learning rate of a sleep.  [default: the optimiser's]")
 @click.option("--name", help="The bundle's name.  [default: the data's]")
 @click.option("-o", "--out", type=_FILE, required=True, help="The bundle to write (.ecl).")
 def export(**options: Any) -> None:

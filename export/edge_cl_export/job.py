@@ -25,10 +25,14 @@ from edge_cl.datasets.windows import windows
 from edge_cl.errors import ConfigError
 from edge_cl_export.encoders import triplets
 from edge_cl_export.freeze import freeze, run_graph
+from edge_cl_export.optimisers import StepSettings
 from edge_cl_export.pack import N_GOLDEN, Source, held_out_metrics, pack, split_people, spread, train_and_pack
-from edge_cl_export.sources import from_factory, from_onnx, from_program
+from edge_cl_export.plastic import Mlp
+from edge_cl_export.sources import from_factory, from_onnx, from_program, imported
+from edge_cl_export.split import split
 from edge_cl_export.train import Progress as OnEpoch
 from edge_cl_export.train import TrainSettings
+from edge_cl_export.warm import PlasticHead
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,8 +57,13 @@ class Given:
     program: Path | None
     onnx: Path | None
     feature_output: str | None
+    split_at: str | None
     head: str
     head_mb: float | None
+    plastic_head: str | None
+    loss: str | None
+    optimiser: str | None
+    lr: float | None
     name: str | None
     out: Path
 
@@ -76,9 +85,9 @@ def run(**options: Any) -> None:
 
 def _export(given: Given, source: Source, validation_people: frozenset[int]) -> Bundle:
     provenance = {"command": _command_line(), "data": _fingerprint(given.data)}
-    graph = _foreign_graph(given, source)
+    graph, feature_shape = _foreign_graph(given, source)
     n_features = given.features if graph is None else run_graph(graph, source.X[:1]).shape[1]
-    head = _head(given, n_features, len(source.class_names))
+    head = _plastic_head(given, feature_shape) or _head(given, n_features, len(source.class_names))
     if graph is not None:
         train, validation = split_people(source, validation_people)
         return pack(
@@ -108,6 +117,33 @@ def _export(given: Given, source: Source, validation_people: frozenset[int]) -> 
             provenance=provenance,
             progress=progress,
         )
+
+
+def _plastic_head(given: Given, feature_shape: tuple[int, ...]) -> PlasticHead | None:
+    """What the device shall train, or None for a head that is no torch module."""
+    asked = {
+        "--split-at": given.split_at,
+        "--plastic-head": given.plastic_head,
+        "--loss": given.loss,
+        "--optimiser": given.optimiser,
+        "--lr": given.lr,
+    }
+    named = [option for option, value in asked.items() if value is not None]
+    if given.head != "step" and not named:
+        return None
+    if given.head not in ("step", heads.DEFAULT):
+        raise ConfigError(f"{', '.join(named)} are for --head step; found --head {given.head}")
+    if given.head_mb is not None:
+        raise ConfigError(
+            "--head-mb chooses among versions of a head; the size of step is that of your network"
+        )
+    return PlasticHead(
+        factory=imported("--plastic-head", given.plastic_head) if given.plastic_head else Mlp,
+        feature_shape=feature_shape,
+        settings=StepSettings(
+            loss=given.loss or "cross-entropy", optimiser=given.optimiser or "sgd", lr=given.lr or 0.0
+        ),
+    )
 
 
 def _head(given: Given, n_features: int, n_classes: int) -> HeadSpec:
@@ -193,19 +229,24 @@ def _source(given: Given, dataset: Dataset, plan: Scenario) -> Source:
     )
 
 
-def _foreign_graph(given: Given, source: Source) -> bytes | None:
+def _foreign_graph(given: Given, source: Source) -> tuple[bytes | None, tuple[int, ...]]:
+    """An encoder that somebody else made, None: to be trained here; and its feature's shape, empty: flat."""
     if sum(value is not None for value in (given.model, given.program, given.onnx)) > 1:
         raise ConfigError("give one of --model, --program and --onnx")
+    if given.split_at and given.model is None:
+        raise ConfigError("--split-at names a layer of --model; give that, too")
     examples = spread(source.X, N_GOLDEN)
     if given.onnx is not None:
         if not given.feature_output:
             raise ConfigError("--onnx needs --feature-output, the name of the tensor to use as feature")
-        return from_onnx(given.onnx, given.feature_output, examples)
+        return from_onnx(given.onnx, given.feature_output, examples), ()
     if given.model is not None:
-        return freeze(from_factory(given.model), examples)
+        model = from_factory(given.model)
+        encoder, shape = split(model, given.split_at, examples) if given.split_at else (model, ())
+        return freeze(encoder, examples), shape
     if given.program is not None:
-        return freeze(from_program(given.program), examples)
-    return None
+        return freeze(from_program(given.program), examples), ()
+    return None, ()
 
 
 def _fingerprint(path: Path) -> dict[str, str]:

@@ -22,6 +22,7 @@ from edge_cl.bundle import (
     EncoderSpec,
     HeadSpec,
     Manifest,
+    PlasticSpec,
     Prior,
     npz_bytes,
     write_bundle,
@@ -32,6 +33,8 @@ from edge_cl_export.encoders import SensorEncoder, triplets
 from edge_cl_export.freeze import INPUT, OUTPUT, freeze, run_graph
 from edge_cl_export.prior import make_prior
 from edge_cl_export.train import Progress, TrainReport, TrainSettings, accuracy, train
+from edge_cl_export.warm import PlasticHead, make_program
+from edge_cl_export.warm import members as members_of
 
 N_GOLDEN = 12
 DEFAULT_HEAD = HeadSpec()
@@ -78,7 +81,7 @@ def train_and_pack(
     validation_people: Iterable[int],
     settings: TrainSettings | None = None,
     exemplars: int = 100,
-    head: HeadSpec = DEFAULT_HEAD,
+    head: HeadSpec | PlasticHead = DEFAULT_HEAD,
     provenance: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> Bundle:
@@ -140,16 +143,20 @@ def pack(
     *,
     metrics: Mapping[str, Any] | None = None,
     exemplars: int = 100,
-    head: HeadSpec = DEFAULT_HEAD,
+    head: HeadSpec | PlasticHead = DEFAULT_HEAD,
     seed: int = 0,
     provenance: Mapping[str, Any] | None = None,
 ) -> Bundle:
-    """Write a bundle around a frozen encoder `graph`; prior, golden pairs and codebook come from `source`."""
+    """Write a bundle around a frozen encoder `graph`; prior, codebook and golden pairs come from `source`.
+
+    A `PlasticHead` is compiled and trained on the source's features, and becomes the bundle's head ``step``.
+    """
     features = run_graph(graph, source.X)
     rng = np.random.default_rng(seed)
     prior = make_prior(features, source.y, n_classes=len(source.class_names), exemplars=exemplars, rng=rng)
     golden = np.asarray(spread(source.X, N_GOLDEN), np.float32)
-    members = {
+    members, spec = _plastic_members(head, features, source, seed)
+    members |= {
         "encoder.onnx": graph,
         "prior.npz": npz_bytes(**{name: getattr(prior, name) for name in Prior.__struct_fields__}),
         "golden.npz": npz_bytes(inputs=golden, features=run_graph(graph, golden)),
@@ -166,7 +173,8 @@ def pack(
         hop_samples=source.hop_samples,
         feature_size=features.shape[1],
         encoder=EncoderSpec(input=INPUT, output=OUTPUT),
-        head=head,
+        head=HeadSpec(name="step") if isinstance(head, PlasticHead) else head,
+        plastic=spec,
         provenance={
             **(provenance or {}),
             "seed": seed,
@@ -177,6 +185,15 @@ def pack(
         },
     )
     return write_bundle(out, manifest, members)
+
+
+def _plastic_members(
+    head: HeadSpec | PlasticHead, features: FloatArray, source: Source, seed: int
+) -> tuple[dict[str, bytes], PlasticSpec | None]:
+    if isinstance(head, HeadSpec):
+        return {}, None
+    program = make_program(head, features, source.y, n_classes=len(source.class_names), seed=seed)
+    return members_of(program), program.spec
 
 
 def linear_scores(prior: Prior, features: FloatArray) -> FloatArray:

@@ -12,7 +12,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-WIDTH = 64
+WIDTH, CHANNELS = 64, 32
 TINY = 1e-12
 
 
@@ -64,9 +64,9 @@ class ConvBlock(nn.Module):
                 f"{feature_shape}; name a convolution with --split-at, or take another plastic head"
             )
         conv = nn.Conv1d if len(feature_shape) == 2 else nn.Conv2d
-        self.conv = conv(feature_shape[0], WIDTH, 3, padding=1, bias=False)
-        self.norm = nn.GroupNorm(8, WIDTH)
-        self.out = nn.Linear(WIDTH, n_classes)
+        self.conv = conv(feature_shape[0], CHANNELS, 3, padding=1, bias=False)
+        self.norm = nn.GroupNorm(4, CHANNELS)
+        self.out = nn.Linear(CHANNELS, n_classes)
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, channels, …) → (n, n_classes)."""

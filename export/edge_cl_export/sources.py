@@ -6,6 +6,7 @@ import importlib
 import sys
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import onnx
 import torch
@@ -26,20 +27,24 @@ def from_factory(spec: str) -> nn.Module:
 
     The current folder is searched first.
     """
-    where, _, attribute = spec.partition(":")
-    if not where or not attribute:
-        raise ConfigError(f"--model is {spec!r}; give it as module:factory, e.g. my_encoder:build")
-    sys.path.insert(0, str(Path.cwd()))
-    try:
-        factory = getattr(importlib.import_module(where), attribute)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f"--model {spec!r} cannot be imported ({error})") from error
-    finally:
-        sys.path.pop(0)
-    module = factory()
+    module = imported("--model", spec)()
     if not isinstance(module, nn.Module):
         raise ConfigError(f"--model {spec!r} returned {type(module).__name__}, not a torch.nn.Module")
     return module
+
+
+def imported(option: str, spec: str) -> Any:
+    """What ``package.module:name`` names, as `option` was given it. The current folder is searched first."""
+    where, _, attribute = spec.partition(":")
+    if not where or not attribute:
+        raise ConfigError(f"{option} is {spec!r}; give it as module:factory, e.g. my_encoder:build")
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        return getattr(importlib.import_module(where), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"{option} {spec!r} cannot be imported ({error})") from error
+    finally:
+        sys.path.pop(0)
 
 
 def from_program(path: str | Path) -> torch.export.ExportedProgram:

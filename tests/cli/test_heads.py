@@ -5,7 +5,7 @@ from click.testing import CliRunner
 
 from edge_cl import heads as all_heads
 from edge_cl.cli.heads import ABOUT, heads
-from edge_cl.heads import HEADS
+from edge_cl.heads import STANDALONE
 from edge_cl.knowledge import head_share
 from tests.worlds import make_bundle
 
@@ -18,8 +18,8 @@ def table(*arguments):
 
 def test_every_head_is_listed_with_its_bytes_and_abilities():
     lines = table("--features", 40, "--classes", 3)
-    assert lines[0] == "40 features, 3 classes" and set(ABOUT) == set(HEADS)
-    assert len(lines[2:]) == len(HEADS) + 1
+    assert lines[0] == "40 features, 3 classes" and set(ABOUT) == set(STANDALONE)
+    assert len(lines[2:]) == len(STANDALONE) + 1
     for row, options in (("dual ", {}), ("dual, lean", all_heads.LEAN)):
         dual = all_heads.create("dual", n_features=40, n_classes=3, **{**options, "memory_bytes": 0})
         assert any(line.lstrip().startswith(row) and f" {dual.nbytes:,} " in line for line in lines)

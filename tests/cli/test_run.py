@@ -9,7 +9,7 @@ import pytest
 from edge_cl.bundle import Bundle
 from edge_cl.config import load_settings, settings_from
 from edge_cl.errors import ConfigError, StateError
-from edge_cl.heads import HEADS
+from edge_cl.heads import STANDALONE
 from edge_cl.learner import Learner
 from edge_cl.state import describe
 from tests.devices import COMMAND, ENVIRONMENT, Device, answers, edge_cl, jsonl, windows
@@ -154,7 +154,7 @@ def head_of(state, bundle, settings):
         return device.knowledge.head.state()
 
 
-@pytest.mark.parametrize("name", list(HEADS))
+@pytest.mark.parametrize("name", list(STANDALONE))
 def test_every_head_takes_its_options_from_the_settings(tmp_path, bundle, name):
     options = HEAD_OPTIONS[name]
     (tmp_path / "device.toml").write_text(

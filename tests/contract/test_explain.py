@@ -7,6 +7,7 @@ import pytest
 
 from edge_cl import heads
 from edge_cl.heads import HEADS
+from tests.programs import make_head
 from tests.worlds import D, World
 
 EXPLAINS = ("prototype", "knn")
@@ -43,7 +44,7 @@ def test_a_prototype_says_whether_it_is_old_or_new():
 @pytest.mark.parametrize("name", [name for name in HEADS if not HEADS[name].can_explain])
 def test_a_head_of_weights_names_those_that_can(name):
     with pytest.raises(ValueError, match="dual, prototype, knn and kalman can"):
-        heads.create(name, n_features=D, n_classes=3).explain_one(np.zeros(D))
+        make_head(name).explain_one(np.zeros(D))
 
 
 def test_dual_says_what_is_near_and_how_much_of_the_answer_is_fast():

@@ -3,16 +3,16 @@
 import numpy as np
 import pytest
 
-from edge_cl import heads
 from edge_cl.heads import HEADS
-from tests.worlds import D, World
+from tests.programs import make_head, sleep_if_it_must
+from tests.worlds import World
 
 SMALL = {"dual": {"lift": 300, "window": 32, "memory_bytes": 100_000}}
 SEEDS = range(3)
 
 
 def make(name):
-    return heads.create(name, n_features=D, n_classes=3, **SMALL.get(name, {}))
+    return make_head(name, **SMALL.get(name, {}))
 
 
 def right(head, seed):
@@ -29,7 +29,9 @@ def test_a_fifth_of_the_labels_may_be_wrong(name):
         rng = np.random.default_rng(seed)
         wrong = rng.random(600) < 0.2
         head = make(name)
-        head.learn_many(X, np.where(wrong, (y + rng.integers(1, 3, 600)) % 3, y))
+        said = np.where(wrong, (y + rng.integers(1, 3, 600)) % 3, y)
+        head.learn_many(X, said)
+        sleep_if_it_must(head, X, said)
         accuracy.append(right(head, seed)[1].mean())
     assert np.mean(accuracy) > 0.9 and min(accuracy) >= 0.85
 
@@ -53,7 +55,9 @@ def test_a_class_with_one_label_in_a_hundred_is_still_recalled(name):
         X, y = World(seed=seed).draw(3000)
         rare = np.flatnonzero(y == 2)[10:]
         head = make(name)
-        head.learn_many(np.delete(X, rare, axis=0), np.delete(y, rare))
+        X, y = np.delete(X, rare, axis=0), np.delete(y, rare)
+        head.learn_many(X, y)
+        sleep_if_it_must(head, X, y)
         y, correct = right(head, seed)
         recall.append(correct[y == 2].mean())
         others.append(correct[y != 2].mean())

@@ -9,13 +9,18 @@ from hypothesis import strategies as st
 from edge_cl import heads
 from edge_cl.heads import HEADS, HeadState
 from edge_cl.memory.exemplars import Exemplars
+from tests.programs import make_head, program
 from tests.worlds import D, World, make_bundle
 
 SMALL = {"dual": {"lift": 300, "window": 32, "memory_bytes": 100_000}}
 
 
 def make(name, n_classes=3):
-    return heads.create(name, n_features=D, n_classes=n_classes, **SMALL.get(name, {}))
+    return make_head(name, n_classes=n_classes, **SMALL.get(name, {}))
+
+
+def given_to(name):
+    return program() if HEADS[name].needs_program else None
 
 
 @pytest.fixture(params=list(HEADS))
@@ -76,7 +81,7 @@ def test_state_round_trips_bit_exactly_and_learns_on_alike(name, n):
     head.learn_many(X[:n], y[:n])
     wire = msgspec.to_builtins(msgspec.structs.replace(head.state(), arrays={}))
     state = msgspec.convert(msgspec.json.decode(msgspec.json.encode(wire)), HeadState)
-    twin = heads.from_state(msgspec.structs.replace(state, arrays=head.state().arrays))
+    twin = heads.from_state(msgspec.structs.replace(state, arrays=head.state().arrays), given_to(name))
     for other in (twin, head.copy()):
         np.testing.assert_array_equal(other.predict_many(X), head.predict_many(X))
     head.learn_many(X[n:], y[n:])
@@ -97,7 +102,7 @@ def test_the_state_does_not_tell_when_it_predicted_or_was_restored(name, memory_
     if name == "slda":
         pytest.skip("keeps what its predictions have solved, by design")
     small = {"lift": 64, "window": 16, "anchors": 24, "replay": 2, "memory_bytes": memory_bytes}
-    busy = heads.create(name, n_features=D, n_classes=3, **(small if name == "dual" else {}))
+    busy = make_head(name, **(small if name == "dual" else {}))
     calm = busy.copy()
     X, y = World().draw(150)
     for k, (x, c) in enumerate(zip(X, y, strict=True)):
@@ -289,7 +294,7 @@ def test_unknown_names_and_options_say_what_is_known(name):
     with pytest.raises(ValueError, match="known: dual"):
         heads.create("nope", n_features=3)
     with pytest.raises(ValueError, match="frobnicate"):
-        heads.create(name, n_features=3, frobnicate=1)
+        make_head(name, frobnicate=1)
 
 
 @settings(max_examples=25, deadline=None)

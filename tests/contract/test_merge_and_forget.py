@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from edge_cl import heads
 from edge_cl.heads import HEADS
 from edge_cl.memory.exemplars import Exemplars
+from tests.programs import make_head
 from tests.worlds import D, World, make_bundle
 
 MERGES = [name for name, cls in HEADS.items() if cls.can_merge]
@@ -116,7 +117,7 @@ def test_what_was_never_learned_cannot_be_forgotten(name):
 
 @pytest.mark.parametrize("name", list(HEADS))
 def test_a_head_that_cannot_says_so(name):
-    head = heads.create(name, n_features=D, n_classes=3)
+    head = make_head(name)
     if not head.can_merge:
         with pytest.raises(ValueError, match=f"{name!r} cannot merge exactly"):
             head.merge(head.copy())

@@ -5,6 +5,7 @@ import pytest
 
 from edge_cl import heads
 from edge_cl.heads import HEADS
+from tests.programs import make_head
 from tests.worlds import D, World
 
 SMALL = {"dual": {"lift": 300, "window": 32, "memory_bytes": 100_000}}
@@ -13,7 +14,7 @@ OFFSET = 20.0
 
 @pytest.fixture(params=list(HEADS))
 def head(request):
-    return heads.create(request.param, n_features=D, n_classes=3, **SMALL.get(request.param, {}))
+    return make_head(request.param, **SMALL.get(request.param, {}))
 
 
 def draw(n, seed, share=0.2):

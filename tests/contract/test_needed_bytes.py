@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from edge_cl import heads
 from edge_cl.budget import MIB, Ledger
 from edge_cl.errors import BudgetExceeded
-from edge_cl.heads import HEADS
+from edge_cl.heads import STANDALONE
 from edge_cl.knowledge import Knowledge
 from edge_cl.memory.exemplars import Exemplars
 from tests.worlds import make_bundle
@@ -33,7 +33,7 @@ sizes = st.one_of(
 )
 
 
-@pytest.mark.parametrize("name", list(HEADS))
+@pytest.mark.parametrize("name", list(STANDALONE))
 @settings(max_examples=15, deadline=None)
 @given(st.data())
 def test_needed_bytes_are_those_of_a_new_head(name, data):
@@ -88,7 +88,7 @@ def test_unknown_heads_and_options_are_refused_alike():
         heads.needed_bytes("slda", n_features=3, frobnicate=1)
 
 
-@pytest.mark.parametrize("name", list(HEADS))
+@pytest.mark.parametrize("name", list(STANDALONE))
 @settings(max_examples=20, deadline=None)
 @given(st.data())
 def test_fit_is_the_largest_version_within_the_bytes(name, data):
