@@ -25,7 +25,7 @@ from edge_cl.records import FloatArray, under
 ALLOWED = {"lift": (0, 16_384), "window": (1, 2_048), "anchors": (0, 65_536), "memory_bytes": (0, 2**31)}
 """Least and most; beyond it an option is a slip of the pen: the slow memory alone would hold a gigabyte."""
 MOST_REPLAY = 16
-SLICE = 64
+SLICE = 32
 """Exemplars taken in at once when relearning."""
 GATE_START = (0.0, -2.0, -2.0)
 """Biases of the gate's weights before anything is learned: about what they are on the development streams."""
@@ -331,6 +331,7 @@ class DualHead(Head):
         # in the memory at hand: a second one would not be within the budget
         self.slow.reset(1.0 if self.prior is None else WARM_VAR)
         self._adopt((standardise, self.slow))
+        yield
         for start in range(0, len(X), SLICE):
             rows = slice(start, start + SLICE)
             self._take_in(X[rows], y[rows], row_scale[rows])

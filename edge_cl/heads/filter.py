@@ -208,12 +208,35 @@ class SharedFilter:
         for start in range(0, len(design), BLOCK):
             self._learn_together(design[start : start + BLOCK], targets[start : start + BLOCK])
 
+    def repeat_block(self, design: FloatArray, targets: FloatArray) -> None:
+        """Move the mean as `learn_block` does, to known samples (n, d) and (n, C); be no surer than before.
+
+        To learn a sample twice would count it twice, and take later labels for less than they are worth.
+        """
+        self._settle()
+        for start in range(0, len(design), BLOCK):
+            rows = slice(start, start + BLOCK)
+            updates = self._updates_of(design[rows], targets[rows])
+            d = design.shape[1]
+            self._mean -= updates[:, :d].T @ updates[:, d:]
+
     def _learn_together(self, design: FloatArray, targets: FloatArray) -> None:
-        """For F (n, d) and Y (n, C), nothing pending: A = F P;  S = A Fᵀ + r I = L Lᵀ;  G = L⁻¹ A;
-        P −= Gᵀ G;  M += Gᵀ L⁻¹ (Y − F M).
+        """P −= Gᵀ G;  M += Gᵀ L⁻¹ (Y − F M), of samples F (n, d) and Y (n, C) with nothing pending.
 
         Source: block recursive least squares in square-root form, e.g. Zhuang et al., ACIL (2022), eq. 8-9.
         """
+        d = design.shape[1]
+        updates = self._updates_of(design, targets)
+        for start in range(0, d, STRIPE):  # in stripes, which stay in the processor's cache
+            stripe = slice(start, min(start + STRIPE, d))
+            self._belief[stripe] -= updates[:, stripe].T @ updates
+        crossed = (self.n_updates + len(design)) // FLOOR_EVERY > self.n_updates // FLOOR_EVERY
+        self.n_updates += len(design)
+        if crossed:
+            lift_floor(self._cov, FLOOR)
+
+    def _updates_of(self, design: FloatArray, targets: FloatArray) -> FloatArray:
+        """[G | L⁻¹ (F M − Y)], (n, d + C), with A = F P;  S = A Fᵀ + r I = L Lᵀ;  G = L⁻¹ A."""
         d = design.shape[1]
         rows = design @ self._belief
         rows[:, d:] -= targets
@@ -223,14 +246,8 @@ class SharedFilter:
             root_inverse = np.linalg.inv(np.linalg.cholesky(innovation_cov)).astype(np.float32)
         except np.linalg.LinAlgError as error:
             raise NumericalError(f"covariance of {d} weights is not positive definite any more") from error
-        updates = root_inverse @ rows
-        for start in range(0, d, STRIPE):  # in stripes, which stay in the processor's cache
-            stripe = slice(start, min(start + STRIPE, d))
-            self._belief[stripe] -= updates[:, stripe].T @ updates
-        crossed = (self.n_updates + len(design)) // FLOOR_EVERY > self.n_updates // FLOOR_EVERY
-        self.n_updates += len(design)
-        if crossed:
-            lift_floor(self._cov, FLOOR)
+        updates: FloatArray = root_inverse @ rows
+        return updates
 
     def unlearn_one(self, x: FloatArray, target: FloatArray) -> None:
         """Take back a sample that was learned: x (d,), target (C,).

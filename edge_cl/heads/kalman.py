@@ -197,10 +197,11 @@ class KalmanHead(Head):
         self._n_updates, self._scaled_at = WARM_UP, float(known)
 
     def rehearse(self, exemplars: Exemplars) -> Iterator[None]:
-        """One more pass over the exemplars, all classes alike."""
+        """One more pass over the exemplars, all classes alike; they add no certainty."""
         X, y = exemplars.selected(MAX_EXEMPLARS)
         for start in range(0, len(X), 64):
-            self._condition(X[start : start + 64], y[start : start + 64])
+            rows = slice(start, start + 64)
+            self.filter.repeat_block(*self._measurements(X[rows], y[rows]))
             yield
 
     def _typical(self, y: int | None = None) -> FloatArray:
@@ -347,10 +348,14 @@ class KalmanHead(Head):
             self._condition(X, y)
 
     def _condition(self, X: FloatArray, y: NDArray[np.int64]) -> None:
+        self.filter.learn_block(*self._measurements(X, y))
+
+    def _measurements(self, X: FloatArray, y: NDArray[np.int64]) -> tuple[FloatArray, FloatArray]:
+        """Design (n, D + 1) and targets (n, C) as the filter sees them."""
         design, targets = self._design(X), np.eye(self.n_classes, dtype=np.float32)[y]
         if len(self.centre):
             targets -= design @ self.centre
-        self.filter.learn_block(design, targets)
+        return design, targets
 
     def _look_at_scale(self) -> None:
         """If the features have moved far, say the belief anew in their new scale."""

@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike
 
 from edge_cl.bundle import Prior
 from edge_cl.heads.base import MAX_EXEMPLARS, Head, softmax, typical
+from edge_cl.heads.clusters import recluster
 from edge_cl.heads.linalg import merged_means
 from edge_cl.heads.priors import prior_weights
 from edge_cl.heads.prototypes import SubPrototypes
@@ -93,7 +94,7 @@ class PrototypeHead(Head):
         self.scatter = np.diagonal(prior.shared_cov).astype(np.float64) * self.class_counts.sum()
 
     def rehearse(self, exemplars: Exemplars) -> Iterator[None]:
-        """Weigh all classes alike in the within-class variance."""
+        """Weigh all classes alike in the within-class variance; merge and split the forms of each."""
         X, y = exemplars.selected(MAX_EXEMPLARS)
         spread = np.zeros(self.n_features)
         classes = [c for c in np.unique(y) if (y == c).sum() > 1]
@@ -102,6 +103,16 @@ class PrototypeHead(Head):
         if classes:
             self.scatter = spread * self.class_counts.sum()
         yield
+        scale = np.sqrt(self._inv_var())
+        for c in classes if self.sub_prototypes else ():
+            yield from self._recluster(int(c), X[y == c], scale)
+
+    def _recluster(self, c: int, X: FloatArray, scale: FloatArray) -> Iterator[None]:
+        """The forms of class c afresh from exemplars (n, D), in units of the within-class deviations."""
+        held = np.count_nonzero(self.forms.counts[c])
+        means = (self.forms.means[c, :held] - self.class_means[c]) * scale
+        yield from recluster((X - self.class_means[c]) * scale, means, self.forms.counts[c, :held])
+        self.forms.moved(c, means / scale + self.class_means[c])
 
     def explain_one(self, x: ArrayLike, n: int = 3) -> dict[str, Any]:
         """The nearest prototypes of seen classes: ``{"nearest": [{"class", "which", "distance"}]}``.

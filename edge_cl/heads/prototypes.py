@@ -72,6 +72,11 @@ class SubPrototypes:
         counts[nearest] += 1
         means[nearest] -= apart[nearest] / np.float32(counts[nearest])
 
+    def moved(self, y: int, means: FloatArray) -> None:
+        """Take over other means (k, D) for the k held of class y."""
+        self.means[y, : len(means)] = means
+        self._least_cost[y] = 0.0
+
     def merge(self, other: SubPrototypes, inv_var: FloatArray) -> None:
         """Take in the other's means: both sets, merged pair by pair until K are left."""
         n_per_class = self.counts.shape[1]

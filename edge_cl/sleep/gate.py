@@ -18,14 +18,14 @@ from edge_cl.records import FloatArray
 MIN_HELD_BACK = 8
 """With fewer held-back exemplars no head can be judged, and the old one stays."""
 CLASS_MARGIN = 0.2
-"""No class may lose more than this; one of fewer than `MIN_HELD_BACK` exemplars counts as of so many."""
+"""No class may lose more than this; with fewer than `MIN_HELD_BACK` exemplars, by more than its error."""
 TOLERANCE = 0.01
 """Balanced accuracy that an adopted head may lose."""
 PSEUDO_COUNT = 0.1
 """Answers gained, and lost, that counted to every class besides: what was not seen to change still may."""
 ERRORS, MORE_ERRORS = 1.0, 16.0
 """The change must be above -TOLERANCE by ERRORS + MORE_ERRORS / n standard errors, n exemplars."""
-UNJUDGED_VAR = 0.25
+UNJUDGED_VAR = 0.1
 """Variance of the change of a class that the head knows and nobody can judge."""
 
 
@@ -71,10 +71,12 @@ def judge(
     n = np.array([np.count_nonzero(y == c) for c in classes], dtype=np.float64)
     gained = np.array([np.count_nonzero((after & ~before)[y == c]) for c in classes], dtype=np.float64)
     lost = np.array([np.count_nonzero((before & ~after)[y == c]) for c in classes], dtype=np.float64)
+    changes, variances = _changes(n, gained, lost)
     n_unjudged = max(n_known - len(classes), 0)
-    change, error = _change(n, gained, lost, n_unjudged)
-    least = change - (ERRORS + MORE_ERRORS / len(y)) * error
-    worst = float(((gained - lost) / np.maximum(n, MIN_HELD_BACK)).min())
+    n_classes = len(classes) + n_unjudged
+    error = float(np.sqrt(variances.sum() + n_unjudged * UNJUDGED_VAR)) / n_classes
+    least = float(changes.sum()) / n_classes - (ERRORS + MORE_ERRORS / len(y)) * error
+    worst = float(np.where(n < MIN_HELD_BACK, changes + np.sqrt(variances), (gained - lost) / n).min())
     found = f"balanced accuracy {would_be - was:+.1%} on {len(y)} held back"
     if n_unjudged:
         found += f", {n_unjudged} of {n_known} classes unjudged"
@@ -87,15 +89,13 @@ def judge(
     return Verdict(False, reason, was, would_be, len(y), by_class)
 
 
-def _change(n: FloatArray, gained: FloatArray, lost: FloatArray, n_unjudged: int) -> tuple[float, float]:
-    """Expected change of balanced accuracy and its standard error, from (C,) counts per class.
+def _changes(n: FloatArray, gained: FloatArray, lost: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Expected change of each class's accuracy, and its variance: (C,) counts → (C,), (C,).
 
-    Per class the posterior of (gained, lost, as before) under a Dirichlet prior of `PSEUDO_COUNT` for the
-    first two and none for the third.
+    The posterior of (gained, lost, as before) under a Dirichlet prior of `PSEUDO_COUNT` for the first two and
+    none for the third.
     """
     total = n + 2 * PSEUDO_COUNT
     means = (gained - lost) / total
     variances = ((gained + lost + 2 * PSEUDO_COUNT) / total - means**2) / (total + 1)
-    n_classes = len(n) + n_unjudged
-    error = np.sqrt(variances.sum() + n_unjudged * UNJUDGED_VAR) / n_classes
-    return float(means.sum() / n_classes), float(error)
+    return means, variances
