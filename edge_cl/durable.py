@@ -196,6 +196,7 @@ class DurableKnowledge:
         self._store.journal.commit()
         try:
             self._store.save(self._as_snapshot())
+            self.knowledge.memory.persisted()
         except StateUnwritable as error:
             self._alarm = f"no snapshot was written: {error}"
             log.error("%s", self._alarm)

@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
 
-from edge_cl import heads
+from edge_cl import heads, shares
 from edge_cl.budget import Ledger
 from edge_cl.bundle import Bundle
+from edge_cl.config import MemorySettings
 from edge_cl.errors import BudgetExceeded, ConfigError, NumericalError, StateError
-from edge_cl.heads import MAX_EXEMPLARS, Head, HeadState, StepProgram
-from edge_cl.memory import Exemplars, ReplayMemory, Reservoir
-from edge_cl.nap import MAX_LEARNED, Nap
+from edge_cl.heads import Head, HeadState, StepProgram
+from edge_cl.memory import Exemplars
+from edge_cl.nap import Nap
 from edge_cl.records import FloatArray, SleepPlan, SleepProgress, SleepReport, under
 from edge_cl.trust import Calibrator, Stability
 
@@ -31,8 +33,6 @@ EVALUATE_EVERY = 128
 N_EVALUATED = 32
 N_REPORTS = 64
 """Reports of sleeps that are kept."""
-MAX_MEMORY_BYTES = 8 * 1024 * 1024
-LEAST_EXEMPLARS = 16
 
 
 class Lesson(NamedTuple):
@@ -55,6 +55,10 @@ class Knowledge:
         Every holder registers here; the memory is sized to what is left.
     head_name, head_options
         Instead of the bundle's choice when the name is given; options alone add to the bundle's.
+    memory
+        How exemplars are kept.
+    folder
+        The state folder, for exemplars kept in a file.
     """
 
     def __init__(
@@ -64,7 +68,10 @@ class Knowledge:
         *,
         head_name: str = "",
         head_options: dict[str, Any] | None = None,
+        memory: MemorySettings | None = None,
+        folder: Path | None = None,
     ) -> None:
+        memory = memory or MemorySettings()
         spec = bundle.manifest.head
         name = head_name or spec.name
         options = heads.device_options(name, {**({} if head_name else spec.options), **(head_options or {})})
@@ -80,17 +87,17 @@ class Knowledge:
         self._prior = bundle.prior()
         self.stability = Stability()
         """Of the head awake, on held-back exemplars."""
+        self._offered_at_sleep = 0
         self._nap: Nap | None = None
         self._program = StepProgram.load(bundle) if name == "step" else None
         n_features = bundle.manifest.feature_size
-        least = Reservoir.row_bytes(n_features) * LEAST_EXEMPLARS
-        self.memory = ReplayMemory(capacity_bytes=least, n_features=n_features)
+        self.memory = shares.smallest_memory(memory, bundle, folder)
         try:
             self.head = heads.create(
                 name,
                 n_features=n_features,
                 n_classes=len(self.class_names),
-                max_bytes=head_share(ledger.free_bytes, n_features),
+                max_bytes=shares.head_share(ledger.free_bytes, n_features),
                 program=self._program,
                 **options,
             )
@@ -103,34 +110,26 @@ class Knowledge:
             raise ConfigError(
                 f"{error}; see [head] in the settings, --head, or the bundle's manifest"
             ) from error
-        self._share_out(n_features)
+        self._share_out(memory)
         self._begin()
 
-    def _share_out(self, n_features: int) -> None:
+    def _share_out(self, settings: MemorySettings) -> None:
         """The head and its sleeping copy take what they need of the budget, the memory what is left."""
         ledger = self._ledger
         for name in ("head", "sleep", "memory"):
             ledger.release(name)
-        ledger.require("head", self._head_bytes())
-        ledger.register("head", self._head_bytes)
+        ledger.require("head", self.head.nbytes)
+        ledger.register("head", lambda: self.head.nbytes)
         ledger.require("sleep", self._sleep_bytes())
         ledger.register("sleep", self._sleep_bytes)
         ledger.require("the smallest memory", self.memory.nbytes)
-        row, asleep = Reservoir.row_bytes(n_features), _decoded_row_bytes(n_features)
-        spare = ledger.free_bytes + self._sleep_bytes() - self.head.nbytes - _beside_rows_bytes(n_features)
-        self.memory.resize(min(spare * row // (row + asleep), MAX_MEMORY_BYTES))
-        ledger.register("memory", lambda: self.memory.nbytes)
-
-    def _head_bytes(self) -> int:
-        return self.head.nbytes
+        beside = self.head.nbytes + self.head.rehearse_bytes + shares.beside_rows_bytes(self.head.n_features)
+        free = ledger.free_bytes + self._sleep_bytes() - beside
+        self.memory.resize(shares.most_memory_bytes(settings, free, self.head, self.memory))
+        ledger.register("memory", lambda: self.memory.nbytes, shrink=lambda n: self.memory.shrink(n))
 
     def _sleep_bytes(self) -> int:
-        """What a sleep holds besides: the candidate head, the exemplars that it rehearses, decoded, and the
-        labels that come meanwhile."""
-        n_features = self.head.n_features
-        rehearsed = min(self.memory.rehearsed.capacity, MAX_EXEMPLARS)
-        rows = rehearsed * _decoded_row_bytes(n_features) + _beside_rows_bytes(n_features)
-        return self.head.nbytes + self.head.rehearse_bytes + rows
+        return shares.sleep_bytes(self.head, self.memory)
 
     def _begin(self) -> None:
         prior = self._prior
@@ -145,11 +144,11 @@ class Knowledge:
 
     def predict(self, X: FloatArray) -> FloatArray:
         """Calibrated class probabilities: (n, D) → (n, C)."""
-        return self.calibrate(self.head.predict_many(X))
+        return self.calibrate(self.head.predict_many(self.memory.reconstruct(X)))
 
     def predict_one(self, x: FloatArray) -> FloatArray:
         """Calibrated class probabilities: (D,) → (C,)."""
-        return self.calibrate(self.head.predict_one(x))
+        return self.calibrate(self.head.predict_one(self.memory.reconstruct(x[None])[0]))
 
     def learn(self, x: FloatArray, label: str) -> Lesson:
         """Learn feature x (D,) as class `label`, a new class when the name is new."""
@@ -172,8 +171,10 @@ class Knowledge:
     def _teach(self, head: Head, calibrate: Calibrator, x: FloatArray, y: int) -> float:
         """Calibrate on the head's answer, then let the head learn; y may be the next new class.
 
-        Returns the probability that the answer gave class y.
+        Returns the probability that the answer gave class y. Features (D,) are taken as they come back from
+        memory, here and in every prediction, since that is how a sleep will see them.
         """
+        x = self.memory.reconstruct(x[None])[0]
         scores = head.predict_one(x)
         before = float(calibrate(scores)[y]) if y < len(scores) else 0.0
         if y < head.n_classes and head.class_counts[y]:
@@ -195,6 +196,11 @@ class Knowledge:
         """The newest report."""
         return self.reports[-1] if self.reports else None
 
+    def memory_turnover(self) -> float:
+        """Exemplars that came into the memory since the last sleep, as a share of those it holds."""
+        born = self.memory.rehearsed.born
+        return float((born > self._offered_at_sleep).mean()) if len(born) else 0.0
+
     @property
     def asleep(self) -> bool:
         """True between `begin_sleep` and `wake`."""
@@ -205,9 +211,7 @@ class Knowledge:
         if self._nap is None:
             return False
         new_class = label not in self.class_names
-        return self._nap.full or (
-            new_class and self._memory_bytes_beside_one_more_class(label) < self.memory.nbytes
-        )
+        return self._nap.full or (new_class and self._memory_bytes_beside(label) < self.memory.nbytes)
 
     def begin_sleep(self, plan: SleepPlan) -> None:
         """Start a sleep; what is known now, the plan and the number of steps decide its outcome."""
@@ -247,12 +251,16 @@ class Knowledge:
         self._evaluate()
         if drop:
             self.labels_since_sleep += nap.labels_before
-        elif nap.adopted:
+        else:
+            self._offered_at_sleep = self.memory.rehearsed.n_offered
+        if nap.adopted and not drop:
             self.head, self.calibrate = nap.rehearsal.candidate, nap.calibrate
             self._evaluate()
         self._nap = None
+        nap.note_recall(self.memory)
         for x, y in nap.learned:
             self.memory.add(x, y)
+        self.memory.refresh()
         report = nap.report(
             self.class_names, self.stability, drop=drop, cpu_s=cpu_s, held_bytes=self._ledger.held_bytes
         )
@@ -278,30 +286,20 @@ class Knowledge:
     def check_room(self, label: str) -> None:
         """Raise BudgetExceeded when `label` is a new class that fits in no way; changes nothing."""
         if label not in self.class_names:
-            self._memory_bytes_beside_one_more_class(label)
+            self._memory_bytes_beside(label)
 
     def _make_room(self, label: str) -> None:
         """Before the head grows by a class: take the bytes from the memory, when they are not free."""
-        left = self._memory_bytes_beside_one_more_class(label)
+        left = self._memory_bytes_beside(label)
         if left < self.memory.nbytes:
             self.memory.resize(left)
 
-    def _memory_bytes_beside_one_more_class(self, label: str) -> int:
-        needed = 2 * self.head.bytes_per_class - self._ledger.free_bytes
-        if needed <= 0:
-            return self.memory.nbytes
-        row = Reservoir.row_bytes(self.head.n_features)
-        left = self.memory.nbytes - needed - row
-        if left < row * max(2 * (self.head.n_classes + 1), LEAST_EXEMPLARS):
-            raise BudgetExceeded(
-                f"no room for a class {label!r}: the head would grow by {2 * self.head.bytes_per_class:,} "
-                f"bytes and the memory is already at {self.memory.nbytes:,}; raise budget.ram_mb"
-            )
-        return left
+    def _memory_bytes_beside(self, label: str) -> int:
+        return shares.memory_bytes_beside_one_more_class(self._ledger, self.head, self.memory, label)
 
     def digest(self) -> str:
         """SHA-256 (hex) of everything that decides a prediction or what is learned next."""
-        meta, arrays = self.state()
+        meta, arrays = self.state(whole=True)
         del meta["reports"], meta["stability"]
         digest = hashlib.sha256(msgspec.json.encode(meta, order="deterministic"))
         for name in sorted(arrays):
@@ -309,10 +307,13 @@ class Knowledge:
             digest.update(np.ascontiguousarray(arrays[name]).tobytes())
         return digest.hexdigest()
 
-    def state(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """JSON values and arrays that `restore` takes back; only while awake."""
+    def state(self, *, whole: bool = False) -> tuple[dict[str, Any], dict[str, Any]]:
+        """JSON values and arrays that `restore` takes back; only while awake.
+
+        `whole`: with the exemplars that are kept in a file, too.
+        """
         head = self.head.state()
-        memory_arrays, memory_meta = self.memory.state()
+        memory_arrays, memory_meta = self.memory.state(whole=whole)
         meta = {
             "head": msgspec.to_builtins(msgspec.structs.replace(head, arrays={})),
             "memory": memory_meta,
@@ -321,6 +322,7 @@ class Knowledge:
             "n_labels": self.n_labels,
             "n_sleeps": self.n_sleeps,
             "labels_since_sleep": self.labels_since_sleep,
+            "offered_at_sleep": self._offered_at_sleep,
             "stability": self.stability.state(),
             "reports": msgspec.to_builtins(self.reports),
         }
@@ -349,35 +351,7 @@ class Knowledge:
         self.calibrate.log_temperature = meta["log_temperature"]
         self.n_labels, self.n_sleeps = meta["n_labels"], meta["n_sleeps"]
         self.labels_since_sleep = meta["labels_since_sleep"]
+        self._offered_at_sleep = meta["offered_at_sleep"]
         self.reports = msgspec.convert(meta["reports"], list[SleepReport])
         self.stability.restore(meta["stability"])
-        self._fit_budget()
-
-    def _fit_budget(self) -> None:
-        """After a restore under a smaller budget than then: the memory gives what is over."""
-        row = Reservoir.row_bytes(self.head.n_features)
-        asleep = _decoded_row_bytes(self.head.n_features)
-        while (over := -self._ledger.free_bytes) > 0:
-            left = self.memory.nbytes - max(over * row // (row + asleep), row)
-            if left < row * max(2 * self.head.n_classes, LEAST_EXEMPLARS):
-                raise BudgetExceeded(
-                    f"what was learned needs {over:,} bytes more than the budget of "
-                    f"{self._ledger.capacity_bytes:,}; raise budget.ram_mb"
-                )
-            self.memory.resize(left)
-
-
-def head_share(free_bytes: int, n_features: int) -> int:
-    """Bytes of a budget that a head may hold: a sleep holds a copy of it and the exemplars, decoded."""
-    row = Reservoir.row_bytes(n_features) + _decoded_row_bytes(n_features)
-    return max(free_bytes - LEAST_EXEMPLARS * row - _beside_rows_bytes(n_features), 0) // 2
-
-
-def _beside_rows_bytes(n_features: int) -> int:
-    """What a sleep holds however large the memory is: labels that come meanwhile."""
-    return MAX_LEARNED * _decoded_row_bytes(n_features)
-
-
-def _decoded_row_bytes(n_features: int) -> int:
-    """What a sleep holds of one exemplar: its feature as float32, and its class."""
-    return 4 * n_features + 8
+        shares.fit_budget(self._ledger, self.head, self.memory)

@@ -86,6 +86,7 @@ class Learner:
         self._refusing = ""
         self.other_alarm: Callable[[], str] = str
         """What somebody outside (the MQTT link, say) wants the status to say, or ""."""
+        self._folder = None if state_dir is None else Path(state_dir)
         store = None if state_dir is None else StateStore(state_dir, bundle.bundle_id, budget.disk_bytes)
         try:
             self._durable = DurableKnowledge(
@@ -286,7 +287,14 @@ class Learner:
 
     def _make_knowledge(self) -> Knowledge:
         head = self.settings.head
-        return Knowledge(self.bundle, self.ledger, head_name=head.name, head_options=head.options)
+        return Knowledge(
+            self.bundle,
+            self.ledger,
+            head_name=head.name,
+            head_options=head.options,
+            memory=self.settings.memory,
+            folder=self._folder,
+        )
 
     def _encode(self, reading: Reading) -> FloatArray:
         window = np.asarray(reading.window, dtype=np.float32)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
+import numpy as np
+
 from edge_cl.heads import Head
 from edge_cl.memory import ReplayMemory
 from edge_cl.records import FloatArray, SleepPlan, SleepProgress, SleepReport
-from edge_cl.sleep import Rehearsal, dropped
+from edge_cl.sleep import Rehearsal, dropped, recall_after
 from edge_cl.trust import Calibrator, Stability
 
 MAX_LEARNED = 256
@@ -82,6 +84,13 @@ class Nap:
             teach(self.rehearsal.candidate, self.calibrate, x, y)
             self._n_caught_up += 1
             yield SleepProgress(phase="catch up", done=self._n_caught_up, total=len(self.learned))
+
+    def note_recall(self, memory: ReplayMemory) -> None:
+        """After a sleep that chose by recall: what was answered right rests, what was wrong comes back."""
+        rows, right = self.rehearsal.recalled
+        if len(rows):
+            box, due = recall_after(memory.rehearsed.box[rows].astype(np.int8), right, self.n_sleep)
+            memory.rehearsed.rest(rows, box.astype(np.uint8), np.minimum(due, 65_535).astype(np.uint16))
 
     def report(
         self, class_names: Sequence[str], awake: Stability, *, drop: str, cpu_s: float, held_bytes: int

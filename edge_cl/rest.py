@@ -152,6 +152,7 @@ class Rest:
             known.labels_since_sleep,
             known.n_labels,
             idle_s=time.monotonic() - self._idle_since,
+            memory_turnover=known.memory_turnover() if self._settings.memory_turnover else 0.0,
             accuracy_now=self._accuracy.value if self._accuracy.full else None,
             accuracy_best=self._best,
         )

@@ -11,7 +11,7 @@ from edge_cl import heads as all_heads
 from edge_cl.budget import MIB
 from edge_cl.bundle import Bundle
 from edge_cl.heads import HEADS, STANDALONE
-from edge_cl.knowledge import head_share
+from edge_cl.shares import head_share
 
 ABOUT = {
     "dual": ("today and last month", "Zhuang et al. 2022, ACIL; Van Vaerenbergh et al. 2006"),

@@ -65,6 +65,8 @@ class Head(abc.ABC):
     """Whether `explain_one` names what an answer rests on."""
     gains_by_rehearsal: ClassVar[bool] = True
     """Whether `rehearse` can improve its answers."""
+    most_decoded: ClassVar[int] = MAX_EXEMPLARS
+    """Exemplars that `rehearse` holds decoded at most."""
     needs_program: ClassVar[bool] = False
     """Whether it is made with the compiled `program` of a bundle."""
     learns_by_steps: ClassVar[bool] = False
@@ -206,6 +208,11 @@ class Head(abc.ABC):
     @property
     def rehearse_bytes(self) -> int:
         """Bytes that `rehearse` holds beside the head itself and the exemplars."""
+        return 0
+
+    @property
+    def rehearse_bytes_per_class(self) -> int:
+        """What one more class adds to `rehearse_bytes`."""
         return 0
 
     @abc.abstractmethod

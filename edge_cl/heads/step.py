@@ -61,6 +61,7 @@ class StepHead(Head):
     needs_program: ClassVar[bool] = True
     gains_by_rehearsal: ClassVar[bool] = True
     learns_by_steps: ClassVar[bool] = True
+    most_decoded: ClassVar[int] = N_SCALE
 
     def __init__(
         self, n_features: int, n_classes: int = 0, *, program: StepProgram | None = None, window: int = 256
@@ -104,6 +105,12 @@ class StepHead(Head):
         largest = max(array.nbytes for array in self.parameters.values())
         batch = 4 * self.program.spec.batch * self.n_features
         return self.program.trainer_bytes(self.n_classes) + batch + largest
+
+    @property
+    def rehearse_bytes_per_class(self) -> int:
+        """Of the trainer's sets; the other parts are counted with the largest parameter."""
+        trainer_bytes = self.program.trainer_bytes
+        return trainer_bytes(self.n_classes + 1) - trainer_bytes(self.n_classes) + self.bytes_per_class
 
     def warm_start(self, prior: Prior, *, strength: float) -> None:
         """Trust the program's parameters, which export trained on the source; take scales from the prior."""

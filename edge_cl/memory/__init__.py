@@ -3,11 +3,12 @@
 from edge_cl.memory.exemplars import Exemplars
 from edge_cl.memory.pending import Pending, PendingFeature
 from edge_cl.memory.pq import default_codes, fit_codebook
-from edge_cl.memory.replay import ReplayMemory
+from edge_cl.memory.replay import LEAST_EXEMPLARS, ReplayMemory
 from edge_cl.memory.reservoir import Reservoir
 from edge_cl.memory.rows import RowFile
 
 __all__ = [
+    "LEAST_EXEMPLARS",
     "Exemplars",
     "Pending",
     "PendingFeature",

@@ -19,6 +19,8 @@ from edge_cl.records import FloatArray, under
 HELD_BACK_EVERY = 8
 """Every 8th exemplar (12.5 %) is held back: never rehearsed, it judges the head after sleep."""
 
+LEAST_EXEMPLARS = 16
+
 
 class ReplayMemory:
     """Two class-balanced reservoirs under one byte budget.
@@ -26,7 +28,7 @@ class ReplayMemory:
     Parameters
     ----------
     capacity_bytes
-        Bytes of RAM for both together.
+        Bytes of RAM for both together; by default as few as hold `LEAST_EXEMPLARS`.
     n_features
         Length D of a feature vector.
     codec
@@ -56,7 +58,7 @@ class ReplayMemory:
     def __init__(
         self,
         *,
-        capacity_bytes: int,
+        capacity_bytes: int | None = None,
         n_features: int,
         codec: str | Codebook = "float16",
         evict: str = "random",
@@ -75,7 +77,8 @@ class ReplayMemory:
         if self._shared is None and self._plain not in CODECS:
             raise ValueError(f"unknown codec {codec!r}; known: {', '.join(CODECS)}, and pq with a codebook")
         self._kind: Float32 = self._shared or CODECS[self._plain](n_features)
-        sizes = _split(self._n_exemplars(capacity_bytes), held_back_every)
+        n = LEAST_EXEMPLARS if capacity_bytes is None else self._n_exemplars(capacity_bytes)
+        sizes = _split(n, held_back_every)
         rngs = np.random.default_rng(seed).spawn(2)
         shares = _shares(held_back_every)
         self.rehearsed, self.held_back = (

@@ -4,6 +4,7 @@ from edge_cl.sleep.causes import SleepNeed, sleep_cause
 from edge_cl.sleep.conditions import Surroundings, may_sleep
 from edge_cl.sleep.gate import Verdict, judge
 from edge_cl.sleep.rehearsal import Rehearsal, dropped
+from edge_cl.sleep.samplers import after as recall_after
 
 __all__ = [
     "Rehearsal",
@@ -13,5 +14,6 @@ __all__ = [
     "dropped",
     "judge",
     "may_sleep",
+    "recall_after",
     "sleep_cause",
 ]

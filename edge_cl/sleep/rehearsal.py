@@ -17,6 +17,8 @@ from edge_cl.sleep.samplers import Candidates
 
 BLOCK = 32
 """Held-back exemplars judged at once."""
+BY_RECALL = "spaced"
+"""The sampler that chooses by what was answered right before."""
 N_LOOKS = 10
 """Times that a candidate is looked at while it learns by steps."""
 PIECE = 64
@@ -71,6 +73,8 @@ class Rehearsal(Generic[H]):
         self.ended_early = False
         self.looks: list[dict[int, float]] = []
         """Accuracy by class of a candidate that learns by steps, before the first and on the way."""
+        self.recalled = np.empty(0, dtype=np.int64), np.empty(0, dtype=np.bool_)
+        """Rows that a sampler by recall asked for, and whether the candidate was right about them in the end."""
         self.verdict: Verdict | None = None
 
     @property
@@ -115,10 +119,23 @@ class Rehearsal(Generic[H]):
         self.verdict = judge(
             before, after, self._judge_y, n_known=self._n_known, class_margin=self._plan.class_margin
         )
+        if self._plan.sampler == BY_RECALL:
+            yield from self._recall()
         if self.verdict.adopted:
             for rows in self._blocks():
                 self.candidate.settle(self._judges.features(rows), self._judge_y[rows])
                 yield SleepProgress(phase="judge", done=self.n_held_back, total=self.n_held_back)
+
+    def _recall(self) -> Iterator[SleepProgress]:
+        """Ask the candidate about what was due, or, of classes without, all."""
+        due = self.exemplars.sampler.select(self.n_exemplars)
+        right = np.zeros(len(due), dtype=np.bool_)
+        for start in range(0, len(due), BLOCK):
+            rows = due[start : start + BLOCK]
+            X, y = self.exemplars.features(rows), self.exemplars.y[rows]
+            right[start : start + BLOCK] = self.candidate.exam(X, y, learned=False).argmax(axis=1) == y
+            yield SleepProgress(phase="judge", done=start + len(rows), total=len(due))
+        self.recalled = due, right
 
     def _look(self) -> None:
         """How well the candidate does just now, on some of the exemplars that judge."""

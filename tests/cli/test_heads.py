@@ -6,7 +6,7 @@ from click.testing import CliRunner
 from edge_cl import heads as all_heads
 from edge_cl.cli.heads import ABOUT, heads
 from edge_cl.heads import STANDALONE
-from edge_cl.knowledge import head_share
+from edge_cl.shares import head_share
 from tests.worlds import make_bundle
 
 

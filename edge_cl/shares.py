@@ -1,0 +1,122 @@
+"""How a byte budget is shared: the head, what a sleep holds besides, and the memory with the rest."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from edge_cl.budget import MIB, Ledger
+from edge_cl.bundle import Bundle
+from edge_cl.config import MemorySettings
+from edge_cl.errors import BudgetExceeded, ConfigError
+from edge_cl.heads import Head
+from edge_cl.memory import LEAST_EXEMPLARS, ReplayMemory, Reservoir, RowFile
+from edge_cl.nap import MAX_LEARNED
+
+EXEMPLARS_FILE = "exemplars"
+"""In the state folder, with the name of the memory's part behind it."""
+
+
+def smallest_memory(settings: MemorySettings, bundle: Bundle, folder: Path | None) -> ReplayMemory:
+    """A memory of `LEAST_EXEMPLARS`, as the settings want it; to be resized.
+
+    Parameters
+    ----------
+    folder
+        The state folder, for a memory in a file.
+
+    Raises
+    ------
+    ConfigError
+        When the settings want what the bundle or the device has not.
+    """
+    file = None
+    if settings.file:
+        if folder is None:
+            raise ConfigError("memory.file is true, but nothing is kept on disk; give a --state folder")
+        file = RowFile(
+            path=folder / EXEMPLARS_FILE, max_bytes=int(settings.max_mb * MIB), owner=bundle.bundle_id
+        )
+    codec = settings.codec if settings.codec != "pq" else bundle.codebook()
+    if codec is None:
+        raise ConfigError(
+            f"memory.codec is pq, but bundle {bundle.manifest.name!r} has no codebook; export it again, "
+            "or choose float16 or int8"
+        )
+    n_features = bundle.manifest.feature_size
+    try:
+        return ReplayMemory(n_features=n_features, codec=codec, evict=settings.evict, file=file)
+    except ValueError as error:
+        raise ConfigError(f"{error}; see [memory] in the settings") from error
+
+
+def most_memory_bytes(settings: MemorySettings, free_bytes: int, head: Head, memory: ReplayMemory) -> int:
+    """Bytes of RAM for the memory when `free_bytes` are for it and for what a sleep holds of it."""
+    spare = free_bytes - memory.own_bytes
+    row, decoded = memory.row_bytes, _decoded_row_bytes(head.n_features)
+    n = spare // (row + decoded)
+    if n > head.most_decoded:
+        n = (spare - head.most_decoded * decoded) // row
+    most = _bytes_of(max(n, 0), memory)
+    return most if settings.file else min(most, int(settings.max_mb * MIB))
+
+
+def sleep_bytes(head: Head, memory: ReplayMemory) -> int:
+    """What a sleep holds: candidate head, rehearsed exemplars, decoded, labels that come meanwhile."""
+    decoded = min(memory.rehearsed.capacity, head.most_decoded) * _decoded_row_bytes(head.n_features)
+    return head.nbytes + head.rehearse_bytes + decoded + beside_rows_bytes(head.n_features)
+
+
+def class_bytes(head: Head) -> int:
+    """What one more class costs, awake and asleep."""
+    return 2 * head.bytes_per_class + head.rehearse_bytes_per_class
+
+
+def memory_bytes_beside_one_more_class(ledger: Ledger, head: Head, memory: ReplayMemory, label: str) -> int:
+    """What the memory may hold when the head grows by a class; BudgetExceeded when that is too little."""
+    needed = class_bytes(head) - ledger.free_bytes
+    if needed <= 0:
+        return memory.nbytes
+    left = memory.nbytes - needed - memory.row_bytes
+    if left < _least_bytes(head.n_classes + 1, memory):
+        raise BudgetExceeded(
+            f"no room for a class {label!r}: the head would grow by {class_bytes(head):,} "
+            f"bytes and the memory is already at {memory.nbytes:,}; raise budget.ram_mb"
+        )
+    return left
+
+
+def fit_budget(ledger: Ledger, head: Head, memory: ReplayMemory) -> None:
+    """After a restore under a smaller budget than then: the memory gives what is over."""
+    row, decoded = memory.row_bytes, _decoded_row_bytes(head.n_features)
+    while (over := -ledger.free_bytes) > 0:
+        left = memory.nbytes - max(over * row // (row + decoded), row)
+        if left < _least_bytes(head.n_classes, memory):
+            raise BudgetExceeded(
+                f"what was learned needs {over:,} bytes more than the budget of "
+                f"{ledger.capacity_bytes:,}; raise budget.ram_mb"
+            )
+        memory.resize(left)
+
+
+def head_share(free_bytes: int, n_features: int) -> int:
+    """Bytes of a budget that a head may hold: a sleep holds a copy of it and the exemplars, decoded."""
+    row = Reservoir.row_bytes(n_features) + _decoded_row_bytes(n_features)
+    return max(free_bytes - LEAST_EXEMPLARS * row - beside_rows_bytes(n_features), 0) // 2
+
+
+def beside_rows_bytes(n_features: int) -> int:
+    """What a sleep holds however large the memory is: labels that come meanwhile."""
+    return MAX_LEARNED * _decoded_row_bytes(n_features)
+
+
+def _bytes_of(n_exemplars: int, memory: ReplayMemory) -> int:
+    return memory.own_bytes + n_exemplars * memory.row_bytes
+
+
+def _least_bytes(n_classes: int, memory: ReplayMemory) -> int:
+    return _bytes_of(max(2 * n_classes, LEAST_EXEMPLARS), memory)
+
+
+def _decoded_row_bytes(n_features: int) -> int:
+    """What a sleep holds of one exemplar: its feature as float32, and its class."""
+    return 4 * n_features + 8
