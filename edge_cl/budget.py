@@ -98,7 +98,7 @@ class Ledger:
             return
         raise BudgetExceeded(
             f"{name} needs {nbytes:,} bytes, but {self.free_bytes:,} of the budget's {self.capacity_bytes:,} "
-            f"are free ({self._who()}); raise {self.setting} or choose a smaller head"
+            f"are free ({self._who()}); raise the budget ({self.setting}) or choose a smaller head"
         )
 
     def lower(self, capacity_bytes: int) -> None:

@@ -36,7 +36,7 @@ class KnnHead(Head):
     k
         Neighbours asked, at least 1.
     memory_bytes
-        Size of the memory of exemplars, (4·D + 16) bytes each, allocated at once.
+        Size of the memory of exemplars, (4·D + 17) bytes each, allocated at once.
     seed
         Seeds which exemplars are replaced when the memory is full.
 

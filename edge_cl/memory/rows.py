@@ -217,8 +217,8 @@ class FileRows:
         if not wanted <= self.generation <= wanted + 2:
             raise StateError(
                 f"{self.path}: is of generation {self.generation}, the snapshot needs {wanted} to "
-                f"{wanted + 2}: the file was lost or belongs to another copy of this state; "
-                "put both back together, or choose another --state folder"
+                f"{wanted + 2}: the file was lost or belongs to another copy of this state; put both back "
+                "together, or choose another --state folder"
             )
         self.generation = min(self.generation, wanted + 1)  # an older slot was taken: count on from there
         slots, rows = arrays["changed"].tolist(), arrays["changed_rows"]

@@ -1,4 +1,4 @@
-"""Product-quantised exemplars: how far off they are, and that centroids follow the world under their codes."""
+"""Product-quantised exemplars: how far off they are, and that centroids follow the world."""
 
 import numpy as np
 import pytest
@@ -121,6 +121,27 @@ def test_centroids_follow_a_drift_and_old_exemplars_hardly_suffer(rotate):
     after_old = float(np.mean(((codec.decode(stored) - old) * codec._scale) ** 2))
     assert error(codec, unseen) < 0.8 * before_new
     assert after_old < (1 + FOLLOW) * before_old
+
+
+def test_a_centroid_moves_to_the_mean_of_all_that_it_stands_for():
+    """Sixty at the centroid's place, twenty a little off: a quarter of the way; far off: what is allowed."""
+    X = clustered(200)
+    for off, share in ((0.1, 1.0), (50.0, None)):
+        codec = Pq(fit_codebook(X, 1, np.random.default_rng(0), n_centroids=1))
+        reservoir = Reservoir(100, D, codec=codec, rng=np.random.default_rng(0))
+        place = codec.decode(np.zeros((1, 1), dtype=np.uint8))[0]
+        for _ in range(60):
+            reservoir.add(place, 0)
+        codec.refresh(reservoir.stored())
+        news = place + np.float32(off) / codec._scale
+        for _ in range(20):
+            reservoir.add(news, 0)
+        codec.refresh(reservoir.stored())
+        moved = (codec.decode(np.zeros((1, 1), dtype=np.uint8))[0] - place) * codec._scale
+        if share:
+            np.testing.assert_allclose(moved, off / 4, rtol=1e-2, atol=1e-4)
+        else:
+            np.testing.assert_allclose((moved**2).sum(), FOLLOW * codec._error[0], rtol=1e-3)
 
 
 def test_a_refresh_without_news_changes_nothing():

@@ -160,6 +160,30 @@ def test_the_ram_for_changed_rows_is_given_back(tmp_path):
     assert one.nbytes == before and not one.rehearsed._rows._changed
 
 
+def test_after_a_start_one_snapshot_gives_it_back(tmp_path):
+    one = memory(tmp_path, max_bytes=20_000, unsaved_rows=20)
+    teach(one, 0, 200)
+    state = one.state()
+    again = memory(tmp_path, max_bytes=20_000, unsaved_rows=20)
+    again.restore(*state)
+    again.state()
+    again.persisted()
+    assert not again.rehearsed._rows._changed
+    np.testing.assert_array_equal(again.rehearsed.exemplars()[0], one.rehearsed.exemplars()[0])
+
+
+def test_a_row_that_changes_while_a_snapshot_is_written_stays_changed(tmp_path):
+    one, twin = memory(tmp_path / "a"), memory(tmp_path / "b")
+    for start in range(0, 200, 25):
+        teach(one, start, start + 5)
+        one.state()
+        teach(one, start + 5, start + 25)
+        one.persisted()
+    teach(twin, 0, 200)
+    for part in ("rehearsed", "held_back"):
+        np.testing.assert_array_equal(getattr(one, part).exemplars()[0], getattr(twin, part).exemplars()[0])
+
+
 @pytest.mark.parametrize("to", [9_000, 12_000])
 def test_shrinking_and_growing_keep_what_ram_would_keep(tmp_path, to):
     sizes = {"max_bytes": 100_000, "unsaved_rows": 10}

@@ -256,7 +256,7 @@ def test_knn_memory_stays_within_its_bytes_and_keeps_rare_classes():
 
 
 def test_knn_too_small_for_one_exemplar_says_what_would_fit():
-    with pytest.raises(ValueError, match="memory_bytes is 10; allowed: a whole number from 40"):
+    with pytest.raises(ValueError, match="memory_bytes is 10; allowed: a whole number from 41"):
         heads.create("knn", n_features=D, n_classes=3, memory_bytes=10)
 
 
