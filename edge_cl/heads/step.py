@@ -159,7 +159,6 @@ class StepHead(Head):
         """Take scales, give the rows of new classes their start; returns which classes are new, (C,)."""
         self.standardise.refit(exemplars.selected(N_SCALE)[0])
         self.moments = None
-        self._stale = True
         new = np.zeros(self.n_classes, dtype=np.bool_)
         new[np.unique(exemplars.y)] = True
         new &= ~self.trained

@@ -138,6 +138,24 @@ def test_sleep_is_deterministic_and_asking_between_its_steps_changes_nothing():
         np.testing.assert_array_equal(value, left.state().arrays[key], err_msg=key)
 
 
+def test_what_answers_is_the_bias_corrected_average_of_all_steps():
+    head = make_head("step")
+    X, y = World().draw(100)
+    sleep(head, X, y)
+    exemplars = Exemplars.of(X, y, n_steps=15)
+    trainer = program().trainer(head.parameters)
+    for _ in head.rehearse(exemplars):
+        pass
+    total = 0.0
+    for k in range(15):
+        rows = exemplars.sampler.batch(k, 32)
+        rising, falling = min(1, k + 1), (1 + np.cos(np.pi * k / 15)) / 2
+        trainer.step(X[rows], y[rows], lr=program().spec.lr * rising * falling)
+        total = 0.99 * total + 0.01 * trainer.parameters["hidden.weight"].astype(np.float64)
+    np.testing.assert_allclose(head.parameters["hidden.weight"], total / (1 - 0.99**15), atol=2e-6)
+    assert np.abs(head.parameters["hidden.weight"] - trainer.parameters["hidden.weight"]).max() > 1e-4
+
+
 def test_nan_ends_the_sleep_and_says_at_which_step():
     head = make_head("step")
     X, y = World().draw(100)
