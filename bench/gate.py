@@ -150,7 +150,7 @@ def sleeps(n: int, *, seed: int = 0, modes: bool = False) -> Iterator[Sleep]:
 def one_sleep(kind: str, head_name: str, rng: np.random.Generator, *, modes: bool) -> Sleep:
     """Awake, a memory, what goes wrong with it, asleep, and the exam on both sides."""
     world = World(rng, modes=modes)
-    X, y, test_X, test_y = _stream(world, kind, int(rng.integers(100, 900)))
+    X, y, test_X, test_y = _stream(world, kind, int(np.exp(rng.uniform(np.log(100), np.log(3200)))))
     if kind == "label-noise":
         y = _spoiled(y, rng, world.n_classes, random=True)
     head = _new_head(head_name, world)

@@ -80,10 +80,10 @@ def judge(
     found = f"balanced accuracy {would_be - was:+.1%} on {len(y)} held back"
     if n_unjudged:
         found += f", {n_unjudged} of {n_known} classes unjudged"
-    if worst < -class_margin:
-        reason = f"a class would lose {-worst:.0%}"
-    elif least < -TOLERANCE:
+    if least < -TOLERANCE:
         reason = f"{found} leaves a fall of {-least:.1%} possible; {TOLERANCE:.0%} is allowed"
+    elif worst < -class_margin:
+        reason = f"a class would lose {-worst:.0%}"
     else:
         return Verdict(True, found, was, would_be, len(y), by_class)
     return Verdict(False, reason, was, would_be, len(y), by_class)
