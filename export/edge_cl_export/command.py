@@ -57,6 +57,7 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 @click.option("--loss", type=click.Choice(LOSSES), help="Of --head step.  [default: cross-entropy]")
 @click.option("--optimiser", type=click.Choice(OPTIMISERS), help="Of --head step.  [default: sgd]")
 @click.option("--lr", type=_ABOVE_0, help="Highest learning rate of a sleep.  [default: the optimiser's]")
+@click.option("--tflite", is_flag=True, help="Write .tflite twins of the step, too; needs litert-torch.")
 @click.option("--name", help="The bundle's name.  [default: the data's]")
 @click.option("-o", "--out", type=_FILE, required=True, help="The bundle to write (.ecl).")
 def export(**options: Any) -> None:

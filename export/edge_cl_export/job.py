@@ -64,6 +64,7 @@ class Given:
     loss: str | None
     optimiser: str | None
     lr: float | None
+    tflite: bool
     name: str | None
     out: Path
 
@@ -127,6 +128,7 @@ def _plastic_head(given: Given, feature_shape: tuple[int, ...]) -> PlasticHead |
         "--loss": given.loss,
         "--optimiser": given.optimiser,
         "--lr": given.lr,
+        "--tflite": given.tflite or None,
     }
     named = [option for option, value in asked.items() if value is not None]
     if given.head != "step" and not named:
@@ -143,6 +145,7 @@ def _plastic_head(given: Given, feature_shape: tuple[int, ...]) -> PlasticHead |
         settings=StepSettings(
             loss=given.loss or "cross-entropy", optimiser=given.optimiser or "sgd", lr=given.lr or 0.0
         ),
+        tflite=given.tflite,
     )
 
 

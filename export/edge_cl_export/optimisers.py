@@ -90,6 +90,15 @@ def stepped(
     fast, slow = how.betas
     mean = fast * slots[0] + (1 - fast) * gradient
     square = slow * slots[1] + (1 - slow) * gradient * gradient
-    bias, square_bias = (1 - torch.exp(t.double() * math.log(b)) for b in how.betas)
-    scale = torch.sqrt(square / square_bias.float()) + how.eps
-    return kept - (lr / bias.float()) * mean / scale, (mean, square)
+    bias, square_bias = (_one_less_power(b, t) for b in how.betas)
+    scale = torch.sqrt(square / square_bias) + how.eps
+    return kept - (lr / bias) * mean / scale, (mean, square)
+
+
+def _one_less_power(base: float, t: Tensor) -> Tensor:
+    """1 − base^t, by its series where base^t is near 1 and float32 would lose the digits."""
+    x = t * math.log(base)
+    series = torch.ones_like(x)
+    for k in range(7, 1, -1):
+        series = 1 + x / k * series
+    return torch.where(x > -0.3, -x * series, 1 - torch.exp(x))

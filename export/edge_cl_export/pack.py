@@ -33,8 +33,7 @@ from edge_cl_export.encoders import SensorEncoder, triplets
 from edge_cl_export.freeze import INPUT, OUTPUT, freeze, run_graph
 from edge_cl_export.prior import make_prior
 from edge_cl_export.train import Progress, TrainReport, TrainSettings, accuracy, train
-from edge_cl_export.warm import PlasticHead, make_program
-from edge_cl_export.warm import members as members_of
+from edge_cl_export.warm import PlasticHead, make_members
 
 N_GOLDEN = 12
 DEFAULT_HEAD = HeadSpec()
@@ -192,8 +191,7 @@ def _plastic_members(
 ) -> tuple[dict[str, bytes], PlasticSpec | None]:
     if isinstance(head, HeadSpec):
         return {}, None
-    program = make_program(head, features, source.y, n_classes=len(source.class_names), seed=seed)
-    return members_of(program), program.spec
+    return make_members(head, features, source.y, n_classes=len(source.class_names), seed=seed)
 
 
 def linear_scores(prior: Prior, features: FloatArray) -> FloatArray:

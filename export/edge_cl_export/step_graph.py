@@ -28,6 +28,7 @@ from edge_cl_export.step_parity import check_steps
 
 DEFAULT_SETTINGS = StepSettings()
 Inputs = dict[str, Tensor]
+Function = Callable[[PlasticModule, Inputs], Inputs]
 
 
 def compile_program(
@@ -60,31 +61,41 @@ def compile_program(
         When the head is not one that can be compiled, an operator has no ONNX form, or 20 steps in
         onnxruntime are not torch's within 1e-5 of each tensor's scale.
     """
-    scaling = None
-    if moments is not None:
-        scaling = _tensor(moments[0]), 1 / torch.clamp_min(_tensor(moments[1]), 1e-6)
 
     def make(n: int) -> PlasticModule:
-        return plastic_module(
-            factory,
-            feature_shape,
-            n,
-            cosine_scale=COSINE_LAYER.get(settings.loss),
-            seed=seed,
-            moments=scaling,
-        )
+        return make_module(factory, feature_shape, n, settings, seed=seed, moments=moments)
 
     module = make(n_classes)
-    traced = make(_unused_size(module))
+    odd = make(_unused_size(module))
+    batch = _unused_size(odd)
     program = StepProgram(
         _spec(module, settings),
         {name: value.numpy() for name, value in module.parameters.items()},
-        _to_onnx(_predict, _predict_inputs(traced), traced),
-        _to_onnx(_step(settings), _step_inputs(traced, settings), traced),
+        _to_onnx(predict_of, predict_inputs(odd, batch), odd),
+        _to_onnx(step_of(settings), step_inputs(odd, settings, batch), odd),
     )
     for n in (n_classes, n_classes + 1):
         check_steps(program, make(n), settings)
     return program
+
+
+def make_module(
+    factory: Factory,
+    feature_shape: tuple[int, ...],
+    n_classes: int,
+    settings: StepSettings,
+    *,
+    seed: int = 0,
+    moments: tuple[FloatArray, FloatArray] | None = None,
+) -> PlasticModule:
+    """The head as it is compiled: with the class layer the loss wants, and its features standardised."""
+    scaling = None
+    if moments is not None:
+        scaling = _tensor(moments[0]), 1 / torch.clamp_min(_tensor(moments[1]), 1e-6)
+    cosine_scale = COSINE_LAYER.get(settings.loss)
+    return plastic_module(
+        factory, feature_shape, n_classes, cosine_scale=cosine_scale, seed=seed, moments=scaling
+    )
 
 
 def _tensor(array: FloatArray) -> Tensor:
@@ -109,19 +120,20 @@ def _spec(module: PlasticModule, settings: StepSettings) -> PlasticSpec:
     )
 
 
-def _unused_size(module: PlasticModule, taken: tuple[int, ...] = ()) -> int:
-    """A number of classes that no other axis has: the tracer takes equal sizes for the same one."""
-    sizes = {n for p in module.head.parameters() for n in p.shape} | {*module.feature_shape, *taken}
+def _unused_size(module: PlasticModule) -> int:
+    """A size that no other axis has, for classes or batch: the tracer takes equal sizes for the same one."""
+    sizes = {n for p in module.head.parameters() for n in p.shape} | set(module.feature_shape)
     sizes |= {math.prod(module.feature_shape)}
     return next(n for n in (11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, *range(53, 999)) if n not in sizes)
 
 
-def _predict(module: PlasticModule, inputs: Inputs) -> Inputs:
+def predict_of(module: PlasticModule, inputs: Inputs) -> Inputs:
+    """Logits and hidden features, as a function of parameters and features by name."""
     logits, hidden = module({name: inputs[name] for name in module.class_axes}, inputs["features"])
     return {"logits": logits, "hidden": hidden}
 
 
-def _step(settings: StepSettings) -> Callable[[PlasticModule, Inputs], Inputs]:
+def step_of(settings: StepSettings) -> Function:
     """The step as a function of its inputs by name; `plasticity` scales what it did to each class's rows."""
     loss_of = LOSSES[settings.loss]
 
@@ -152,16 +164,17 @@ def _step(settings: StepSettings) -> Callable[[PlasticModule, Inputs], Inputs]:
     return step
 
 
-def _predict_inputs(module: PlasticModule) -> Inputs:
-    n_features = len(module.mean)
-    batch = _unused_size(module, (len(module.head.get_parameter(module.class_weight)),))
-    return module.parameters | {"features": torch.randn(batch, n_features)}
+def predict_inputs(module: PlasticModule, batch: int) -> Inputs:
+    """Inputs of `predict_of`, in the graph's order, for a batch of random features."""
+    features = torch.randn(batch, len(module.mean), generator=torch.Generator().manual_seed(0))
+    return module.parameters | {"features": features}
 
 
-def _step_inputs(module: PlasticModule, settings: StepSettings) -> Inputs:
-    inputs = _predict_inputs(module)
+def step_inputs(module: PlasticModule, settings: StepSettings, batch: int) -> Inputs:
+    """Inputs of `step_of`, in the graph's order, for a batch of random features."""
+    inputs = predict_inputs(module, batch)
     features = inputs.pop("features")
-    n_classes, batch = len(module.head.get_parameter(module.class_weight)), len(features)
+    n_classes = len(module.head.get_parameter(module.class_weight))
     for slot in settings.slots:
         inputs |= {f"{slot}/{name}": torch.zeros_like(p) for name, p in module.parameters.items()}
     inputs |= {"features": features, "targets": torch.full((batch, n_classes), 1 / n_classes)}
@@ -173,40 +186,49 @@ def _step_inputs(module: PlasticModule, settings: StepSettings) -> Inputs:
     return inputs
 
 
-def _to_onnx(
-    function: Callable[[PlasticModule, Inputs], Inputs], inputs: Inputs, module: PlasticModule
-) -> bytes:
-    """Trace `function` and export it, with the sizes of batch and classes left free."""
-    names, tensors = list(inputs), tuple(inputs.values())
+def traced(
+    function: Function, inputs: Inputs, module: PlasticModule, *, mode: str
+) -> tuple[torch.fx.GraphModule, list[str]]:
+    """The operators that `function` comes to, as a graph of the inputs' values, and its outputs' names.
+
+    `mode` ``real`` fixes every size to the inputs', ``symbolic`` does not.
+    """
     outputs: list[str] = []
 
     def flat(*values: Tensor) -> tuple[Tensor, ...]:
-        result = function(module, dict(zip(names, values, strict=True)))
+        result = function(module, dict(zip(inputs, values, strict=True)))
         outputs[:] = result
         return tuple(result.values())
 
-    free = {len(inputs["features"]), len(module.head.get_parameter(module.class_weight))}
-    auto = torch.export.Dim.DYNAMIC
-    shapes = tuple({k: auto for k, n in enumerate(t.shape) if n in free} for t in tensors)
     decompositions = core_aten_decompositions() | {
         torch.ops.aten.convolution_backward.default: convolution_backward
     }
+    trace = make_fx(flat, decompositions, tracing_mode=mode, _allow_non_fake_inputs=True)
+    graph = trace(*inputs.values())
+    _refuse_chance(graph)
+    return graph, outputs
+
+
+def _to_onnx(function: Function, inputs: Inputs, module: PlasticModule) -> bytes:
+    """Trace `function` and export it, with the sizes of batch and classes left free."""
+    tensors = tuple(inputs.values())
+    free = {len(inputs["features"]), len(module.head.get_parameter(module.class_weight))}
+    auto = torch.export.Dim.DYNAMIC
+    shapes = tuple({k: auto for k, n in enumerate(t.shape) if n in free} for t in tensors)
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
             warnings.simplefilter("ignore")
-            trace = make_fx(flat, decompositions, tracing_mode="symbolic", _allow_non_fake_inputs=True)
-            graph = trace(*tensors)
-            _refuse_chance(graph)
+            graph, outputs = traced(function, inputs, module, mode="symbolic")
             program = torch.export.export(graph, tensors, dynamic_shapes=shapes, strict=False)
             path = Path(folder) / "graph.onnx"
             torch.onnx.export(
                 program,
                 (),
                 path,
-                input_names=names,
+                input_names=list(inputs),
                 output_names=outputs,
                 dynamo=True,
                 external_data=False,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_cl.bundle import npz_bytes
+from edge_cl.bundle import PlasticSpec, npz_bytes
 from edge_cl.heads.program import StepProgram
 from edge_cl.heads.step import StepHead
 from edge_cl.memory.exemplars import Exemplars
@@ -15,7 +15,8 @@ from edge_cl.records import FloatArray
 from edge_cl_export.anatomy import Factory
 from edge_cl_export.optimisers import StepSettings
 from edge_cl_export.plastic import Mlp
-from edge_cl_export.step_graph import DEFAULT_SETTINGS, compile_program
+from edge_cl_export.step_graph import DEFAULT_SETTINGS, compile_program, make_module
+from edge_cl_export.twins import tflite_twins
 
 EPOCHS = 10
 FEWEST_STEPS, MOST_STEPS = 200, 5000
@@ -33,26 +34,30 @@ class PlasticHead:
         What a flat feature is reshaped to; empty keeps it flat.
     settings
         Loss, optimiser and learning rate.
+    tflite
+        Whether the bundle has ``.tflite`` twins, too.
     """
 
     factory: Factory = Mlp
     feature_shape: tuple[int, ...] = ()
     settings: StepSettings = DEFAULT_SETTINGS
+    tflite: bool = False
 
 
-def make_program(
+def make_members(
     plastic: PlasticHead, features: FloatArray, y: NDArray[np.int64], *, n_classes: int, seed: int
-) -> StepProgram:
-    """Compile a plastic head and train it on the source's features (n, D) and classes (n,)."""
-    program = compile_program(
-        plastic.factory,
-        plastic.feature_shape or (features.shape[1],),
-        n_classes,
-        plastic.settings,
-        seed=seed,
-        moments=(features.mean(0), features.std(0)),
-    )
-    return trained(program, features, y, seed=seed)
+) -> tuple[dict[str, bytes], PlasticSpec]:
+    """Compile a plastic head and train it on the source's features (n, D) and classes (n,).
+
+    Returns the bundle's members, and what the manifest says of them.
+    """
+    what = plastic.factory, plastic.feature_shape or (features.shape[1],), n_classes, plastic.settings
+    moments = features.mean(0), features.std(0)
+    program = trained(compile_program(*what, seed=seed, moments=moments), features, y, seed=seed)
+    twins = {}
+    if plastic.tflite:
+        twins = tflite_twins(make_module(*what, seed=seed, moments=moments), plastic.settings)
+    return members(program) | twins, program.spec
 
 
 def trained(program: StepProgram, X: FloatArray, y: NDArray[np.int64], *, seed: int = 0) -> StepProgram:

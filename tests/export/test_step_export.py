@@ -1,5 +1,6 @@
 """`edge-cl export --split-at … --plastic-head …`: a bundle whose head the device trains itself."""
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,21 @@ def test_what_does_not_fit_is_explained_and_no_bundle_written(
     assert isinstance(result.exception, error), result.exception
     assert says in str(result.exception)
     assert not (tmp_path / "out.ecl").exists()
+
+
+def test_tflite_twins_are_made_where_the_converter_is(tmp_path: Path) -> None:
+    from edge_cl_export.plastic import Mlp
+    from edge_cl_export.step_graph import make_module
+    from edge_cl_export.twins import tflite_twins
+
+    settings = optimisers.StepSettings(batch=8)
+    module = make_module(Mlp, (6,), 3, settings)
+    if find_spec("litert_torch") is None:
+        with pytest.raises(ConfigError, match="pip install litert-torch"):
+            tflite_twins(module, settings)
+        return
+    twins = tflite_twins(module, settings)  # compares itself with torch
+    assert set(twins) == {"predict.tflite", "step.tflite"} and all(twins.values())
 
 
 def test_the_commands_choices_are_what_there_is() -> None:

@@ -7,7 +7,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from edge_cl_export import losses, step_graph  # noqa: E402
+from edge_cl_export import losses, optimisers, step_graph  # noqa: E402
 from edge_cl_export.anatomy import plastic_module  # noqa: E402
 from edge_cl_export.conv_backward import convolution_backward  # noqa: E402
 from edge_cl_export.losses import LOSSES, Outputs  # noqa: E402
@@ -152,6 +152,13 @@ def grouped(n_in, n_classes):
 def test_a_head_that_cannot_be_compiled_is_explained(factory, says):
     with pytest.raises(BundleError, match=says):
         compile_program(factory, (6,), 3)
+
+
+@pytest.mark.parametrize("base", [0.9, 0.999])
+def test_adams_bias_correction_keeps_its_digits(base):
+    t = np.array([1, 2, 3, 50, 300, 301, 5000, 1e6])
+    found = optimisers._one_less_power(base, torch.tensor(t, dtype=torch.float32)).numpy()
+    np.testing.assert_allclose(found, -np.expm1(t * np.log(base)), rtol=5e-7)
 
 
 def test_settings_are_checked():
