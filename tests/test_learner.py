@@ -202,7 +202,7 @@ def test_the_budget_is_never_exceeded_as_classes_arrive(tmp_path):
 
 
 def test_a_budget_too_small_says_what_would_fit(bundle):
-    with pytest.raises(BudgetExceeded, match="raise budget.ram_mb"):
+    with pytest.raises(BudgetExceeded, match="raise the budget"):
         Learner.from_bundle(bundle, budget=Budget(ram_bytes=30_000))
 
 

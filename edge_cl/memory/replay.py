@@ -16,8 +16,9 @@ from edge_cl.memory.reservoir import ABOUT_BYTES, Reservoir
 from edge_cl.memory.rows import HEADER_BYTES, FileRows, RowFile
 from edge_cl.records import FloatArray, under
 
-HELD_BACK_EVERY = 8
-"""Every 8th exemplar (12.5 %) is held back: never rehearsed, it judges the head after sleep."""
+HELD_BACK_EVERY = 6
+"""Of every 6 exemplars of a class one (16.7 %), the 4th first, is held back: never rehearsed, it judges the
+head after sleep. A class that nobody can judge makes the gate refuse."""
 
 LEAST_EXEMPLARS = 16
 
@@ -36,7 +37,7 @@ class ReplayMemory:
     evict
         ``redundant`` or ``random``, see :class:`Reservoir`.
     held_back_every
-        Every n-th exemplar goes to the held-back part; 0 holds nothing back.
+        One in so many exemplars of a class goes to the held-back part; 0 holds nothing back.
     seed
         Seeds the eviction choices.
     file
@@ -92,7 +93,7 @@ class ReplayMemory:
             )
             for name, size, rng, share in zip(("rehearsed", "held_back"), sizes, rngs, shares, strict=True)
         )
-        self.n_offered = 0
+        self._n_offered: list[int] = []  # per class
 
     @property
     def row_bytes(self) -> int:
@@ -126,9 +127,10 @@ class ReplayMemory:
 
     def add(self, x: FloatArray, y: int) -> None:
         """Offer one exemplar: x (n_features,) float32, class y."""
-        self.n_offered += 1
-        held_back = self.held_back_every and self.n_offered % self.held_back_every == 0
-        (self.held_back if held_back else self.rehearsed).add(x, y)
+        self._n_offered += [0] * (y + 1 - len(self._n_offered))
+        every, n = self.held_back_every, self._n_offered[y]
+        self._n_offered[y] += 1
+        (self.held_back if every and n % every == every // 2 else self.rehearsed).add(x, y)
 
     def reconstruct(self, X: FloatArray) -> FloatArray:
         """(n, D) features as a head that rehearses from codes should see them in prediction, too."""
@@ -162,7 +164,7 @@ class ReplayMemory:
     def state(self, *, whole: bool = False) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """Arrays and JSON values that `restore` takes back; `whole`: see :meth:`Reservoir.state`."""
         arrays: dict[str, np.ndarray] = {}
-        meta: dict[str, Any] = {"n_offered": self.n_offered}
+        meta: dict[str, Any] = {"n_offered": list(self._n_offered)}
         for name in ("rehearsed", "held_back"):
             part_arrays, meta[name] = getattr(self, name).state(whole=whole)
             arrays |= {f"{name}.{key}": value for key, value in part_arrays.items()}
@@ -172,7 +174,7 @@ class ReplayMemory:
 
     def restore(self, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> None:
         """Take back what `state` gave."""
-        self.n_offered = meta["n_offered"]
+        self._n_offered = list(meta["n_offered"])
         for name in ("rehearsed", "held_back"):
             getattr(self, name).restore(under(arrays, f"{name}."), meta[name])
         if self._shared is not None:

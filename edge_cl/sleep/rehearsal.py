@@ -74,7 +74,7 @@ class Rehearsal(Generic[H]):
         self.looks: list[dict[int, float]] = []
         """Accuracy by class of a candidate that learns by steps, before the first and on the way."""
         self.recalled = np.empty(0, dtype=np.int64), np.empty(0, dtype=np.bool_)
-        """Rows that a sampler by recall asked for, and whether the candidate was right about them in the end."""
+        """Rows that a sampler by recall asked for, and whether the candidate was right about them."""
         self.verdict: Verdict | None = None
 
     @property

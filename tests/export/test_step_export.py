@@ -18,6 +18,7 @@ from edge_cl.bundle import Bundle  # noqa: E402
 from edge_cl.errors import BundleError, ConfigError, EdgeCLError  # noqa: E402
 from edge_cl.heads.step import StepHead  # noqa: E402
 from edge_cl.knowledge import Knowledge  # noqa: E402
+from edge_cl.records import SleepPlan  # noqa: E402
 from tests.export.test_training import labelled, recordings_file  # noqa: E402
 
 pytestmark = pytest.mark.torch
@@ -66,8 +67,8 @@ def test_a_cut_model_and_a_conv_block(tmp_path: Path, monkeypatch: pytest.Monkey
     assert right.mean() > 0.9, "the network comes trained on the source"
     for k in range(6):
         device.learn(features[k], "new")
-    device.begin_sleep("test", 1.0)
-    device.finish_sleep()
+    device.begin_sleep(SleepPlan())
+    device.wake()
     assert device.last_sleep is not None and np.isfinite(device.predict(features)).all()
 
 

@@ -51,7 +51,7 @@ def sleep_until_killed(bundle: Path, state: Path, after_pieces: int, spin: int) 
 
 
 def check(tmp_path: Path, n_kills: int) -> None:
-    bundle = make_bundle(tmp_path / "b.ecl", lift=128)
+    bundle = make_bundle(tmp_path / "b.ecl", "step")
     with open_device(bundle, tmp_path / "before") as learner:
         learner.run(World(seed=4, shift=1.0).events(N_LABELS))
         old = head_hash(learner)

@@ -48,7 +48,7 @@ def test_a_file_remembers_what_ram_would(tmp_path):
         codec="float32",
         evict="redundant",
     )
-    assert ram.rehearsed.capacity == filed.rehearsed.capacity == 22
+    assert ram.rehearsed.capacity == filed.rehearsed.capacity == 21
     for k in range(150):
         teach(filed, k, k + 1)
         teach(ram, k, k + 1)
@@ -153,7 +153,7 @@ def test_the_ram_for_changed_rows_is_given_back(tmp_path):
     one = memory(tmp_path, max_bytes=20_000, unsaved_rows=20)
     before = one.nbytes
     teach(one, 0, 200)
-    assert one.nbytes > before and len(one.rehearsed._rows._changed) == 175
+    assert one.nbytes > before and len(one.rehearsed._rows._changed) == 167
     for _ in range(2):
         one.state()
         one.persisted()
