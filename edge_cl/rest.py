@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator
 from datetime import datetime
@@ -96,7 +97,7 @@ class Rest:
             class_margin=s.class_margin,
             began_s=round(time.time(), 3),
         )
-        yield from self._durable.sleep(plan, slice_s=s.slice_ms / 1000, cpu_s=s.cpu_s, busy=busy)
+        yield from self._durable.sleep(plan, slice_s=s.slice_ms / 1000, cpu_s=s.cpu_s or math.inf, busy=busy)
         self._best = None
 
     def stop(self, why: str) -> SleepReport | None:

@@ -50,14 +50,25 @@ def smallest_memory(settings: MemorySettings, bundle: Bundle, folder: Path | Non
 
 
 def most_memory_bytes(settings: MemorySettings, free_bytes: int, head: Head, memory: ReplayMemory) -> int:
-    """Bytes of RAM for the memory when `free_bytes` are for it and for what a sleep holds of it."""
+    """Bytes of RAM for the memory when `free_bytes` are for it and for what a sleep holds of it.
+
+    Raises BudgetExceeded when the settings leave room for fewer exemplars than the head's classes need.
+    """
     spare = free_bytes - memory.own_bytes
     row, decoded = memory.row_bytes, _decoded_row_bytes(head.n_features)
     n = spare // (row + decoded)
     if n > head.most_decoded:
         n = (spare - head.most_decoded * decoded) // row
     most = _bytes_of(max(n, 0), memory)
-    return most if settings.file else min(most, int(settings.max_mb * MIB))
+    most = most if settings.file else min(most, int(settings.max_mb * MIB))
+    n, least = memory.n_exemplars(most), _least_exemplars(head.n_classes)
+    if n < least:
+        raise BudgetExceeded(
+            f"the memory has room for {n} exemplars, {head.n_classes} classes need {least}; raise "
+            f"memory.max_mb ({settings.max_mb:g}) or budget.ram_mb, or choose a codec with fewer bytes "
+            "(memory.codec)"
+        )
+    return most
 
 
 def sleep_bytes(head: Head, memory: ReplayMemory) -> int:
@@ -114,7 +125,12 @@ def _bytes_of(n_exemplars: int, memory: ReplayMemory) -> int:
 
 
 def _least_bytes(n_classes: int, memory: ReplayMemory) -> int:
-    return _bytes_of(max(2 * n_classes, LEAST_EXEMPLARS), memory)
+    return _bytes_of(_least_exemplars(n_classes), memory)
+
+
+def _least_exemplars(n_classes: int) -> int:
+    """Some to rehearse of every class."""
+    return max(2 * n_classes, LEAST_EXEMPLARS)
 
 
 def _decoded_row_bytes(n_features: int) -> int:

@@ -12,6 +12,7 @@ from edge_cl.budget import Ledger
 from edge_cl.errors import BudgetExceeded
 from edge_cl.knowledge import Knowledge
 from edge_cl.memory import ReplayMemory, RowFile, fit_codebook
+from edge_cl.records import SleepPlan
 from tests.worlds import make_bundle
 
 D = 6
@@ -134,8 +135,8 @@ def test_everything_a_device_learns_stays_inside_its_budget(names, ram, head, tm
         except BudgetExceeded as error:
             assert "raise budget.ram_mb" in str(error)
         if k % 50 == 49:
-            knowledge.begin_sleep("test", 1.0)
-            knowledge.finish_sleep()
+            knowledge.begin_sleep(SleepPlan())
+            knowledge.wake()
         assert ledger.held_bytes <= ram
 
 

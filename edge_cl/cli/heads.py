@@ -10,7 +10,7 @@ import click
 from edge_cl import heads as all_heads
 from edge_cl.budget import MIB
 from edge_cl.bundle import Bundle
-from edge_cl.heads import HEADS, STANDALONE
+from edge_cl.heads import HEADS, STANDALONE, StepProgram
 from edge_cl.shares import head_share
 
 ABOUT = {
@@ -20,6 +20,7 @@ ABOUT = {
     "prototype": ("the smallest boards; recurring forms", "Mensink et al. 2013; Hastie & Tibshirani 1996"),
     "logistic": ("sure answers", "Amari 1998; Böhning 1992"),
     "knn": ("classes of any shape; forgets one", "Beringer & Hüllermeier 2007"),
+    "step": ("your own torch head, trained asleep", "docs/training-on-device.md"),
 }
 SHOWN: tuple[tuple[str, dict[str, Any]], ...] = (
     ("dual", {}),
@@ -42,21 +43,25 @@ def heads(features: int | None, classes: int | None, bundle: Path | None, budget
 
     Bytes are those of a new head on a device, whose replay memory is counted on its own. In a budget
     a head counts twice, since a sleep works on a copy. "dual, lean" is dual with half the lifted features
-    and a constant gate: lift = 512, window = 128, anchors = 0.
+    and a constant gate: lift = 512, window = 128, anchors = 0. "step" trains the network that a bundle
+    carries; it is listed with --bundle where there is one.
     """
     if bundle and (features or classes is not None):
         raise click.UsageError("--bundle says features and classes; leave out --features and --classes")
     n_features, n_classes = features or 128, 10 if classes is None else classes
+    shown = list(SHOWN)
     if bundle:
-        manifest = Bundle.load(bundle).manifest
-        n_features, n_classes = manifest.feature_size, len(manifest.class_names)
+        loaded = Bundle.load(bundle)
+        n_features, n_classes = loaded.manifest.feature_size, len(loaded.manifest.class_names)
+        if loaded.manifest.plastic is not None:
+            shown.append(("step", {"program": StepProgram.load(loaded)}))
     share = None if budget_mb is None else head_share(int(budget_mb * MIB), n_features)
     click.echo(f"{n_features} features, {n_classes} classes")
     click.echo(_line("head", "bytes", "can", "good at", "source", "fits" if share is not None else ""))
-    for name, options in SHOWN:
+    for name, options in shown:
         on_device = all_heads.device_options(name, options)
         size = all_heads.needed_bytes(name, n_features=n_features, n_classes=n_classes, **on_device)
-        title = f"{name}, lean" if options else name
+        title = f"{name}, lean" if name == "dual" and options else name
         fits = "" if share is None else "yes" if size <= share else "no"
         click.echo(_line(title, f"{size:,}", _can(name), *ABOUT[name], fits))
 

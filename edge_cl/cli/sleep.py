@@ -150,9 +150,16 @@ def _line(report: SleepReport) -> str:
     when = datetime.fromtimestamp(report.began_s).strftime("%Y-%m-%d %H:%M:%S") if report.began_s else "?"
     verdict = "adopted" if report.adopted else "kept the old head"
     return (
-        f"{report.n_sleep:>4}  {when}  {report.accuracy_before:.3f} → {report.accuracy_after:.3f}  "
+        f"{report.n_sleep:>4}  {when}  {_change(report):13}  "
         f"{report.cpu_s:6.2f} s  {verdict}: {report.reason}  ({report.cause})"
     )
+
+
+def _change(report: SleepReport) -> str:
+    """Balanced accuracy before and after, where somebody judged."""
+    if not report.by_class:
+        return "not judged"
+    return f"{report.accuracy_before:.3f} → {report.accuracy_after:.3f}"
 
 
 def _report_text(report: SleepReport) -> str:
@@ -161,8 +168,7 @@ def _report_text(report: SleepReport) -> str:
         ("rehearsed", f"{report.n_exemplars:,} exemplars, {report.sampler}, {report.n_steps:,} steps"),
         (
             "judged",
-            f"on {report.n_held_back:,} held-back exemplars: "
-            f"{report.accuracy_before:.3f} → {report.accuracy_after:.3f}",
+            f"on {report.n_held_back:,} held-back exemplars: {_change(report)}",
         ),
         *(("", f"{name}: {before:.2f} → {after:.2f}") for name, (before, after) in report.by_class.items()),
         ("verdict", f"{'adopted' if report.adopted else 'kept the old head'}: {report.reason}"),

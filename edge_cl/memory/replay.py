@@ -78,7 +78,7 @@ class ReplayMemory:
         if self._shared is None and self._plain not in CODECS:
             raise ValueError(f"unknown codec {codec!r}; known: {', '.join(CODECS)}, and pq with a codebook")
         self._kind: Float32 = self._shared or CODECS[self._plain](n_features)
-        n = LEAST_EXEMPLARS if capacity_bytes is None else self._n_exemplars(capacity_bytes)
+        n = LEAST_EXEMPLARS if capacity_bytes is None else self.n_exemplars(capacity_bytes)
         sizes = _split(n, held_back_every)
         rngs = np.random.default_rng(seed).spawn(2)
         shares = _shares(held_back_every)
@@ -146,7 +146,7 @@ class ReplayMemory:
 
         Raises BudgetExceeded, and changes nothing, when a class would lose its last rehearsed exemplar.
         """
-        rehearsed, held_back = _split(self._n_exemplars(capacity_bytes), self.held_back_every)
+        rehearsed, held_back = _split(self.n_exemplars(capacity_bytes), self.held_back_every)
         n_held = sum(count > 0 for count in self.rehearsed.class_counts)
         if rehearsed < max(n_held, 1):
             raise BudgetExceeded(
@@ -185,7 +185,7 @@ class ReplayMemory:
         self.rehearsed.persisted()
         self.held_back.persisted()
 
-    def _n_exemplars(self, capacity_bytes: int) -> int:
+    def n_exemplars(self, capacity_bytes: int) -> int:
         """Exemplars that fit beside what the memory holds anyway."""
         n = max(capacity_bytes - self.own_bytes, 0) // self.row_bytes
         if self._file is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 import tempfile
 import warnings
 from collections.abc import Callable
@@ -237,7 +238,11 @@ def _to_onnx(function: Function, inputs: Inputs, module: PlasticModule) -> bytes
             encoded: bytes = plain(onnx.load(path)).SerializeToString()
             return encoded
     except (torch.onnx.OnnxExporterError, RuntimeError, TypeError, ValueError, NotImplementedError) as error:
-        raise BundleError(f"the plastic head cannot be compiled to ONNX: {_reason(error)}") from error
+        raise BundleError(
+            f"the plastic head cannot be compiled to ONNX: {_reason(error)}; write it with other operators, "
+            "or leave it to the frozen part (--split-at): it must be one graph for any batch, without "
+            "branches on values and without recurrent layers"
+        ) from error
     finally:
         logger.setLevel(level)
 
@@ -246,8 +251,8 @@ def _refuse_chance(graph: torch.fx.GraphModule) -> None:
     for node in graph.graph.nodes:
         if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
             raise BundleError(
-                f"the plastic head calls {node.target}, which depends on chance: a sleep must be repeatable "
-                "bit for bit after a power cut; leave it out"
+                f"the plastic head calls {node.target}, which may depend on chance: a sleep must be "
+                "repeatable bit for bit after a power cut; leave it out (attention: write it as matmul and softmax)"
             )
 
 
@@ -255,6 +260,7 @@ def _reason(error: BaseException) -> str:
     """The operator, where the exporter's long message names one; else how its summary begins."""
     message = str(error)
     if "No ONNX function found for " in message:
-        return "no ONNX form of " + message.partition("No ONNX function found for ")[2].splitlines()[0]
+        found = message.partition("No ONNX function found for ")[2].splitlines()[0]
+        return "no ONNX form of " + re.sub(r".*op='([^']+)', overload='([^']+)'.*", r"\1.\2", found)
     _, _, summary = message.rpartition("## Exception summary")
-    return " ".join(summary.split())[:400]
+    return " ".join(summary.split()).partition(" For more information")[0][:300]

@@ -5,7 +5,7 @@ from click.testing import CliRunner
 
 from edge_cl import heads as all_heads
 from edge_cl.cli.heads import ABOUT, heads
-from edge_cl.heads import STANDALONE
+from edge_cl.heads import HEADS, STANDALONE
 from edge_cl.shares import head_share
 from tests.worlds import make_bundle
 
@@ -18,7 +18,7 @@ def table(*arguments):
 
 def test_every_head_is_listed_with_its_bytes_and_abilities():
     lines = table("--features", 40, "--classes", 3)
-    assert lines[0] == "40 features, 3 classes" and set(ABOUT) == set(STANDALONE)
+    assert lines[0] == "40 features, 3 classes" and set(ABOUT) == set(HEADS)
     assert len(lines[2:]) == len(STANDALONE) + 1
     for row, options in (("dual ", {}), ("dual, lean", all_heads.LEAN)):
         dual = all_heads.create("dual", n_features=40, n_classes=3, **{**options, "memory_bytes": 0})
@@ -41,3 +41,12 @@ def test_what_fits_a_budget_is_marked(megabytes):
     for line in table("--budget-mb", megabytes)[2:]:
         size = next(int(word.replace(",", "")) for word in line.split() if word[0].isdigit())
         assert line.split()[0] == ("yes" if size <= share else "no")
+
+
+def test_step_is_listed_where_the_bundle_has_a_network(tmp_path):
+    bundle = make_bundle(tmp_path / "b.ecl", "step")
+    program = all_heads.StepProgram.load(bundle)
+    size = all_heads.create("step", n_features=6, n_classes=3, program=program).nbytes
+    row = table("--bundle", tmp_path / "b.ecl")[-1]
+    assert row.split()[:2] == ["step", f"{size:,}"] and "rehearse" in row
+    assert not any("step" in line for line in table("--features", 6))
