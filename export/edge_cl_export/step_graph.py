@@ -252,7 +252,7 @@ def _refuse_chance(graph: torch.fx.GraphModule) -> None:
         if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
             raise BundleError(
                 f"the plastic head calls {node.target}, which may depend on chance: a sleep must be "
-                "repeatable bit for bit after a power cut; leave it out (attention: write it as matmul and softmax)"
+                "repeatable bit for bit after a power cut; leave it out"
             )
 
 
