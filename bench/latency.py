@@ -9,9 +9,9 @@
 ============================  ======================================================================
 
 The real loop with a state folder: a thread writes windows as JSON lines into a pipe, 50 a second at uneven
-intervals, one in four labelled; `Learner.run` reads the pipe as `edge-cl run` does. A sleep is asked for every
-second. Arrival is the moment before a line is written, so reading, parsing and the threads' common interpreter
-lock count, too.
+intervals, one in four labelled; `Learner.run` reads the pipe as `edge-cl run` does. A sleep is asked for
+every other second. Arrival is the moment before a line is written, so reading, parsing and the threads'
+common interpreter lock count, too.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ RATE_HZ = 50.0
 LABEL_EVERY = 4
 N_BEFORE = 1500
 """Labelled windows learned before anything is timed."""
-ASK_EVERY_S = 1.0
+ASK_EVERY_S = 2.0
 TARGETS: dict[str, tuple[str, Callable[[float], bool]]] = {"p99_ratio_asleep": ("≤ 2", lambda x: x <= 2)}
 
 
@@ -70,8 +70,7 @@ class Watch:
         ended_s = time.perf_counter()
         if not (was_asleep or rest.asleep):
             return
-        name = " ".join(word for word in phase.split()[1:] if word.isalpha() and word != "of")
-        name = name if was_asleep else "begin"
+        name = phase.removeprefix("asleep: ").rstrip("0123456789, of") if " of " in phase else "begin"
         self.pieces_ms.setdefault(name, []).append(1000 * (ended_s - began_s))
         if not was_asleep:
             self.sleeps_s.append((began_s, ended_s))
@@ -117,7 +116,7 @@ def _head(bundle: str, state: Path, seconds: float, seed: int) -> dict[str, Any]
         watch = Watch(learner)
         lines = _lines(windows, names, int(seconds * RATE_HZ))
         reading_end, writing_end = os.pipe()
-        with os.fdopen(reading_end, "rb", buffering=0) as file:
+        with os.fdopen(reading_end, "rb") as file:
             stream = PipeStream(loaded.manifest, file=file)
             producer = threading.Thread(target=_produce, args=(writing_end, lines, watch, rng), daemon=True)
             producer.start()
@@ -137,10 +136,8 @@ def _head(bundle: str, state: Path, seconds: float, seed: int) -> dict[str, Any]
 
 
 def _summary(ms: np.ndarray) -> dict[str, float]:
-    p50, p99 = np.percentile(ms, [50, 99])
-    return {
-        "n": len(ms), "p50": round(float(p50), 2), "p99": round(float(p99), 2), "max": round(float(ms.max()), 2)
-    }  # fmt: skip
+    values = {"p50": np.median(ms), "p99": np.percentile(ms, 99), "max": ms.max()}
+    return {"n": len(ms)} | {name: round(float(value), 2) for name, value in values.items()}
 
 
 def _windows(manifest: Manifest, rng: np.random.Generator) -> tuple[list[np.ndarray], list[str]]:

@@ -19,7 +19,7 @@ AFTER_URGENT_S = 10.0
 """No sleep for so long after an urgent reading."""
 LOG_EVERY_S = 10.0
 MOST_PUT_OFF_S = 0.5
-"""What waits is served before a sleep goes on, but not for longer than this: the sleep has to end some time."""
+"""What waits is served before a sleep goes on, but not for longer than this: a sleep has to end, too."""
 
 
 class Rest:
