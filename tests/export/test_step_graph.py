@@ -20,6 +20,7 @@ from edge_cl_export.step_parity import check_steps  # noqa: E402
 from torch import nn  # noqa: E402
 
 from edge_cl.errors import BundleError, ConfigError  # noqa: E402
+from tests.programs import untrained_program  # noqa: E402
 
 pytestmark = pytest.mark.torch
 SHAPES = {Mlp: (12,), ConvBlock: (8, 5, 5), Adapter: (12,)}
@@ -34,7 +35,9 @@ def compiles(factory, loss, optimiser):
 
 
 def test_a_compiled_step_is_torchs_for_any_number_of_classes():
-    compiles(Adapter, "pcr", "sgd")
+    program = untrained_program()  # it checked itself, with 3 and 4 classes
+    module = plastic_module(Mlp, program.spec.feature_shape, 7, seed=3)
+    assert check_steps(program, module, StepSettings()) < 1e-5
 
 
 @pytest.mark.slow
@@ -46,9 +49,11 @@ def test_every_head_loss_and_optimiser_is_torchs(factory, loss, optimiser):
 
 
 def test_a_graph_that_does_something_else_is_refused(monkeypatch):
-    monkeypatch.setattr(step_graph, "stepped", lambda p, g, slots, lr, t, how: (p - 0.99 * lr * g, slots))
+    other = untrained_program()  # of momentum 0.9
+    graphs = iter([other.predict_graph, other.step_graph])
+    monkeypatch.setattr(step_graph, "_to_onnx", lambda *_: next(graphs))
     with pytest.raises(BundleError, match=r"differ from torch's by .* of the scale of"):
-        compile_program(Mlp, (6,), 3)
+        compile_program(Mlp, other.spec.feature_shape, 3, StepSettings(momentum=0.89))
 
 
 # ------------------------------------------------------------------ losses, against what torch has
