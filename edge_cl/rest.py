@@ -18,8 +18,8 @@ log = logging.getLogger(__name__)
 AFTER_URGENT_S = 10.0
 """No sleep for so long after an urgent reading."""
 LOG_EVERY_S = 10.0
-MOST_PUT_OFF_S = 0.5
-"""What waits is served before a sleep goes on, but not for longer than this: a sleep has to end, too."""
+MOST_PUT_OFF = 3
+"""Events in a row that are served before a sleep goes on while others wait: a sleep has to end, too."""
 
 
 class Rest:
@@ -43,7 +43,8 @@ class Rest:
         self._accuracy = accuracy
         self._best: float | None = None
         self._surroundings = Surroundings()
-        self._idle_since = self._logged_at = self._worked_at = time.monotonic()
+        self._idle_since = self._logged_at = time.monotonic()
+        self._n_put_off = 0
         self._not_before = 0.0
         self._requested = self._on_request = False
         self._waits_for = ""
@@ -81,7 +82,6 @@ class Rest:
         if self._nap is None or self._put_off(busy) or not self._allowed(self._on_request, asleep=True):
             return None
         self._progress = next(self._nap, None)
-        self._worked_at = time.monotonic()
         if self._progress is None:
             return self._woken()
         if time.monotonic() - self._logged_at >= LOG_EVERY_S:
@@ -123,7 +123,8 @@ class Rest:
         return "; ".join(filter(None, [doing, self._waits_for, unknown]))
 
     def _put_off(self, busy: Callable[[], bool]) -> bool:
-        return busy() and time.monotonic() - self._worked_at < MOST_PUT_OFF_S
+        self._n_put_off = self._n_put_off + 1 if busy() and self._n_put_off < MOST_PUT_OFF else 0
+        return self._n_put_off > 0
 
     def _fall_asleep(self, busy: Callable[[], bool]) -> bool:
         cut_off = self._durable.knowledge.asleep
