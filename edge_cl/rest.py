@@ -19,6 +19,8 @@ log = logging.getLogger(__name__)
 AFTER_URGENT_S = 10.0
 """No sleep for so long after an urgent reading."""
 LOG_EVERY_S = 10.0
+MOST_PUT_OFF = 3
+"""Events in a row that are served before a sleep goes on while others wait: a sleep has to end, too."""
 
 
 class Rest:
@@ -43,6 +45,7 @@ class Rest:
         self._best: float | None = None
         self._surroundings = Surroundings()
         self._idle_since = self._logged_at = time.monotonic()
+        self._n_put_off = 0
         self._not_before = 0.0
         self._requested = self._on_request = False
         self._waits_for = ""
@@ -77,7 +80,7 @@ class Rest:
         """
         if self._nap is None and not self._fall_asleep(busy):
             return None
-        if self._nap is None or not self._allowed(self._on_request, asleep=True):
+        if self._nap is None or self._put_off(busy) or not self._allowed(self._on_request, asleep=True):
             return None
         self._progress = next(self._nap, None)
         if self._progress is None:
@@ -119,6 +122,10 @@ class Rest:
             doing = f"awake, {self._durable.knowledge.labels_since_sleep:,} labels since the last sleep"
         unknown = self._surroundings.unknown(self._settings)
         return "; ".join(filter(None, [doing, self._waits_for, unknown]))
+
+    def _put_off(self, busy: Callable[[], bool]) -> bool:
+        self._n_put_off = self._n_put_off + 1 if busy() and self._n_put_off < MOST_PUT_OFF else 0
+        return self._n_put_off > 0
 
     def _fall_asleep(self, busy: Callable[[], bool]) -> bool:
         cut_off = self._durable.knowledge.asleep

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from edge_cl import Budget, Decision, Label, Learner, Receipt, SleepReport
+from edge_cl import Budget, Decision, Label, Learner, Receipt, SleepReport, rest
 from edge_cl.config import settings_from
 from edge_cl.errors import BadReading, BudgetExceeded, ConfigError, StateError
 from edge_cl.heads import HEADS
@@ -337,7 +337,18 @@ def test_an_urgent_reading_ends_a_sleep_and_the_old_head_stays(bundle):
     assert learner.knowledge.digest() == before
 
 
-def test_a_sleep_goes_on_only_while_nobody_waits(bundle):
+def test_a_sleep_waits_for_what_waits_but_not_for_ever(bundle, monkeypatch):
+    learner = Learner.from_bundle(bundle)
+    run(learner, World(seed=4).events(60))
+    learner.run([SleepRequest(), *[None] * (rest.MOST_PUT_OFF - 2)], busy=lambda: True)
+    assert not learner.knowledge.n_sleeps
+    monkeypatch.setattr(rest, "MOST_PUT_OFF", 0)
+    learner.run([None] * 200, busy=lambda: True)
+    assert learner.knowledge.n_sleeps == 1 and not learner.knowledge.asleep, "one piece an event"
+
+
+def test_a_sleep_goes_on_only_while_nobody_waits(bundle, monkeypatch):
+    monkeypatch.setattr(rest, "MOST_PUT_OFF", 0)
     learner = Learner.from_bundle(bundle, settings=settings_from({"sleep": {"slice_ms": 1e9}}))
     run(learner, World(seed=4).events(60))
     slices = []

@@ -188,11 +188,12 @@ class PipeStream:
         # A reader of its own: at exit Python aborts if a thread is still reading from sys.stdin.
         self._file = file or os.fdopen(STDIN, "rb", closefd=False)
         self._lines: queue.Queue[bytes | None] = queue.Queue(maxsize=CHUNK_LINES)
+        self._more = False
         self.assembler = Assembler(manifest, JsonDecoder(manifest), labels or LabelSchedule(), prefix)
 
     def waiting(self) -> bool:
-        """Whether a line has arrived that nobody has looked at yet."""
-        return not self._lines.empty()
+        """Whether something has arrived that was not handed out yet."""
+        return self._more or not self._lines.empty()
 
     def __iter__(self) -> Iterator[Event]:
         threading.Thread(target=self._read, name="edge-cl-stdin", daemon=True).start()
@@ -200,10 +201,19 @@ class PipeStream:
         while not ended:
             chunk, ended = self._arrived()
             if chunk:
-                yield from self.assembler.feed(chunk)
+                yield from self._handed_out(self.assembler.feed(chunk))
             elif not ended:
                 yield None
         yield from self.assembler.finish()
+
+    def _handed_out(self, events: Iterator[Event]) -> Iterator[Event]:
+        """The events, one looked ahead, so that `waiting` knows of those to come."""
+        event = next(events, None)
+        while event is not None:
+            after = next(events, None)
+            self._more = after is not None
+            yield event
+            event = after
 
     def _read(self) -> None:
         try:

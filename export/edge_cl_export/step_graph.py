@@ -13,7 +13,6 @@ from pathlib import Path
 import onnx
 import torch
 from torch import Tensor
-from torch._decomp import core_aten_decompositions
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from edge_cl.bundle import PlasticParameter, PlasticSpec
@@ -21,7 +20,7 @@ from edge_cl.errors import BundleError
 from edge_cl.heads.program import StepProgram
 from edge_cl.records import FloatArray
 from edge_cl_export.anatomy import Factory, Named, PlasticModule, plastic_module
-from edge_cl_export.conv_backward import convolution_backward
+from edge_cl_export.decompositions import decompositions, expand_late
 from edge_cl_export.freeze import plain
 from edge_cl_export.losses import COSINE_LAYER, LOSSES, Outputs
 from edge_cl_export.optimisers import StepSettings, clipped, stepped
@@ -201,12 +200,10 @@ def traced(
         outputs[:] = result
         return tuple(result.values())
 
-    decompositions = core_aten_decompositions() | {
-        torch.ops.aten.convolution_backward.default: convolution_backward
-    }
-    trace = make_fx(flat, decompositions, tracing_mode=mode, _allow_non_fake_inputs=True)
+    trace = make_fx(flat, decompositions(), tracing_mode=mode, _allow_non_fake_inputs=True)
     graph = trace(*inputs.values())
     _refuse_chance(graph)
+    expand_late(graph)
     return graph, outputs
 
 

@@ -9,7 +9,8 @@ torch = pytest.importorskip("torch")
 
 from edge_cl_export import losses, optimisers, step_graph  # noqa: E402
 from edge_cl_export.anatomy import plastic_module  # noqa: E402
-from edge_cl_export.conv_backward import convolution_backward  # noqa: E402
+from edge_cl_export.conv_backward import LEAST_CHANNELS, convolution_backward  # noqa: E402
+from edge_cl_export.decompositions import decompositions  # noqa: E402
 from edge_cl_export.losses import LOSSES, Outputs  # noqa: E402
 from edge_cl_export.optimisers import StepSettings  # noqa: E402
 from edge_cl_export.plastic import Adapter, ConvBlock, Mlp  # noqa: E402
@@ -19,9 +20,10 @@ from edge_cl_export.step_parity import check_steps  # noqa: E402
 from torch import nn  # noqa: E402
 
 from edge_cl.errors import BundleError, ConfigError  # noqa: E402
+from tests.programs import untrained_program  # noqa: E402
 
 pytestmark = pytest.mark.torch
-SHAPES = {Mlp: (12,), ConvBlock: (4, 5, 5), Adapter: (12,)}
+SHAPES = {Mlp: (12,), ConvBlock: (8, 5, 5), Adapter: (12,)}
 
 
 def compiles(factory, loss, optimiser):
@@ -33,7 +35,9 @@ def compiles(factory, loss, optimiser):
 
 
 def test_a_compiled_step_is_torchs_for_any_number_of_classes():
-    compiles(Adapter, "pcr", "sgd")
+    program = untrained_program()  # it checked itself, with 3 and 4 classes
+    module = plastic_module(Mlp, program.spec.feature_shape, 7, seed=3)
+    assert check_steps(program, module, StepSettings()) < 1e-5
 
 
 @pytest.mark.slow
@@ -45,9 +49,11 @@ def test_every_head_loss_and_optimiser_is_torchs(factory, loss, optimiser):
 
 
 def test_a_graph_that_does_something_else_is_refused(monkeypatch):
-    monkeypatch.setattr(step_graph, "stepped", lambda p, g, slots, lr, t, how: (p - 0.99 * lr * g, slots))
+    other = untrained_program()  # of momentum 0.9
+    graphs = iter([other.predict_graph, other.step_graph])
+    monkeypatch.setattr(step_graph, "_to_onnx", lambda *_: next(graphs))
     with pytest.raises(BundleError, match=r"differ from torch's by .* of the scale of"):
-        compile_program(Mlp, (6,), 3)
+        compile_program(Mlp, other.spec.feature_shape, 3, StepSettings(momentum=0.89))
 
 
 # ------------------------------------------------------------------ losses, against what torch has
@@ -87,12 +93,13 @@ def test_pcr_contrasts_each_sample_with_the_proxies_of_the_batch():
     assert LOSSES["pcr"](moved).item() == pytest.approx(expected.item(), rel=1e-6), "absent classes"
 
 
+@pytest.mark.parametrize("n_in", [2, LEAST_CHANNELS])
 @pytest.mark.parametrize(("stride", "padding", "dilation"), [(1, 1, 1), (2, 0, 1), (2, 1, 2), (3, 2, 1)])
-def test_the_gradient_of_a_convolution(stride, padding, dilation):
+def test_the_gradient_of_a_convolution(stride, padding, dilation, n_in):
     torch.manual_seed(0)
     for n in (1, 2):
-        x = torch.randn(3, 2, *[11, 9][:n], dtype=torch.float64)
-        weight = torch.randn(4, 2, *[3, 2][:n], dtype=torch.float64)
+        x = torch.randn(3, n_in, *[11, 9][:n], dtype=torch.float64)
+        weight = torch.randn(4, n_in, *[3, 2][:n], dtype=torch.float64)
         how = ([stride] * n, [padding] * n, [dilation] * n, False, [0] * n, 1)
         out = torch.ops.aten.convolution(x, weight, None, *how)
         grad = torch.randn_like(out)
@@ -100,6 +107,24 @@ def test_the_gradient_of_a_convolution(stride, padding, dilation):
         found = convolution_backward(grad, x, weight, [4], *how, [True] * 3)
         for one, other in zip(found, expected, strict=True):
             torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("affine", [True, False])
+def test_group_norm_and_its_gradient(affine):
+    torch.manual_seed(0)
+    ours = decompositions()
+    x, grad = torch.randn(2, 3, 6, 5, dtype=torch.float64) + 4
+    weight, bias = torch.randn(2, 6, dtype=torch.float64) if affine else (None, None)
+    sizes = (3, 6, 5, 2)
+    expected = torch.ops.aten.native_group_norm(x, weight, bias, *sizes, 1e-5)
+    found = ours[torch.ops.aten.native_group_norm.default](x, weight, bias, *sizes, 1e-5)
+    torch.testing.assert_close(found, expected)
+    mask = [True, affine, affine]
+    how = (grad, x, *expected[1:], weight, *sizes, mask)
+    gradients = ours[torch.ops.aten.native_group_norm_backward.default](*how)
+    for k, other in enumerate(torch.ops.aten.native_group_norm_backward(*how)):
+        if mask[k]:
+            torch.testing.assert_close(gradients[k], other)
 
 
 # ------------------------------------------------------------------ what cannot be

@@ -241,3 +241,17 @@ def test_paced_plays_at_the_recordings_speed(tmp_path, manifest):
     assert at == pytest.approx([0, 0.5, 1, 1.5, 2, 2.5, 3, 3], abs=0.02)
     ticks = [t for t, event in seen if event is None]
     assert max(b - a for a, b in itertools.pairwise(ticks)) <= 0.06
+
+
+class AtOnce:
+    """A thread that has done its work when it was started."""
+
+    def __init__(self, target, **_):
+        self.start = target
+
+
+def test_a_pipe_says_that_something_waits_until_the_last_of_it_is_handed_out(manifest, monkeypatch):
+    monkeypatch.setattr(stream_module.threading, "Thread", AtOnce)
+    text = b"".join(b'{"label": "a", "reading_id": "r%d"}\n' % k for k in range(3))
+    stream = PipeStream(manifest, file=io.BytesIO(text))
+    assert [stream.waiting() for _ in stream] == [True, True, False], "though all were taken at once"
