@@ -92,6 +92,17 @@ class FastMemory:
         residuals: FloatArray = (near * self._fade) @ self._alpha
         return residuals
 
+    def predict_others(self, near: FloatArray, slots: NDArray[np.int64]) -> FloatArray:
+        """As `predict`, as if the sample in `slots` (n,) had never been learned by each; -1: with all."""
+        rows = np.flatnonzero(slots >= 0)
+        left_out = slots[rows]
+        kernel = near * self._fade
+        residuals: FloatArray = kernel @ self._alpha
+        inverse = self._inverse[left_out]
+        shares = np.einsum("nw,nw->n", kernel[rows], inverse) / inverse[np.arange(len(rows)), left_out]
+        residuals[rows] -= shares[:, None] * self._alpha[left_out]
+        return residuals
+
     def surety(self, near: FloatArray) -> FloatArray:
         """Share of the variance that the window explains, in [0, 1): (n,), from `near` (n, W)."""
         kernel = near * self._fade
