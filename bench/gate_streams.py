@@ -30,6 +30,9 @@ GAP_LABELS, GAP_EVERY = 50, 10
 N_TEST = 1000
 
 
+LOG_TEMPERATURES = np.linspace(-2, 2, 41)
+
+
 class Always(Rehearsal[Head]):
     """Adopted whatever the judges say."""
 
@@ -71,11 +74,18 @@ class Device:
         self.test = stream.X[stream.held_out], stream.y[stream.held_out]
         self.rehearsal: Rehearsal[Head] | None = None
         """Of the sleep just done."""
+        self.calibrators = Calibrator(), Calibrator()
+        """As they are on a device, and fitted afresh on what is held back at every adoption."""
+        self.log_losses = np.zeros(2)
 
     def live(self, x: FloatArray, y: int) -> bool:
         """Answer, learn, sleep when it is time; whether a new head was adopted."""
         scores = self.head.predict_one(x)
         self.n_right += int(scores.any() and scores.argmax() == y)
+        if self.head.class_counts[y]:
+            for k, calibrate in enumerate(self.calibrators):
+                self.log_losses[k] -= np.log(max(float(calibrate(scores)[y]), 1e-7))
+                calibrate.update(scores, y)
         self.head.learn_one(x, y)
         self.memory.add(x, y)
         self.n_labels += 1
@@ -89,14 +99,28 @@ class Device:
         self.labels_since = 0
         self.n_sleeps += 1
         self.rehearsal = SLEEPS[self.rule](self.head, self.memory, SleepPlan(), seed=self.n_sleeps)
-        for _ in self.rehearsal.pieces():
-            pass
+        fitted = None
+        for piece in self.rehearsal.pieces():
+            if piece.phase == "judge" and self.rehearsal.n_steps and fitted is None:
+                fitted = self._fitted(self.rehearsal.candidate)  # has not settled yet
         verdict = self.rehearsal.verdict
         if verdict is None or not verdict.adopted:
             return False
         self.n_adopted += 1
         self.head = self.rehearsal.candidate
+        if fitted is not None:
+            self.calibrators[1].log_temperature = fitted
         return True
+
+    def _fitted(self, head: Head) -> float:
+        """The log temperature of least log-loss on what is held back."""
+        X, y = self.memory.held_back.exemplars()
+        scores = np.concatenate([head.predict_many(part) for part in np.array_split(X, len(X) // 256 + 1)])
+        losses = [
+            -np.log(np.maximum(Calibrator(t)(scores)[np.arange(len(y)), y], 1e-7)).mean()
+            for t in LOG_TEMPERATURES.tolist()
+        ]
+        return float(LOG_TEMPERATURES[np.argmin(losses)])
 
     def ever(self, *, most: int | None = None) -> float:
         """Balanced accuracy on what was held out of the stream, in [0, 1]; on at most so many samples."""
@@ -111,57 +135,67 @@ class Device:
 def run(stream: Stream, head_name: str, rule: str) -> dict[str, Any]:
     """Percent ever and now, sleeps, adopted ones, and the points lost at and after each adoption."""
     device = Device(stream, head_name, rule)
-    gaps: list[float] = []
-    before, until, worst = 0.0, -1, 0.0
+    gaps: list[tuple[float, float]] = []
+    before, at_once, until, worst = 0.0, 0.0, -1, 0.0
     learned = ~stream.held_out
     for i, (x, y) in enumerate(zip(stream.X[learned], stream.y[learned].tolist(), strict=True)):
         known = device.head
         adopted = device.live(x, y)
         if rule == "gate" and adopted:
-            before, until, worst = _accuracy(device, known), i + GAP_LABELS, 1.0
+            before, at_once = (_accuracy(device, head) for head in (known, device.head))
+            until, worst = i + GAP_LABELS, at_once
         if i <= until and (until - i) % GAP_EVERY == 0:
             worst = min(worst, device.ever(most=N_TEST))
         if i == until:
-            gaps.append(100 * (before - worst))
+            gaps.append((100 * (before - worst), 100 * (before - at_once)))
     return {
         "ever": 100 * device.ever(),
         "now": 100 * device.n_right / int(learned.sum()),
         "sleeps": device.n_sleeps,
         "adopted": device.n_adopted,
+        "log_loss": device.log_losses[0] / device.n_labels,
+        "log_loss_recalibrated": device.log_losses[1] / device.n_labels,
         "gaps": gaps,
     }
 
 
 def _accuracy(device: Device, head: Head) -> float:
-    """Of the head that was awake before."""
+    """`Device.ever` of this head."""
     mine, device.head = device.head, head
     found = device.ever(most=N_TEST)
     device.head = mine
     return found
 
 
-def measure(streams: Iterator[Stream], names: tuple[str, ...] = HEADS) -> dict[str, dict[str, Any]]:
-    """Per stream, head and rule, see `run`; keys ``stream/head/rule``."""
-    found: dict[str, dict[str, Any]] = {}
+def measure(streams: Iterator[Stream], names: tuple[str, ...] = HEADS) -> dict[str, Any]:
+    """``runs``: per stream, head and rule (keys ``stream/head/rule``) what `run` gives; `stability_gap`."""
+    runs: dict[str, dict[str, Any]] = {}
     for stream in streams:
         for name in names:
             for rule in RULES:
-                found[f"{stream.name}/{name}/{rule}"] = row = run(stream, name, rule)
+                runs[f"{stream.name}/{name}/{rule}"] = row = run(stream, name, rule)
                 print(
                     f"{stream.name:26}{name:11}{rule:8}{row['ever']:7.2f} ever{row['now']:7.2f} now "
-                    f"{row['adopted']:3} of {row['sleeps']} adopted",
+                    f"{row['adopted']:3} of {row['sleeps']:2} adopted  log-loss {row['log_loss']:.3f}, "
+                    f"recalibrated {row['log_loss_recalibrated']:.3f}",
                     flush=True,
                 )
+    found = {"runs": runs} | stability_gap(runs)
+    print({name: value for name, value in found.items() if name != "runs"})
     return found
 
 
-def stability_gap(found: dict[str, dict[str, Any]]) -> dict[str, float]:
-    """Median and 99th percentile of points lost at an adoption or within 50 labels after."""
-    gaps = np.concatenate([row["gaps"] for row in found.values()] or [np.zeros(0)])
+def stability_gap(runs: dict[str, dict[str, Any]]) -> dict[str, float]:
+    """Points of accuracy lost from before an adoption to the worst of it and the next 50 labels; of which
+    at the adoption itself. Medians and 99th percentiles over all adoptions of the gate."""
+    gaps = np.array([gap for row in runs.values() for gap in row["gaps"]]).reshape(-1, 2)
     if not len(gaps):
         return {"adoptions": 0}
+    (gap, at_once), (gap_p99, at_once_p99) = np.quantile(gaps, (0.5, 0.99), axis=0).tolist()
     return {
         "adoptions": len(gaps),
-        "stability_gap_points": float(np.median(gaps)),
-        "stability_gap_p99_points": float(np.quantile(gaps, 0.99)),
+        "stability_gap_points": gap,
+        "stability_gap_p99_points": gap_p99,
+        "loss_at_adoption_points": at_once,
+        "loss_at_adoption_p99_points": at_once_p99,
     }

@@ -19,7 +19,7 @@ from edge_cl.records import FloatArray
 MIN_HELD_BACK = 8
 """With fewer held-back exemplars no head can be judged, and the old one stays."""
 CLASS_MARGIN = 0.2
-"""No class may lose more than this; with fewer than `MIN_HELD_BACK` exemplars, by more than its error."""
+"""No class may lose more than this; where fewer than `MIN_HELD_BACK` judge it, of sureness, beyond its error."""
 TOLERANCE = 0.01
 """Balanced accuracy that an adopted head may lose."""
 ERRORS, MORE_ERRORS = 1.0, 16.0
@@ -96,7 +96,7 @@ def judge(
     possible = (ERRORS + MORE_ERRORS / n) * sureness.error - sureness.mean
     fall = -accuracy.mean - max(1 - ENOUGH / n, 0) * accuracy.error
     few = np.bincount(np.unique(y, return_inverse=True)[1]) < MIN_HELD_BACK
-    worst = float((accuracy.by_class + np.where(few, accuracy.class_errors, 0)).min())
+    worst = float(np.where(few, sureness.by_class + sureness.class_errors, accuracy.by_class).min())
     found = f"balanced accuracy {would_be - was:+.1%}, sureness {sureness.mean:+.1%} on {n} held back"
     if n_known > len(by_class):
         found += f", {n_known - len(by_class)} of {n_known} classes unjudged"
