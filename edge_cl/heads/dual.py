@@ -29,8 +29,6 @@ SLICE = 32
 """Exemplars taken in at once when relearning."""
 GATE_START = (0.0, -2.0, -2.0)
 """Biases of the gate's weights before anything is learned: about what they are on the development streams."""
-ITSELF = 0.999
-"""Closeness from which a sample, as memory gives it back, is the one in the local memory."""
 CONSTANT_GATE = 0.6
 """Weight of the local memory when nothing is remembered to judge a gate on."""
 WARM_VAR = 1 / 3
@@ -231,24 +229,14 @@ class DualHead(Head):
         z = self.standardise(X)
         view = self._view(z)
         scores = view.scores.copy()
-        recent = self._recent(view.near, y)
         if self.fast.n:
-            local = self.fast.predict_others(view.near, recent)
+            local = self.fast.predict_others(view.near, y)
             scores += view.weights[:, :1] * (local - view.parts[:, 0])
         if learned:
             leverage = np.clip(self.slow.var(view.lifted) / OBS_NOISE_VAR, 0, 0.99)[:, None]
             target = np.eye(self.n_classes, dtype=np.float32)[y]
             scores += leverage * (view.slow - target) / (1 - leverage)
         return self.temperature.probabilities(scores, self.class_counts > 0)
-
-    def _recent(self, near: FloatArray, y: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The slot (n,) of the local memory where each sample itself is held, else -1."""
-        n = self.fast.n
-        if not n:
-            return np.full(len(y), -1)
-        slot = near[:, :n].argmax(axis=1)
-        itself = (near[np.arange(len(y)), slot] > ITSELF) & (self.fast.held()[1][slot] == y)
-        return np.where(itself, slot, -1)
 
     def settle(self, X: FloatArray, y: NDArray[np.int64]) -> None:
         """Take the exemplars that judged it into the slow memory: no label is lost by sleeping."""

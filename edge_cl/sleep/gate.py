@@ -19,7 +19,7 @@ from edge_cl.records import FloatArray
 MIN_HELD_BACK = 8
 """With fewer held-back exemplars no head can be judged, and the old one stays."""
 CLASS_MARGIN = 0.2
-"""No class may lose more than this; where fewer than `MIN_HELD_BACK` judge it, of sureness, beyond its error."""
+"""No class may lose more than this; where fewer than `MIN_HELD_BACK` judge it: of sureness, and surely."""
 TOLERANCE = 0.01
 """Balanced accuracy that an adopted head may lose."""
 ERRORS, MORE_ERRORS = 1.0, 16.0
@@ -27,7 +27,7 @@ ERRORS, MORE_ERRORS = 1.0, 16.0
 LEAST_ERROR = 0.3
 """Divided by n: what was not seen to change still may."""
 ENOUGH = 40
-"""With fewer judges right answers must not fall at all beyond `TOLERANCE`; with n, by 1 - ENOUGH / n errors."""
+"""Right answers may fall by `TOLERANCE`, and with n judges, more than these, by 1 - ENOUGH / n errors."""
 POOLED = 3.0
 """Exemplars of average loss that count to every class besides: of few, the own spread says little."""
 UNJUDGED_VAR = 0.1
@@ -86,7 +86,9 @@ def judge(
     """
     n = len(y)
     right = [found[:, 0] > found[:, 1] for found in (before, after)]
-    by_class = {int(c): (float(right[0][y == c].mean()), float(right[1][y == c].mean())) for c in np.unique(y)}
+    by_class = {
+        int(c): (float(right[0][y == c].mean()), float(right[1][y == c].mean())) for c in np.unique(y)
+    }
     was, would_be = np.mean(list(by_class.values()) or [(0.0, 0.0)], axis=0).tolist()
     if n < MIN_HELD_BACK:
         reason = f"only {n} held-back exemplars; {MIN_HELD_BACK} are needed"
