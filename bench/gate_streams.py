@@ -153,8 +153,8 @@ def run(stream: Stream, head_name: str, rule: str) -> dict[str, Any]:
         "now": 100 * device.n_right / int(learned.sum()),
         "sleeps": device.n_sleeps,
         "adopted": device.n_adopted,
-        "log_loss": device.log_losses[0] / device.n_labels,
-        "log_loss_recalibrated": device.log_losses[1] / device.n_labels,
+        "log_loss": float(device.log_losses[0]) / device.n_labels,
+        "log_loss_recalibrated": float(device.log_losses[1]) / device.n_labels,
         "gaps": gaps,
     }
 
