@@ -1,6 +1,7 @@
 """Does sleeping do harm? Random sleeps of real heads in trouble, judged by the gate and by a test set.
 
 ``python -m bench.gate [--sleeps 1000] [--seed 0] [--worlds gauss|modes] [--json FILE]``. Deterministic.
+With ``--streams DATA [--only NAME,…] [--heads NAME,…]`` on real streams instead: :mod:`bench.gate_streams`.
 
 Each sleep: a head learns a stream in a random Gaussian world (``gauss``; ``modes``: two forms per class and
 heavy tails), a class-balanced memory of it is spoiled, the head rehearses it, and the gate decides. *Harm*
@@ -25,16 +26,20 @@ import argparse
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from bench import gate_streams
 from edge_cl import heads
+from edge_cl.datasets.streams import find_streams
 from edge_cl.heads import Head
 from edge_cl.memory import Exemplars
+from edge_cl.memory.replay import HELD_BACK_EVERY
 from edge_cl.records import FloatArray
-from edge_cl.sleep import Verdict, judge
+from edge_cl.sleep import Verdict, answers, judge
 
 SEEN = ("steady", "new-class", "drift", "label-noise", "poisoned", "single-class", "tiny", "healed")
 KINDS = (*SEEN, "alike")
@@ -48,7 +53,6 @@ HEADS = {
 }
 HARM = 0.01
 N_TEST = 4000
-HELD_BACK_EVERY = 6
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,8 +61,8 @@ class Sleep:
 
     kind: str
     head: str
-    before: NDArray[np.bool_]
-    after: NDArray[np.bool_]
+    before: FloatArray
+    after: FloatArray
     y: NDArray[np.int64]
     n_known: int
     gain: float
@@ -158,9 +162,9 @@ def one_sleep(kind: str, head_name: str, rng: np.random.Generator, *, modes: boo
     for x, c in zip(X, learned.tolist(), strict=True):
         head.learn_one(x, c)
     n_kept = int(rng.integers(8, 61) if kind == "tiny" else np.exp(rng.uniform(np.log(48), np.log(3000))))
-    kept = _balanced(y, n_kept, rng)
-    held_back = kept[::HELD_BACK_EVERY]
-    rehearsed = np.setdiff1d(kept, held_back)
+    kept, turn = _balanced(y, n_kept, rng)
+    judges = turn % HELD_BACK_EVERY == HELD_BACK_EVERY // 2
+    held_back, rehearsed = kept[judges], np.sort(kept[~judges])
     if kind == "single-class":
         only = rng.integers(world.n_classes)
         rehearsed = rehearsed[y[rehearsed] == only]
@@ -188,10 +192,10 @@ def _judged(
 ) -> Sleep:
     X, y = held_back
     candidate = head.copy()
-    before = candidate.exam(X, y, learned=True).argmax(axis=1) == y
+    before = answers(candidate.exam(X, y, learned=True), y)
     for _ in candidate.rehearse(Exemplars.of(*rehearsed)):
         pass
-    after = candidate.exam(X, y, learned=False).argmax(axis=1) == y
+    after = answers(candidate.exam(X, y, learned=False), y)
     candidate.settle(X, y)
     gain = balanced_accuracy(candidate, *test) - balanced_accuracy(head, *test)
     return Sleep(kind, head.name, before, after, y, int(np.count_nonzero(head.class_counts)), gain)
@@ -225,12 +229,15 @@ def _stream(
     )
 
 
-def _balanced(y: NDArray[np.int64], n: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """At most n indices, classes in turn, at random within a class."""
-    turns = np.empty(len(y))
+def _balanced(
+    y: NDArray[np.int64], n: int, rng: np.random.Generator
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """At most n indices, classes in turn, at random within a class, and the turn of each."""
+    turns = np.empty(len(y), dtype=np.int64)
     for c in np.unique(y):
         turns[y == c] = rng.permutation(np.count_nonzero(y == c))
-    return np.argsort(turns + rng.random(len(y)), kind="stable")[:n]
+    kept = np.argsort(turns + rng.random(len(y)), kind="stable")[:n]
+    return kept, turns[kept]
 
 
 def _spoiled(
@@ -240,6 +247,12 @@ def _spoiled(
     wrong = rng.random(len(y)) < rng.uniform(0.05, 0.8)
     other = rng.integers(n_classes, size=len(y)) if random else (y + 1) % n_classes
     return np.where(wrong, other, y)
+
+
+def simulate(n: int = 1000, *, seed: int = 0, modes: bool = False) -> dict[str, Any]:
+    """`figures` of n sleeps, and ``gate_harm_rate`` of those that a gate can see, in [0, 1]."""
+    groups = figures(list(sleeps(n, seed=seed, modes=modes)))
+    return {"gate_harm_rate": groups["all but alike"]["harm_rate"], "groups": groups}
 
 
 def figures(done: list[Sleep]) -> dict[str, dict[str, float]]:
@@ -269,17 +282,29 @@ def main() -> None:
     parser.add_argument("--sleeps", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--worlds", choices=("gauss", "modes"), default="gauss")
+    parser.add_argument("--streams", type=Path, metavar="DATA", help="a folder of streams, instead of worlds")
+    parser.add_argument("--only", default=",".join(gate_streams.DEVELOPMENT))
+    parser.add_argument("--heads", default=",".join(gate_streams.HEADS))
     parser.add_argument("--json", type=Path)
     asked = parser.parse_args()
-    found = figures(list(sleeps(asked.sleeps, seed=asked.seed, modes=asked.worlds == "modes")))
+    if asked.streams:
+        streams = find_streams(asked.streams, only=asked.only.split(","))
+        found = gate_streams.measure(streams, tuple(asked.heads.split(",")))
+    else:
+        found = simulate(asked.sleeps, seed=asked.seed, modes=asked.worlds == "modes")
+        show(found["groups"])
+    if asked.json:
+        asked.json.write_bytes(msgspec.json.encode(found))
+
+
+def show(groups: dict[str, dict[str, float]]) -> None:
+    """One line per group."""
     print(f"{'':15}{'sleeps':>8}{'adopted':>9}{'harm':>8}{'ungated':>9}{'gain':>8}{'possible':>9}")
-    for name, row in found.items():
+    for name, row in groups.items():
         print(
             f"{name:15}{row['sleeps']:8.0f}{row['adopted_rate']:9.1%}{row['harm_rate']:8.2%}"
             f"{row['harm_rate_ungated']:9.2%}{row['mean_gain_points']:+8.2f}{row['possible_gain_points']:+9.2f}"
         )
-    if asked.json:
-        asked.json.write_bytes(msgspec.json.encode(found))
 
 
 if __name__ == "__main__":

@@ -220,16 +220,22 @@ class DualHead(Head):
         yield from self._relearn(*exemplars.selected(MAX_EXEMPLARS))
 
     def exam(self, X: FloatArray, y: NDArray[np.int64], *, learned: bool) -> FloatArray:
-        """The slow memory's scores, which is what a sleep changes; see `Head.exam`.
+        """The whole answer, without what the sample itself taught slow and local memory; see `Head.exam`.
 
         Leaving one sample out of ridge regression is closed form: with leverage h the prediction
-        becomes (prediction − h · target) / (1 − h).
+        becomes (prediction − h · target) / (1 − h); and so it is for the local memory's window. The trackers
+        keep what they learned of it, on both sides.
         """
-        design = self.lift(self.standardise(X))
-        scores = self.slow.predict(design)
+        z = self.standardise(X)
+        view = self._view(z)
+        scores = view.scores.copy()
+        if self.fast.n:
+            local = self.fast.predict_others(view.near, y)
+            scores += view.weights[:, :1] * (local - view.parts[:, 0])
         if learned:
-            leverage = np.clip(self.slow.var(design) / OBS_NOISE_VAR, 0, 0.99)[:, None]
-            scores = (scores - leverage * np.eye(self.n_classes, dtype=np.float32)[y]) / (1 - leverage)
+            leverage = np.clip(self.slow.var(view.lifted) / OBS_NOISE_VAR, 0, 0.99)[:, None]
+            target = np.eye(self.n_classes, dtype=np.float32)[y]
+            scores += leverage * (view.slow - target) / (1 - leverage)
         return self.temperature.probabilities(scores, self.class_counts > 0)
 
     def settle(self, X: FloatArray, y: NDArray[np.int64]) -> None:

@@ -15,6 +15,8 @@ LENGTH_SCALE = 0.3
 DECAY = 0.98
 """Per label of distance in time; flat within a point from 0.98 to 0.995."""
 OBS_NOISE_VAR = 0.1
+ITSELF = 0.999
+"""Closeness from which a sample, as a memory of exemplars gives it back, is the one in the ring."""
 STRIPE = 64
 """Rows of the inverse updated at a time: no temporary as large as it."""
 SIGNS = np.array([[-1.0], [1.0]], dtype=np.float32)
@@ -90,6 +92,22 @@ class FastMemory:
     def predict(self, near: FloatArray) -> FloatArray:
         """Expected residuals (n, C), from `near` (n, W)."""
         residuals: FloatArray = (near * self._fade) @ self._alpha
+        return residuals
+
+    def predict_others(self, near: FloatArray, y: NDArray[np.int64]) -> FloatArray:
+        """As `predict`, but of samples of classes y (n,) that the ring holds as if each had never come.
+
+        Closed form: with α = K⁻¹ r, leaving out sample i takes its column of K⁻¹ times αᵢ / K⁻¹ᵢᵢ off α.
+        """
+        kernel = near * self._fade
+        residuals: FloatArray = kernel @ self._alpha
+        slots = near[:, : self.n].argmax(axis=1)
+        closest = near[np.arange(len(y)), slots]
+        rows = np.flatnonzero((closest > ITSELF) & (self._classes[slots] == y))
+        left_out = slots[rows]
+        inverse = self._inverse[left_out]
+        share = np.einsum("nw,nw->n", kernel[rows], inverse) / inverse[np.arange(len(rows)), left_out]
+        residuals[rows] -= share[:, None] * self._alpha[left_out]
         return residuals
 
     def surety(self, near: FloatArray) -> FloatArray:

@@ -2,7 +2,7 @@
 
 from edge_cl.sleep.causes import SleepNeed, sleep_cause
 from edge_cl.sleep.conditions import Surroundings, may_sleep
-from edge_cl.sleep.gate import Verdict, judge
+from edge_cl.sleep.gate import Verdict, answers, judge
 from edge_cl.sleep.rehearsal import Rehearsal, dropped
 from edge_cl.sleep.samplers import after as recall_after
 
@@ -11,6 +11,7 @@ __all__ = [
     "SleepNeed",
     "Surroundings",
     "Verdict",
+    "answers",
     "dropped",
     "judge",
     "may_sleep",

@@ -1,9 +1,10 @@
 """Whether to wake with the new head: judged on exemplars that were held back.
 
 The question is not whether the new head did worse on them, but how sure it is that it is not worse
-elsewhere: of a handful of exemplars "as good as before" says next to nothing. So the paired change of
-balanced accuracy must, less its error, stay above `-TOLERANCE`; the error never is 0, and counts for more the
-fewer judge. Chosen on sleeps of heads in trouble, ``python -m bench.gate``.
+elsewhere. Right or wrong says little when few judge, so what counts is the *sureness* of the true class
+against its best rival: its change, less its error, must stay above `-TOLERANCE`. Right answers must not fall
+either, beyond chance once enough judge. Losses alone make the error: one more right answer never turns a yes
+into a no. The constants are chosen on sleeps of heads in trouble, ``python -m bench.gate``.
 """
 
 from __future__ import annotations
@@ -18,13 +19,17 @@ from edge_cl.records import FloatArray
 MIN_HELD_BACK = 8
 """With fewer held-back exemplars no head can be judged, and the old one stays."""
 CLASS_MARGIN = 0.2
-"""No class may lose more than this; with fewer than `MIN_HELD_BACK` exemplars, by more than its error."""
+"""No class may lose more than this; where fewer than `MIN_HELD_BACK` judge it: of sureness, and surely."""
 TOLERANCE = 0.01
 """Balanced accuracy that an adopted head may lose."""
-PSEUDO_COUNT = 0.1
-"""Answers gained, and lost, that counted to every class besides: what was not seen to change still may."""
 ERRORS, MORE_ERRORS = 1.0, 16.0
 """The change must be above -TOLERANCE by ERRORS + MORE_ERRORS / n standard errors, n exemplars."""
+LEAST_ERROR = 0.3
+"""Divided by n: what was not seen to change still may."""
+ENOUGH = 40
+"""Right answers may fall by `TOLERANCE`, and with n judges, more than these, by 1 - ENOUGH / n errors."""
+POOLED = 3.0
+"""Exemplars of average loss that count to every class besides: of few, the own spread says little."""
 UNJUDGED_VAR = 0.1
 """Variance of the change of a class that the head knows and nobody can judge."""
 
@@ -41,9 +46,26 @@ class Verdict(NamedTuple):
     """Class index → accuracy before and after, of the classes that were judged."""
 
 
+class _Change(NamedTuple):
+    """A class-balanced mean with its standard error, and the same per judged class (C,)."""
+
+    mean: float
+    error: float
+    by_class: FloatArray
+    class_errors: FloatArray
+
+
+def answers(scores: FloatArray, y: NDArray[np.int64]) -> FloatArray:
+    """Probability of the true class and of its best rival: (n, C) scores, (n,) classes → (n, 2)."""
+    rows = np.arange(len(y))
+    rivals = np.array(scores, dtype=np.float64)
+    rivals[rows, y] = 0
+    return np.stack([scores[rows, y], rivals.max(axis=1)], axis=1)
+
+
 def judge(
-    before: NDArray[np.bool_],
-    after: NDArray[np.bool_],
+    before: FloatArray,
+    after: FloatArray,
     y: NDArray[np.int64],
     *,
     n_known: int = 0,
@@ -54,7 +76,7 @@ def judge(
     Parameters
     ----------
     before, after
-        (n,) whether the old and the new head are right.
+        (n, 2) what the old and the new head answer, see `answers`.
     y
         (n,) true classes.
     n_known
@@ -62,40 +84,50 @@ def judge(
     class_margin
         No class may lose a larger share.
     """
-    classes = np.unique(y)
-    by_class = {int(c): (float(before[y == c].mean()), float(after[y == c].mean())) for c in classes}
+    n = len(y)
+    right = [found[:, 0] > found[:, 1] for found in (before, after)]
+    by_class = {
+        int(c): (float(right[0][y == c].mean()), float(right[1][y == c].mean())) for c in np.unique(y)
+    }
     was, would_be = np.mean(list(by_class.values()) or [(0.0, 0.0)], axis=0).tolist()
-    if len(y) < MIN_HELD_BACK:
-        reason = f"only {len(y)} held-back exemplars; {MIN_HELD_BACK} are needed"
-        return Verdict(False, reason, was, would_be, len(y), by_class)
-    n = np.array([np.count_nonzero(y == c) for c in classes], dtype=np.float64)
-    gained = np.array([np.count_nonzero((after & ~before)[y == c]) for c in classes], dtype=np.float64)
-    lost = np.array([np.count_nonzero((before & ~after)[y == c]) for c in classes], dtype=np.float64)
-    changes, variances = _changes(n, gained, lost)
-    n_unjudged = max(n_known - len(classes), 0)
-    n_classes = len(classes) + n_unjudged
-    error = float(np.sqrt(variances.sum() + n_unjudged * UNJUDGED_VAR)) / n_classes
-    least = float(changes.sum()) / n_classes - (ERRORS + MORE_ERRORS / len(y)) * error
-    worst = float(np.where(n < MIN_HELD_BACK, changes + np.sqrt(variances), (gained - lost) / n).min())
-    found = f"balanced accuracy {would_be - was:+.1%} on {len(y)} held back"
-    if n_unjudged:
-        found += f", {n_unjudged} of {n_known} classes unjudged"
-    if least < -TOLERANCE:
-        reason = f"{found} leaves a fall of {-least:.1%} possible; {TOLERANCE:.0%} is allowed"
+    if n < MIN_HELD_BACK:
+        reason = f"only {n} held-back exemplars; {MIN_HELD_BACK} are needed"
+        return Verdict(False, reason, was, would_be, n, by_class)
+    sureness = _change(_sureness(after) - _sureness(before), y, n_known)
+    accuracy = _change(right[1] * 1.0 - right[0], y, n_known)
+    possible = (ERRORS + MORE_ERRORS / n) * sureness.error - sureness.mean
+    fall = -accuracy.mean - max(1 - ENOUGH / n, 0) * accuracy.error
+    few = np.bincount(np.unique(y, return_inverse=True)[1]) < MIN_HELD_BACK
+    worst = float(np.where(few, sureness.by_class + sureness.class_errors, accuracy.by_class).min())
+    found = f"balanced accuracy {would_be - was:+.1%}, sureness {sureness.mean:+.1%} on {n} held back"
+    if n_known > len(by_class):
+        found += f", {n_known - len(by_class)} of {n_known} classes unjudged"
+    if max(possible, fall) > TOLERANCE:
+        reason = f"{found} leaves a fall of {max(possible, fall):.1%} possible; {TOLERANCE:.0%} is allowed"
     elif worst < -class_margin:
         reason = f"a class would lose {-worst:.0%}"
     else:
-        return Verdict(True, found, was, would_be, len(y), by_class)
-    return Verdict(False, reason, was, would_be, len(y), by_class)
+        return Verdict(True, found, was, would_be, n, by_class)
+    return Verdict(False, reason, was, would_be, n, by_class)
 
 
-def _changes(n: FloatArray, gained: FloatArray, lost: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Expected change of each class's accuracy, and its variance: (C,) counts → (C,), (C,).
+def _sureness(found: FloatArray) -> FloatArray:
+    """Of the true class against its best rival, in [0, 1], above a half when right: (n, 2) → (n,)."""
+    sureness: FloatArray = found[:, 0] / np.maximum(found.sum(axis=1), 1e-12)
+    return sureness
 
-    The posterior of (gained, lost, as before) under a Dirichlet prior of `PSEUDO_COUNT` for the first two and
-    none for the third.
+
+def _change(gains: FloatArray, y: NDArray[np.int64], n_known: int) -> _Change:
+    """Mean gain of classes alike, and its error from what was lost: (n,), in [-1, 1], at least one.
+
+    Were gains and losses alike, their variance would be twice the mean square of the losses.
     """
-    total = n + 2 * PSEUDO_COUNT
-    means = (gained - lost) / total
-    variances = ((gained + lost + 2 * PSEUDO_COUNT) / total - means**2) / (total + 1)
-    return means, variances
+    _, which, n = np.unique(y, return_inverse=True, return_counts=True)
+    means = np.bincount(which, weights=gains) / n
+    squares = np.minimum(gains, 0) ** 2
+    spread = (np.bincount(which, weights=squares) + POOLED * squares.mean()) / (n + POOLED)
+    variances = 2 * spread / n
+    n_classes = max(len(n), n_known)
+    variance = (variances.sum() + (n_classes - len(n)) * UNJUDGED_VAR) / n_classes**2
+    error = float(np.sqrt(variance + (LEAST_ERROR / len(y)) ** 2))
+    return _Change(float(means.sum()) / n_classes, error, means, np.sqrt(variances))

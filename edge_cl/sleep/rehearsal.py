@@ -12,7 +12,7 @@ from edge_cl.errors import NumericalError
 from edge_cl.memory import Exemplars, ReplayMemory
 from edge_cl.records import FloatArray, SleepPlan, SleepProgress
 from edge_cl.sleep import samplers
-from edge_cl.sleep.gate import Verdict, judge
+from edge_cl.sleep.gate import Verdict, answers, judge
 from edge_cl.sleep.samplers import Candidates
 
 BLOCK = 32
@@ -75,6 +75,8 @@ class Rehearsal(Generic[H]):
         """Accuracy by class of a candidate that learns by steps, before the first and on the way."""
         self.recalled = np.empty(0, dtype=np.int64), np.empty(0, dtype=np.bool_)
         """Rows that a sampler by recall asked for, and whether the candidate was right about them."""
+        self.before, self.after = np.zeros((2, self.n_held_back, 2))
+        """Answers of the head awake and of the candidate to what is held back, see `gate.answers`."""
         self.verdict: Verdict | None = None
 
     @property
@@ -97,8 +99,7 @@ class Rehearsal(Generic[H]):
 
         `n_steps`, for repeating a sleep that was ended early, is the number of steps it did.
         """
-        before = np.zeros(self.n_held_back, dtype=np.bool_)
-        yield from self._exam(before, learned=True)
+        yield from self._exam(self.before, learned=True)
         if self.candidate.learns_by_steps:
             self._look()
         total = self.exemplars.n_steps if self.candidate.learns_by_steps else self.n_exemplars // PIECE + 1
@@ -114,11 +115,8 @@ class Rehearsal(Generic[H]):
         except NumericalError as error:
             self.verdict = dropped(str(error))
             return
-        after = np.zeros(self.n_held_back, dtype=np.bool_)
-        yield from self._exam(after, learned=False)
-        self.verdict = judge(
-            before, after, self._judge_y, n_known=self._n_known, class_margin=self._plan.class_margin
-        )
+        yield from self._exam(self.after, learned=False)
+        self.verdict = self._judge()
         if self._plan.sampler == BY_RECALL:
             yield from self._recall()
         if self.verdict.adopted:
@@ -145,11 +143,20 @@ class Rehearsal(Generic[H]):
             right = self.candidate.exam(self._judges.features(rows), y, learned=False).argmax(axis=1) == y
             self.looks.append({int(c): float(right[y == c].mean()) for c in np.unique(y)})
 
-    def _exam(self, right: NDArray[np.bool_], *, learned: bool) -> Iterator[SleepProgress]:
-        """Fill in (n_held_back,) where the candidate, as it is now, is right."""
+    def _judge(self) -> Verdict:
+        return judge(
+            self.before,
+            self.after,
+            self._judge_y,
+            n_known=self._n_known,
+            class_margin=self._plan.class_margin,
+        )
+
+    def _exam(self, found: FloatArray, *, learned: bool) -> Iterator[SleepProgress]:
+        """Fill in (n_held_back, 2) what the candidate, as it is now, answers."""
         for rows in self._blocks():
             X, y = self._judges.features(rows), self._judge_y[rows]
-            right[rows] = self.candidate.exam(X, y, learned=learned).argmax(axis=1) == y
+            found[rows] = answers(self.candidate.exam(X, y, learned=learned), y)
             yield SleepProgress(phase="judge", done=int(rows[-1]) + 1, total=self.n_held_back)
 
     def _blocks(self) -> Iterator[NDArray[np.int64]]:

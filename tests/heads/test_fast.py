@@ -102,3 +102,21 @@ def test_the_nearest_are_told_with_their_age():
     learn(memory, standardise, raw, y, residuals)
     found = memory.nearest(raw[-3], 1)[0]
     assert found == {"class": int(y[-3]), "memory": "recent", "closeness": pytest.approx(1), "labels_ago": 2}
+
+
+def test_without_itself_a_sample_is_predicted_as_if_it_had_never_come():
+    memory, standardise = FastMemory(W, D, 2), Standardiser(D)
+    raw, y, residuals = draw(2 * W)
+    learn(memory, standardise, raw, y, residuals)
+    z, r, time = raw[-W:].astype(np.float64), residuals[-W:], np.arange(W)
+    gram = np.exp(-((z[:, None] - z) ** 2).sum(axis=2) / (2 * LENGTH_SCALE * D))
+    covariance = gram * DECAY ** np.abs(time[:, None] - time) + OBS_NOISE_VAR * np.eye(W)
+    expected = []
+    for i in range(W):
+        kept = np.arange(W) != i
+        weights = np.linalg.solve(covariance[np.ix_(kept, kept)], r[kept])
+        expected.append((gram[i] * DECAY ** (W - time))[kept] @ weights)
+    near = memory.near(standardise(raw[-W:]))
+    np.testing.assert_allclose(memory.predict_others(near, y[-W:]), expected, atol=1e-4)
+    other_class = memory.predict_others(near, 1 - y[-W:])
+    np.testing.assert_allclose(other_class, memory.predict(near), atol=1e-6)

@@ -6,9 +6,19 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from bench import gate as bench_gate
-from edge_cl.sleep import Verdict, judge
+from edge_cl.records import FloatArray
+from edge_cl.sleep import Verdict, answers, judge
+
+SURE = 0.98
+
+
+def surely(right: NDArray[np.bool_]) -> FloatArray:
+    """Answers (n, 2) of a head that is sure, right or wrong."""
+    true = np.where(right, SURE, 1 - SURE)
+    return np.stack([true, 1 - true], axis=1)
 
 
 def verdict(n_per_class: int, gained: int, lost: int, *, n_classes: int = 4, **given: float) -> Verdict:
@@ -18,7 +28,7 @@ def verdict(n_per_class: int, gained: int, lost: int, *, n_classes: int = 4, **g
     after[:lost] = False
     after[n_per_class - gained :] = True
     y = np.repeat(np.arange(n_classes), n_per_class)
-    return judge(np.tile(before, n_classes), np.tile(after, n_classes), y, **given)  # type: ignore[arg-type]
+    return judge(surely(np.tile(before, n_classes)), surely(np.tile(after, n_classes)), y, **given)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("n_per_class", [4, 20, 100])
@@ -45,7 +55,7 @@ def test_answers_that_changed_in_both_directions_need_more_judges() -> None:
 def test_too_few_judges_keep_the_old_head() -> None:
     found = verdict(7, 3, 0, n_classes=1)
     assert not found.adopted and found.reason == "only 7 held-back exemplars; 8 are needed"
-    nobody = np.zeros(0, dtype=bool)
+    nobody = np.zeros((0, 2))
     assert not judge(nobody, nobody, np.zeros(0, dtype=np.int64)).adopted
 
 
@@ -55,13 +65,13 @@ def test_a_class_that_nobody_judges_counts_as_unknown() -> None:
     assert not unjudged.adopted and "4 of 8 classes unjudged" in unjudged.reason
 
 
-@pytest.mark.parametrize("n_of_it", [4, 30])
+@pytest.mark.parametrize("n_of_it", [5, 30])
 def test_no_class_pays_for_the_others(n_of_it: int) -> None:
-    y = np.repeat([0, 1, 2], [100, 100, n_of_it])
-    before = np.where(y == 2, True, np.arange(len(y)) % 2 == 0)
-    after = np.where(y == 2, np.arange(len(y)) % 3 == 0, True)
-    assert judge(before, after, y, class_margin=1.0).adopted
-    found = judge(before, after, y)
+    y = np.repeat(np.arange(11), [100] * 10 + [n_of_it])
+    before = np.where(y == 10, True, np.arange(len(y)) % 2 == 0)
+    after = y < 10
+    assert judge(surely(before), surely(after), y, class_margin=1.0).adopted
+    found = judge(surely(before), surely(after), y)
     assert not found.adopted and found.reason.startswith("a class would lose")
 
 
@@ -70,46 +80,69 @@ def test_one_lost_answer_of_a_rare_class_is_chance_and_not_a_fall() -> None:
     before = np.where(y == 2, True, np.arange(len(y)) % 2 == 0)
     after = np.ones(len(y), dtype=bool)
     after[-1] = False
-    assert judge(before, after, y).adopted
+    assert judge(surely(before), surely(after), y).adopted
 
 
 def test_the_fewer_judge_the_more_they_must_agree() -> None:
-    """A fifth gained, nothing lost; with few judges one standard error is not enough."""
-    assert verdict(50, 10, 0, n_classes=2).adopted
-    assert not verdict(5, 1, 0, n_classes=2).adopted
+    """A fifth gained, a tenth lost: better, if that many said so."""
+    assert verdict(100, 20, 10, n_classes=2).adopted
+    assert not verdict(20, 4, 2, n_classes=1).adopted
+
+
+def test_sureness_decides_where_right_and_wrong_say_nothing() -> None:
+    """Nothing changes sides; all come nearer to the rival, or farther."""
+    y = np.repeat([0, 1, 2], 20)
+    at = lambda p: np.tile([p, 1 - p], (60, 1))  # noqa: E731
+    assert judge(at(0.8), at(0.9), y).adopted
+    found = judge(at(0.9), at(0.8), y)
+    assert not found.adopted and found.accuracy_before == found.accuracy_after == 1
+    assert "balanced accuracy +0.0%, sureness -10.0%" in found.reason
+
+
+def test_a_head_that_is_surer_and_wrong_more_often_is_refused() -> None:
+    """One in ten falls just below a half, the others grow surer."""
+    y = np.repeat([0, 1], 100)
+    p = np.where(np.arange(200) % 10 == 0, 0.49, 0.95)
+    before, after = np.tile([0.6, 0.4], (200, 1)), np.stack([p, 1 - p], axis=1)
+    assert not judge(before, after, y).adopted
+
+
+def test_answers_are_the_true_class_and_its_best_rival() -> None:
+    scores = np.array([[0.2, 0.5, 0.3], [0.7, 0.1, 0.2]], dtype=np.float32)
+    assert answers(scores, np.array([2, 0])) == pytest.approx(np.array([[0.3, 0.5], [0.7, 0.2]]))
+    assert answers(np.ones((1, 1)), np.array([0])).tolist() == [[1, 0]]
 
 
 def test_the_verdict_says_how_each_class_fares() -> None:
     y = np.array([3, 3, 5, 5, 5, 5, 5, 5, 5, 5])
     before, after = np.zeros(10, dtype=bool), np.zeros(10, dtype=bool)
     before[0] = after[[0, 1, 2, 3]] = True
-    found = judge(before, after, y)
+    found = judge(surely(before), surely(after), y)
     assert found.by_class == {3: (0.5, 1.0), 5: (0.0, 0.25)}
     assert (found.accuracy_before, found.accuracy_after, found.n_judged) == (0.25, 0.625, 10)
 
 
 @settings(max_examples=50, deadline=None)
 @given(
-    answers=st.lists(st.tuples(st.integers(0, 3), st.booleans(), st.booleans()), min_size=8, max_size=60),
-    more=st.integers(0, 3),
+    found=st.lists(
+        st.tuples(st.integers(0, 3), st.floats(0.4, 0.6), st.floats(0.4, 0.8)), min_size=8, max_size=60
+    ),
+    more=st.integers(0, 60),
 )
-def test_one_more_right_answer_never_turns_a_yes_into_a_no(
-    answers: list[tuple[int, bool, bool]], more: int
+def test_one_surer_answer_never_turns_a_yes_into_a_no(
+    found: list[tuple[int, float, float]], more: int
 ) -> None:
-    y, before, after = (np.array(column) for column in zip(*answers, strict=True))
-    if not judge(before, after, y).adopted:
-        return
-    wrong = np.flatnonzero(~after)
-    if len(wrong):
-        better = after.copy()
-        better[wrong[more % len(wrong)]] = True
-        assert judge(before, better, y).adopted
+    y, before, after = (np.array(column) for column in zip(*found, strict=True))
+    old, new = (np.stack([p, 1 - p], axis=1) for p in (before, after))
+    if judge(old, new, y).adopted:
+        new[more % len(y)] = (SURE, 1 - SURE)
+        assert judge(old, new, y).adopted
 
 
 def test_sleeps_in_trouble_do_no_harm() -> None:
-    """As ``python -m bench.gate``, a few of the thousand; without the gate, one in six does harm."""
+    """As ``python -m bench.gate``, a few of the thousand, of which one may; ungated, one in six does harm."""
     found = bench_gate.figures(list(bench_gate.sleeps(45, seed=7)))["all but alike"]
-    assert found["harm_rate"] == 0 < 0.08 < found["harm_rate_ungated"]
+    assert found["harm_rate"] <= 0.025 < 0.08 < found["harm_rate_ungated"]
     assert found["mean_gain_points"] > 0.1
 
 
