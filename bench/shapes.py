@@ -20,7 +20,7 @@ POOL = 2
 
 
 def draw(n: int, rng: np.random.Generator) -> tuple[FloatArray, NDArray[np.int64]]:
-    """Filled shapes of ten kinds, textured, turned, scaled and shifted: (n, 28, 28) in [0, 1], and (n,) kinds."""
+    """Filled, textured, turned shapes of ten kinds: (n, 28, 28) in [0, 1], and (n,) kinds."""
     kinds = rng.integers(N_KINDS, size=n)
     return np.stack([_textured(_mask(int(kind), rng), rng) for kind in kinds]), kinds
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
@@ -20,7 +19,7 @@ from edge_cl.bundle import Bundle
 from edge_cl.config import MemorySettings
 from edge_cl.errors import BudgetExceeded, ConfigError, NumericalError, StateError
 from edge_cl.heads import Head, HeadState, StepProgram
-from edge_cl.memory import Exemplars
+from edge_cl.memory import Exemplars, RowFile
 from edge_cl.nap import Nap
 from edge_cl.records import FloatArray, SleepPlan, SleepProgress, SleepReport, under
 from edge_cl.trust import Calibrator, Stability
@@ -57,8 +56,8 @@ class Knowledge:
         Instead of the bundle's choice when the name is given; options alone add to the bundle's.
     memory
         How exemplars are kept.
-    folder
-        The state folder, for exemplars kept in a file.
+    file
+        Where exemplars are kept instead of RAM.
     """
 
     def __init__(
@@ -69,7 +68,7 @@ class Knowledge:
         head_name: str = "",
         head_options: dict[str, Any] | None = None,
         memory: MemorySettings | None = None,
-        folder: Path | None = None,
+        file: RowFile | None = None,
     ) -> None:
         memory = memory or MemorySettings()
         spec = bundle.manifest.head
@@ -91,7 +90,7 @@ class Knowledge:
         self._nap: Nap | None = None
         self._program = StepProgram.load(bundle) if name == "step" else None
         n_features = bundle.manifest.feature_size
-        self.memory = shares.smallest_memory(memory, bundle, folder)
+        self.memory = shares.smallest_memory(memory, bundle, file)
         try:
             self.head = heads.create(
                 name,
@@ -144,11 +143,11 @@ class Knowledge:
 
     def predict(self, X: FloatArray) -> FloatArray:
         """Calibrated class probabilities: (n, D) → (n, C)."""
-        return self.calibrate(self.head.predict_many(self.memory.reconstruct(X)))
+        return self.calibrate(self.head.predict_many(X))
 
     def predict_one(self, x: FloatArray) -> FloatArray:
         """Calibrated class probabilities: (D,) → (C,)."""
-        return self.calibrate(self.head.predict_one(self.memory.reconstruct(x[None])[0]))
+        return self.calibrate(self.head.predict_one(x))
 
     def learn(self, x: FloatArray, label: str) -> Lesson:
         """Learn feature x (D,) as class `label`, a new class when the name is new."""
@@ -171,10 +170,8 @@ class Knowledge:
     def _teach(self, head: Head, calibrate: Calibrator, x: FloatArray, y: int) -> float:
         """Calibrate on the head's answer, then let the head learn; y may be the next new class.
 
-        Returns the probability that the answer gave class y. Features (D,) are taken as they come back from
-        memory, here and in every prediction, since that is how a sleep will see them.
+        Returns the probability that the answer gave class y.
         """
-        x = self.memory.reconstruct(x[None])[0]
         scores = head.predict_one(x)
         before = float(calibrate(scores)[y]) if y < len(scores) else 0.0
         if y < head.n_classes and head.class_counts[y]:
@@ -216,6 +213,7 @@ class Knowledge:
     def begin_sleep(self, plan: SleepPlan) -> None:
         """Start a sleep; what is known now, the plan and the number of steps decide its outcome."""
         self.n_sleeps += 1
+        self.memory.refresh()
         self._nap = Nap(
             self.head,
             self.memory,
@@ -260,7 +258,6 @@ class Knowledge:
         nap.note_recall(self.memory)
         for x, y in nap.learned:
             self.memory.add(x, y)
-        self.memory.refresh()
         report = nap.report(
             self.class_names, self.stability, drop=drop, cpu_s=cpu_s, held_bytes=self._ledger.held_bytes
         )

@@ -46,6 +46,7 @@ from edge_cl.records import (
     Status,
 )
 from edge_cl.rest import Rest
+from edge_cl.shares import exemplars_file
 from edge_cl.state import StateStore
 from edge_cl.trust import PrequentialAccuracy
 
@@ -293,7 +294,9 @@ class Learner:
             head_name=head.name,
             head_options=head.options,
             memory=self.settings.memory,
-            folder=self._folder,
+            file=exemplars_file(
+                self.settings.memory, self.bundle, self._folder, self.settings.state.snapshot_labels
+            ),
         )
 
     def _encode(self, reading: Reading) -> FloatArray:

@@ -16,26 +16,11 @@ EXEMPLARS_FILE = "exemplars"
 """In the state folder, with the name of the memory's part behind it."""
 
 
-def smallest_memory(settings: MemorySettings, bundle: Bundle, folder: Path | None) -> ReplayMemory:
-    """A memory of `LEAST_EXEMPLARS`, as the settings want it; to be resized.
+def smallest_memory(settings: MemorySettings, bundle: Bundle, file: RowFile | None) -> ReplayMemory:
+    """A memory of `LEAST_EXEMPLARS`, as the settings want it, its rows in `file` if given; to be resized.
 
-    Parameters
-    ----------
-    folder
-        The state folder, for a memory in a file.
-
-    Raises
-    ------
-    ConfigError
-        When the settings want what the bundle or the device has not.
+    Raises ConfigError when the settings want what the bundle has not.
     """
-    file = None
-    if settings.file:
-        if folder is None:
-            raise ConfigError("memory.file is true, but nothing is kept on disk; give a --state folder")
-        file = RowFile(
-            path=folder / EXEMPLARS_FILE, max_bytes=int(settings.max_mb * MIB), owner=bundle.bundle_id
-        )
     codec = settings.codec if settings.codec != "pq" else bundle.codebook()
     if codec is None:
         raise ConfigError(
@@ -47,6 +32,30 @@ def smallest_memory(settings: MemorySettings, bundle: Bundle, folder: Path | Non
         return ReplayMemory(n_features=n_features, codec=codec, evict=settings.evict, file=file)
     except ValueError as error:
         raise ConfigError(f"{error}; see [memory] in the settings") from error
+
+
+def exemplars_file(
+    settings: MemorySettings, bundle: Bundle, folder: Path | None, snapshot_labels: int
+) -> RowFile | None:
+    """Where the settings want the exemplars kept, None for RAM.
+
+    Parameters
+    ----------
+    folder
+        The state folder, None when nothing is kept on disk.
+    snapshot_labels
+        Labels between two snapshots; a row goes to the file when two hold it.
+    """
+    if not settings.file:
+        return None
+    if folder is None:
+        raise ConfigError("memory.file is true, but nothing is kept on disk; give a --state folder")
+    return RowFile(
+        path=folder / EXEMPLARS_FILE,
+        max_bytes=int(settings.max_mb * MIB),
+        owner=bundle.bundle_id,
+        unsaved_rows=3 * snapshot_labels,
+    )
 
 
 def most_memory_bytes(settings: MemorySettings, free_bytes: int, head: Head, memory: ReplayMemory) -> int:

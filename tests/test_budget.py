@@ -49,6 +49,10 @@ class World:
     def check(self):
         assert self.ram.free_bytes >= 0 and self.disk.free_bytes >= 0
 
+    def most_unsaved(self):
+        parts = (self.memory.rehearsed, self.memory.held_back)
+        return sum(len(getattr(part._rows, "_changed", ())) for part in parts)
+
     def new_class(self):
         """Takes its bytes from the memory, or is refused and changes nothing."""
         before = self.memory.nbytes, self.head_bytes
@@ -100,7 +104,7 @@ def test_the_sum_never_passes_the_budget(codec, filed, budget, steps, tmp_path_f
         if what == "labels":
             for y in value:
                 world.memory.add((100 * rng.normal(size=D)).astype(np.float32), y)
-                if filed and len(getattr(world.memory.rehearsed._rows, "_changed", ())) >= 8:
+                if filed and world.most_unsaved() >= 8:
                     for _ in range(2):  # as the device does once so many labels are unsaved
                         world.memory.state()
                         world.memory.persisted()

@@ -20,7 +20,7 @@ BLOCK = 256
 N_ITERATIONS = 20
 N_ROTATIONS = 6
 FOLLOW = 0.25
-"""A centroid moves by at most the root of this times its part's mean squared error per refresh."""
+"""Part of its squared error that a refresh may add to what was stored before, per centroid."""
 
 
 def default_codes(n_features: int) -> int:
@@ -165,15 +165,16 @@ class Pq(Float32):
 
         With `held` vectors stored as a centroid, `new` of them lately and those on average `away` from it,
         it moves by away · new / held: to the mean of all, if the older ones are spread around it evenly.
-        Their mean squared error rises by the square of the step: at most `FOLLOW` times the part's error.
+        That adds (held - new) · step² to the squared error of the older ones: at most `FOLLOW` times what
+        all of them have. A centroid that only new vectors use goes to their mean.
         """
         held = np.zeros(self._counts.size)
         for rows in stored:
             held += np.bincount((rows + self._first).ravel(), minlength=held.size)
         held = np.maximum(held.reshape(self._counts.shape), self._counts)
         step = self._sums / np.maximum(held, 1)[..., None]
-        square = np.einsum("mkd,mkd->mk", step, step)
-        allowed = np.sqrt(FOLLOW * self._error[:, None] / np.maximum(square, 1e-30))
+        added = (held - self._counts) * np.einsum("mkd,mkd->mk", step, step)
+        allowed = np.sqrt(FOLLOW * self._error[:, None] * held / np.maximum(added, 1e-30))
         self._centroids += (step * np.minimum(allowed, 1)[..., None]).astype(np.float32)
         self._sums[:], self._counts[:] = 0, 0
         self._norms = self._half_squares()

@@ -20,7 +20,10 @@ HELD_BACK_EVERY = 6
 """Of every 6 exemplars of a class one (16.7 %), the 4th first, is held back: never rehearsed, it judges the
 head after sleep. A class that nobody can judge makes the gate refuse."""
 
+PARTS = ("rehearsed", "held_back")
 LEAST_EXEMPLARS = 16
+REFRESH_PART, FEWEST_NEW = 8, 256
+"""Centroids follow when an eighth of the memory was offered since they last did, and at least so many."""
 
 
 class ReplayMemory:
@@ -81,7 +84,6 @@ class ReplayMemory:
         n = LEAST_EXEMPLARS if capacity_bytes is None else self.n_exemplars(capacity_bytes)
         sizes = _split(n, held_back_every)
         rngs = np.random.default_rng(seed).spawn(2)
-        shares = _shares(held_back_every)
         self.rehearsed, self.held_back = (
             Reservoir(
                 size,
@@ -89,11 +91,12 @@ class ReplayMemory:
                 codec=self._shared or self._plain,
                 evict=evict,
                 rng=rng,
-                file=file and file.part(name, share),
+                file=file and file.part(name),
             )
-            for name, size, rng, share in zip(("rehearsed", "held_back"), sizes, rngs, shares, strict=True)
+            for name, size, rng in zip(PARTS, sizes, rngs, strict=True)
         )
         self._n_offered: list[int] = []  # per class
+        self._n_unrefreshed = 0
 
     @property
     def row_bytes(self) -> int:
@@ -105,15 +108,20 @@ class ReplayMemory:
         """Bytes of RAM held whatever the capacity."""
         if self._file is None:
             return self._kind.nbytes * (1 if self._shared else 2)
-        parts = [self._file.part("", share) for share in _shares(self.held_back_every)]
-        reserved = sum(FileRows.reserved_bytes(part, self._kind.row_bytes) for part in parts)
-        return self._kind.nbytes + reserved
+        return self._kind.nbytes + FileRows.reserved_bytes(self._file, self._kind.row_bytes)
 
     @property
     def nbytes(self) -> int:
         """Bytes of RAM held by both parts."""
         shared = self._shared.nbytes if self._shared else 0
-        return self.rehearsed.nbytes + self.held_back.nbytes + shared
+        return self.rehearsed.nbytes + self.held_back.nbytes + shared + self._spare_bytes()
+
+    def _spare_bytes(self) -> int:
+        """What is set aside for rows that change before a snapshot, and not taken yet."""
+        if self._file is None:
+            return 0
+        taken = self.rehearsed.unsaved_bytes + self.held_back.unsaved_bytes
+        return max(FileRows.reserved_bytes(self._file, self._kind.row_bytes) - taken, 0)
 
     @property
     def disk_bytes(self) -> int:
@@ -131,13 +139,19 @@ class ReplayMemory:
         every, n = self.held_back_every, self._n_offered[y]
         self._n_offered[y] += 1
         (self.held_back if every and n % every == every // 2 else self.rehearsed).add(x, y)
+        if self._shared is not None:
+            self._n_unrefreshed += 1
+            if self._n_unrefreshed >= max(self.n // REFRESH_PART, FEWEST_NEW):
+                self.refresh()
 
     def reconstruct(self, X: FloatArray) -> FloatArray:
-        """(n, D) features as a head that rehearses from codes should see them in prediction, too."""
+        """(n, D) features as they would come back from memory."""
         return self._kind.reconstruct(X)
 
     def refresh(self) -> None:
-        """At the end of a sleep: centroids follow what was stored since the last one; others do nothing."""
+        """Before a sleep, and whenever much is new: centroids follow what was stored since the last time, as
+        long as the older exemplars allow. Other codecs have nothing to follow with."""
+        self._n_unrefreshed = 0
         if self._shared is not None:
             self._shared.refresh(self._stored())
 
@@ -164,8 +178,8 @@ class ReplayMemory:
     def state(self, *, whole: bool = False) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """Arrays and JSON values that `restore` takes back; `whole`: see :meth:`Reservoir.state`."""
         arrays: dict[str, np.ndarray] = {}
-        meta: dict[str, Any] = {"n_offered": list(self._n_offered)}
-        for name in ("rehearsed", "held_back"):
+        meta: dict[str, Any] = {"n_offered": list(self._n_offered), "n_unrefreshed": self._n_unrefreshed}
+        for name in PARTS:
             part_arrays, meta[name] = getattr(self, name).state(whole=whole)
             arrays |= {f"{name}.{key}": value for key, value in part_arrays.items()}
         if self._shared is not None:
@@ -174,8 +188,8 @@ class ReplayMemory:
 
     def restore(self, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> None:
         """Take back what `state` gave."""
-        self._n_offered = list(meta["n_offered"])
-        for name in ("rehearsed", "held_back"):
+        self._n_offered, self._n_unrefreshed = list(meta["n_offered"]), meta["n_unrefreshed"]
+        for name in PARTS:
             getattr(self, name).restore(under(arrays, f"{name}."), meta[name])
         if self._shared is not None:
             self._shared.restore(under(arrays, "codec."))
@@ -200,9 +214,3 @@ def _split(n_exemplars: int, held_back_every: int) -> tuple[int, int]:
     """Capacities of the rehearsed and the held-back part; the latter is never without a place."""
     held_back = max(n_exemplars // held_back_every if held_back_every else 0, 1)
     return n_exemplars - held_back, held_back
-
-
-def _shares(held_back_every: int) -> tuple[float, float]:
-    """Of all offers, how many each part gets."""
-    held_back = 1 / held_back_every if held_back_every else 0.0
-    return 1 - held_back, held_back

@@ -120,6 +120,11 @@ class Reservoir:
         return self._rows.nbytes + self.capacity * ABOUT_BYTES + own
 
     @property
+    def unsaved_bytes(self) -> int:
+        """Of `nbytes`, rows that a file is to take over after the next snapshots."""
+        return self._rows.unsaved_bytes
+
+    @property
     def disk_bytes(self) -> int:
         """Bytes of disk held."""
         return self._rows.disk_bytes

@@ -21,7 +21,7 @@ ENTRY_BYTES = 200
 class RamRows:
     """Rows (capacity, width) in RAM; every page is touched at once, so what is counted is resident."""
 
-    disk_bytes = 0
+    disk_bytes = unsaved_bytes = 0
 
     def __init__(self, capacity: int, width: int, dtype: DTypeLike) -> None:
         self.all = np.empty((capacity, width), dtype=dtype)
@@ -91,14 +91,10 @@ class RowFile(msgspec.Struct, frozen=True, kw_only=True):
     owner: str = ""
     unsaved_rows: int = 3000
 
-    def part(self, name: str, share: float) -> RowFile:
-        """The file of a part of the memory."""
-        return RowFile(
-            path=self.path.with_name(f"{self.path.name}.{name}"),
-            max_bytes=self.max_bytes,
-            owner=self.owner,
-            unsaved_rows=int(self.unsaved_rows * share) + 1,
-        )
+    def part(self, name: str) -> RowFile:
+        """The file of a part of the memory; RAM for changed rows is set aside for all parts together."""
+        path = self.path.with_name(f"{self.path.name}.{name}")
+        return msgspec.structs.replace(self, path=path, unsaved_rows=0)
 
 
 class _Header(msgspec.Struct, frozen=True, kw_only=True):
@@ -157,7 +153,12 @@ class FileRows:
     @property
     def nbytes(self) -> int:
         """Bytes of RAM: changed rows, or what is set aside for them."""
-        return max(self._reserved, len(self._changed)) * (self.row_bytes + ENTRY_BYTES)
+        return max(self._reserved * (self.row_bytes + ENTRY_BYTES), self.unsaved_bytes)
+
+    @property
+    def unsaved_bytes(self) -> int:
+        """Bytes of RAM of changed rows."""
+        return len(self._changed) * (self.row_bytes + ENTRY_BYTES)
 
     @property
     def disk_bytes(self) -> int:

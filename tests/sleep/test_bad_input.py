@@ -117,7 +117,7 @@ def test_a_clock_that_jumps_across_the_night_window_neither_stops_a_sleep_nor_be
     learner.run([None])
     assert learner.status().sleep_state.endswith("waiting for the night window 22:00-06:00")
     Clock.shows += timedelta(hours=11)
-    learner.run([None], busy=lambda: True)
+    learner.run([None] * 5, busy=lambda: True)
     assert learner.knowledge.asleep
     Clock.shows -= timedelta(days=30, hours=10)  # noon, a month ago
     learner.run([None])
