@@ -29,7 +29,7 @@ from edge_cl.config import Settings
 from edge_cl.durable import DurableKnowledge
 from edge_cl.errors import BadReading, BudgetExceeded, StateUnwritable
 from edge_cl.knowledge import Knowledge
-from edge_cl.memory import Pending, PendingFeature
+from edge_cl.memory import PendingFeature
 from edge_cl.records import (
     Answer,
     Decision,
@@ -46,7 +46,7 @@ from edge_cl.records import (
     Status,
 )
 from edge_cl.rest import Rest
-from edge_cl.shares import exemplars_file
+from edge_cl.shares import exemplars_file, make_pending
 from edge_cl.state import StateStore
 from edge_cl.trust import PrequentialAccuracy
 
@@ -55,10 +55,6 @@ log = logging.getLogger(__name__)
 N_COMPARED = 16
 """A receipt says which of this many last readings would now be answered differently."""
 N_SCORES = 5
-QUEUE_BYTES = 256 * 1024
-"""Set aside for the outbox in memory and other queues, used or not: what fits must not depend on them."""
-PENDING_SHARE = 0.1
-"""Part of the budget for features that wait for a label."""
 
 
 class Learner:
@@ -74,7 +70,7 @@ class Learner:
         self.settings = settings
         self.encoder = encoders.create(bundle)
         self.ledger = Ledger(budget.ram_bytes)
-        self.pending = self._make_pending()
+        self.pending = make_pending(self.ledger, bundle.manifest.feature_size)
         self.accuracy = PrequentialAccuracy()
         self.n_readings = 0
         self.n_bad_readings = 0
@@ -147,7 +143,7 @@ class Learner:
 
     def observe(self, reading: Reading) -> Decision:
         """Answer one reading; never learns. Raises BadReading for a window that cannot be used."""
-        feature = self._encode(reading)
+        feature = encoders.encode(self.encoder, reading, self._shape)
         scores = self.knowledge.predict_one(feature)
         best = np.argsort(scores)[::-1][:N_SCORES]
         answer = int(best[0]) if scores.any() else -1
@@ -277,15 +273,6 @@ class Learner:
         # After an exception knowledge may be half-changed: the disk is right, so nothing is saved over it.
         self._durable.close(save=kind is None)
 
-    def _make_pending(self) -> Pending:
-        n_features = self.bundle.manifest.feature_size
-        pending = Pending.within(int(PENDING_SHARE * self.ledger.capacity_bytes), n_features)
-        self.ledger.require("pending features", pending.nbytes)
-        self.ledger.register("pending", lambda: pending.nbytes)
-        self.ledger.require("queues", QUEUE_BYTES)
-        self.ledger.register("queues", lambda: QUEUE_BYTES)
-        return pending
-
     def _make_knowledge(self) -> Knowledge:
         head = self.settings.head
         return Knowledge(
@@ -298,21 +285,6 @@ class Learner:
                 self.settings.memory, self.bundle, self._folder, self.settings.state.snapshot_labels
             ),
         )
-
-    def _encode(self, reading: Reading) -> FloatArray:
-        window = np.asarray(reading.window, dtype=np.float32)
-        if window.shape != self._shape:
-            raise BadReading(
-                f"reading {reading.id}: window {window.shape} is not the bundle's {self._shape}; dropped"
-            )
-        if not np.isfinite(window).all():
-            raise BadReading(f"reading {reading.id}: the window holds values that are not finite; dropped")
-        feature = self.encoder.encode(window)
-        if not np.isfinite(np.vdot(feature, feature)):  # heads refuse what has no square
-            raise BadReading(
-                f"reading {reading.id}: the encoder's feature is not finite, or beyond about 1e19; dropped"
-            )
-        return feature
 
     def _answer(self, reading: Reading) -> list[Decision]:
         try:

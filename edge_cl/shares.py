@@ -9,11 +9,25 @@ from edge_cl.bundle import Bundle
 from edge_cl.config import MemorySettings
 from edge_cl.errors import BudgetExceeded, ConfigError
 from edge_cl.heads import Head
-from edge_cl.memory import LEAST_EXEMPLARS, ReplayMemory, Reservoir, RowFile
+from edge_cl.memory import LEAST_EXEMPLARS, Pending, ReplayMemory, Reservoir, RowFile
 from edge_cl.nap import MAX_LEARNED
 
 EXEMPLARS_FILE = "exemplars"
 """In the state folder, with the name of the memory's part behind it."""
+QUEUE_BYTES = 256 * 1024
+"""Set aside for the outbox in memory and other queues, used or not: what fits must not depend on them."""
+PENDING_SHARE = 0.1
+"""Part of the budget for features that wait for a label."""
+
+
+def make_pending(ledger: Ledger, n_features: int) -> Pending:
+    """Room for features that wait for a label; it and the queues are registered with the ledger."""
+    pending = Pending.within(int(PENDING_SHARE * ledger.capacity_bytes), n_features)
+    ledger.require("pending features", pending.nbytes)
+    ledger.register("pending", lambda: pending.nbytes)
+    ledger.require("queues", QUEUE_BYTES)
+    ledger.register("queues", lambda: QUEUE_BYTES)
+    return pending
 
 
 def smallest_memory(settings: MemorySettings, bundle: Bundle, file: RowFile | None) -> ReplayMemory:

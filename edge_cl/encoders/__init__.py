@@ -7,12 +7,13 @@ import numpy as np
 from edge_cl.bundle import Bundle
 from edge_cl.encoders.base import Encoder
 from edge_cl.encoders.identity import IdentityEncoder
-from edge_cl.errors import BundleError
+from edge_cl.errors import BadReading, BundleError
+from edge_cl.records import FloatArray, Reading
 
 GOLDEN_TOLERANCE = 1e-3
 """Largest accepted difference to the exporter's features, relative to their scale."""
 
-__all__ = ["GOLDEN_TOLERANCE", "Encoder", "create", "golden_error"]
+__all__ = ["GOLDEN_TOLERANCE", "Encoder", "create", "encode", "golden_error"]
 
 
 def create(bundle: Bundle) -> Encoder:
@@ -33,6 +34,21 @@ def create(bundle: Bundle) -> Encoder:
     raise BundleError(
         f"bundle asks for encoder {kind!r}; this edge-cl knows onnx and identity: upgrade edge-cl"
     )
+
+
+def encode(encoder: Encoder, reading: Reading, shape: tuple[int, int]) -> FloatArray:
+    """The feature (D,) of a reading whose window should have this shape; BadReading when it is of no use."""
+    window = np.asarray(reading.window, dtype=np.float32)
+    if window.shape != shape:
+        raise BadReading(f"reading {reading.id}: window {window.shape} is not the bundle's {shape}; dropped")
+    if not np.isfinite(window).all():
+        raise BadReading(f"reading {reading.id}: the window holds values that are not finite; dropped")
+    feature = encoder.encode(window)
+    if not np.isfinite(np.vdot(feature, feature)):  # heads refuse what has no square
+        raise BadReading(
+            f"reading {reading.id}: the encoder's feature is not finite, or beyond about 1e19; dropped"
+        )
+    return feature
 
 
 def golden_error(encoder: Encoder, bundle: Bundle) -> float | None:
