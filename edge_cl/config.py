@@ -96,7 +96,7 @@ class SleepSettings(Section, frozen=True, kw_only=True):
 
     Amounts: at most `steps` optimisation steps and `cpu_s` seconds of processor time (0: no limit), in
     slices of about `slice_ms`. `sampler` orders what is rehearsed; see :mod:`edge_cl.sleep.samplers`. The new
-    head is refused when a class would lose more than `class_margin` of its accuracy.
+    head is refused when a class would lose more than `class_margin`, or twice that while all gain as much.
     """
 
     after_labels: int = 256

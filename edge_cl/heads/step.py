@@ -155,6 +155,13 @@ class StepHead(Head):
         """The network's scores alone: what a sleep changes. Held-back exemplars are never rehearsed."""
         return self._network(X)
 
+    def settle(self, X: FloatArray, y: NDArray[np.int64]) -> None:
+        """Empty the local memory: what it held the network has rehearsed. Left in, the last labels before a
+        sleep would outweigh all others after it."""
+        if self.fast.n:
+            self.fast = FastMemory(self.fast.window, self.n_features, self.n_classes)
+        self._stale = False
+
     def _begin(self, exemplars: Exemplars) -> NDArray[np.bool_]:
         """Take scales, give the rows of new classes their start; returns which classes are new, (C,)."""
         self.standardise.refit(exemplars.selected(N_SCALE)[0])

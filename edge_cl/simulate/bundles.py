@@ -34,11 +34,16 @@ def bundle_for(data: Path, scenario: str) -> Bundle:
     BundleError
         When none is cached and the exporter is missing or fails.
     """
+    return Bundle.load(bundle_file_for(data, scenario))
+
+
+def bundle_file_for(data: Path, scenario: str) -> Path:
+    """The file of `bundle_for`."""
     version = importlib.metadata.version("edge-cl")
     cached = cache_folder() / f"{data.stem}-{scenario}-{data.stat().st_size}-{version}.ecl"
     if not cached.exists():
         _export(data, scenario, cached)
-    return Bundle.load(cached)
+    return cached
 
 
 def _export(data: Path, scenario: str, out: Path) -> None:

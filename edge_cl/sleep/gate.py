@@ -82,7 +82,8 @@ def judge(
     n_known
         Classes that the old head knows; those of them that are not in y count as unknown, not as unchanged.
     class_margin
-        No class may lose a larger share.
+        No class may lose a larger share; up to twice that when balanced accuracy gains as much, since a new
+        class that looks like an old one takes some of its answers.
     """
     n = len(y)
     right = [found[:, 0] > found[:, 1] for found in (before, after)]
@@ -104,7 +105,7 @@ def judge(
         found += f", {n_known - len(by_class)} of {n_known} classes unjudged"
     if max(possible, fall) > TOLERANCE:
         reason = f"{found} leaves a fall of {max(possible, fall):.1%} possible; {TOLERANCE:.0%} is allowed"
-    elif worst < -class_margin:
+    elif worst < -class_margin - min(max(accuracy.mean, 0.0), class_margin):
         reason = f"a class would lose {-worst:.0%}"
     else:
         return Verdict(True, found, was, would_be, n, by_class)
