@@ -274,16 +274,14 @@ class Learner:
         self._durable.close(save=kind is None)
 
     def _make_knowledge(self) -> Knowledge:
-        head = self.settings.head
+        s = self.settings
         return Knowledge(
             self.bundle,
             self.ledger,
-            head_name=head.name,
-            head_options=head.options,
-            memory=self.settings.memory,
-            file=exemplars_file(
-                self.settings.memory, self.bundle, self._folder, self.settings.state.snapshot_labels
-            ),
+            head_name=s.head.name,
+            head_options=s.head.options,
+            memory=s.memory,
+            file=exemplars_file(s.memory, self.bundle, self._folder, s.state.snapshot_labels),
         )
 
     def _answer(self, reading: Reading) -> list[Decision]:
@@ -330,8 +328,7 @@ class Learner:
             return receipts.refusal(label, reading_id, "duplicate", "this reading already has this label")
         if known is not None:
             return None
-        message = receipts.not_remembered(reading_id, self.pending.capacity)
-        return receipts.refusal(label, reading_id, "unknown-reading", message)
+        return receipts.not_remembered(label, reading_id, self.pending.capacity)
 
     def _refresh(self) -> None:
         """Note how a head that just changed would answer the last readings, so that no label is blamed."""

@@ -92,11 +92,10 @@ def test_a_sleep_that_takes_too_long_is_not_begun_again_on_the_same_labels(bundl
     assert len(reports(answers)) == 1
 
 
-def test_a_sleep_dropped_late_is_repeated_exactly(tmp_path):
-    bundle = make_bundle(tmp_path / "b.ecl", "logistic", prior=False)
+def test_a_sleep_dropped_late_is_repeated_exactly(tmp_path, bundle):
     settings = settings_from({"sleep": TINY | {"sampler": "spaced"}})
     digests = []
-    for n_pieces in range(1, 40):
+    for n_pieces in range(10, 40):
         state = tmp_path / f"s{n_pieces}"
         learner = Learner.from_bundle(bundle, state_dir=state, settings=settings)
         run(learner, World(seed=4, shift=1.0).events(300))
