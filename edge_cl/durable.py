@@ -24,11 +24,13 @@ FIXED_BYTES = 64 * 1024
 class Woken(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """How a sleep ended: all that its repetition must know besides its plan.
 
-    `n_steps` is set when it was ended early, `drop` when it was not waited for.
+    `n_steps` is set when it was ended early, `drop` when it was not waited for, `tried` when it then counts
+    as slept all the same.
     """
 
     n_steps: int | None = None
     drop: str = ""
+    tried: bool = False
     cpu_s: float = 0.0
 
 
@@ -70,14 +72,17 @@ class DurableKnowledge:
             self._require_room(store)
 
     def _require_room(self, store: StateStore) -> None:
-        """Two snapshots, a third while it is written, and the journal between them must fit on the disk."""
+        """Two snapshots, a third while it is written, the journal between them and exemplars in a file must
+        fit on the disk."""
         knowledge = self.knowledge
         snapshot = knowledge.head.nbytes + knowledge.memory.nbytes + FIXED_BYTES
         journal = 4 * self._snapshot_labels * (4 * knowledge.head.n_features + ROW_BYTES)
-        if 3 * snapshot + journal > store.capacity_bytes:
+        needed = 3 * snapshot + journal + knowledge.memory.disk_bytes
+        if needed > store.capacity_bytes:
             raise BudgetExceeded(
-                f"{store.folder}: snapshots and journal need {3 * snapshot + journal:,} bytes of disk, "
-                f"the budget is {store.capacity_bytes:,}; raise budget.disk_mb, or choose a smaller head"
+                f"{store.folder}: snapshots, journal and exemplars need {needed:,} bytes of disk, the budget "
+                f"is {store.capacity_bytes:,}; raise budget.disk_mb, lower memory.max_mb, or choose a "
+                "smaller head"
             )
 
     @property
@@ -111,7 +116,8 @@ class DurableKnowledge:
         """Journal that a sleep begins, work through it in slices, journal how it ended, snapshot.
 
         A slice ends after about `slice_s` seconds, or sooner when `busy()`. After `cpu_s` seconds of work the
-        rehearsal ends early, or, where the head cannot, the sleep is dropped. A sleep that a stop cut off is
+        rehearsal ends early, or, where the head cannot, the sleep is dropped, and its labels count as slept
+        on: another try would take as long. A sleep that a stop cut off is
         taken up again instead, by its own plan.
         """
         if not self.knowledge.asleep:
@@ -141,7 +147,7 @@ class DurableKnowledge:
                 if knowledge is not self.knowledge or not knowledge.asleep:
                     return
                 began, cpu_began = time.monotonic(), time.process_time()
-        self._wake(drop, spent_s + time.process_time() - cpu_began)
+        self._wake(drop, spent_s + time.process_time() - cpu_began, tried=bool(drop))
         yield SleepProgress(phase="snapshot", done=0, total=1)
         if knowledge is self.knowledge:
             self.snapshot()
@@ -158,13 +164,13 @@ class DurableKnowledge:
                 pass
         self._wake(drop, time.process_time() - began)
 
-    def _wake(self, drop: str, cpu_s: float) -> None:
+    def _wake(self, drop: str, cpu_s: float, *, tried: bool = False) -> None:
         n_steps, ended_early = self.knowledge.steps_done()
-        woken = Woken(n_steps=n_steps if ended_early else None, drop=drop, cpu_s=round(cpu_s, 4))
+        woken = Woken(n_steps=n_steps if ended_early else None, drop=drop, tried=tried, cpu_s=round(cpu_s, 4))
         self._journal(
             Entry(seq=self.seq + 1, kind="wake", label="", source=msgspec.json.encode(woken).decode())
         )
-        self.knowledge.wake(drop=drop, cpu_s=cpu_s)
+        self.knowledge.wake(drop=drop, tried=tried, cpu_s=cpu_s)
 
     def label_of(self, reading_id: str) -> str | None:
         """The label the journal holds for a reading, None when it holds none."""
@@ -175,9 +181,17 @@ class DurableKnowledge:
 
         Raises StateUnwritable; call `rollback` then, to know again what the disk holds.
         """
+        if self._store is not None:
+            self._store.journal.commit()
+
+    def snapshot_if_due(self) -> None:
+        """After a commit: a snapshot when the journal has grown long; a sleep that stands in its way ends.
+
+        Raises StateUnwritable when that end cannot be journalled; call `rollback` then. What was committed
+        stays.
+        """
         if self._store is None:
             return
-        self._store.journal.commit()
         if self.seq - self._snapshot_seq >= self._snapshot_labels * (2 if self.knowledge.asleep else 1):
             self.end_sleep()
             self.snapshot()
@@ -265,7 +279,7 @@ class DurableKnowledge:
             if not woken.drop:
                 for _ in self.knowledge.sleep_pieces(woken.n_steps):
                     pass
-            self.knowledge.wake(drop=woken.drop, cpu_s=woken.cpu_s)
+            self.knowledge.wake(drop=woken.drop, tried=woken.tried, cpu_s=woken.cpu_s)
 
     def _as_snapshot(self) -> Snapshot:
         meta, arrays = self.knowledge.state()

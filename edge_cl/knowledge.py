@@ -77,12 +77,12 @@ class Knowledge:
         self._asked_options = options
         self.class_names: list[str] = list(bundle.manifest.class_names)
         self.calibrate = Calibrator()
-        self.n_labels = 0
-        self.n_sleeps = 0
-        self.labels_since_sleep = 0
+        self.n_labels = self.n_sleeps = self.labels_since_sleep = 0
         self.reports: list[SleepReport] = []
         """Of the last sleeps, oldest first."""
         self._ledger = ledger
+        shares.release(ledger)  # what this one replaces, after a rollback
+        self._memory_settings = memory
         self._prior = bundle.prior()
         self.stability = Stability()
         """Of the head awake, on held-back exemplars."""
@@ -103,7 +103,8 @@ class Knowledge:
         except BudgetExceeded as error:
             raise BudgetExceeded(
                 f"{error}. The budget's free {ledger.free_bytes:,} bytes also hold its copy in a sleep "
-                "and the smallest memory; raise the budget (ram_mb), or choose: `edge-cl heads --budget-mb`"
+                "and the smallest memory; raise budget.ram_mb, or choose a smaller head: "
+                "`edge-cl heads --budget-mb N` shows which fit"
             ) from error
         except ValueError as error:
             raise ConfigError(
@@ -115,8 +116,6 @@ class Knowledge:
     def _share_out(self, settings: MemorySettings) -> None:
         """The head and its sleeping copy take what they need of the budget, the memory what is left."""
         ledger = self._ledger
-        for name in ("head", "sleep", "memory"):
-            ledger.release(name)
         ledger.require("head", self.head.nbytes)
         ledger.register("head", lambda: self.head.nbytes)
         ledger.require("sleep", self._sleep_bytes())
@@ -237,17 +236,18 @@ class Knowledge:
         rehearsal = self._asleep().rehearsal
         return rehearsal.n_steps, rehearsal.ended_early
 
-    def wake(self, *, drop: str = "", cpu_s: float = 0.0) -> SleepReport:
+    def wake(self, *, drop: str = "", tried: bool = False, cpu_s: float = 0.0) -> SleepReport:
         """End the sleep: swap heads if the new one was found better, else keep the old one, bit for bit.
 
-        `drop` says why not to wait for the verdict; then the labels before the sleep count as not slept on.
+        `drop` says why not to wait for the verdict; then, unless `tried`, the labels before the sleep count
+        as not slept on.
         The memory takes in what was learned meanwhile.
         """
         nap = self._asleep()
         for _ in self.sleep_pieces() if not drop else ():
             pass
         self._evaluate()
-        if drop:
+        if drop and not tried:
             self.labels_since_sleep += nap.labels_before
         else:
             self._offered_at_sleep = self.memory.rehearsed.n_offered
@@ -255,7 +255,8 @@ class Knowledge:
             self.head, self.calibrate = nap.rehearsal.candidate, nap.calibrate
             self._evaluate()
         self._nap = None
-        nap.note_recall(self.memory)
+        if not drop:  # the repetition of a dropped sleep asks nothing
+            nap.note_recall(self.memory)
         for x, y in nap.learned:
             self.memory.add(x, y)
         report = nap.report(
@@ -351,4 +352,5 @@ class Knowledge:
         self._offered_at_sleep = meta["offered_at_sleep"]
         self.reports = msgspec.convert(meta["reports"], list[SleepReport])
         self.stability.restore(meta["stability"])
+        shares.fit_settings(self._memory_settings, self.head, self.memory)
         shares.fit_budget(self._ledger, self.head, self.memory)

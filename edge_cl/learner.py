@@ -211,7 +211,7 @@ class Learner:
             if time.monotonic() - self._committed_at >= self.settings.state.commit_ms / 1000:
                 _emit(sinks, self._commit())
             self._doze(sinks, busy)
-        while self._rest.asleep and not busy():
+        while self._rest.asleep and not self._rest.waits and not busy():
             self._doze(sinks, busy)
         _emit(sinks, [*self._commit(), self.status()])
 
@@ -220,7 +220,7 @@ class Learner:
             self._rest.note_reading(urgent=event.urgent)
             _emit(sinks, self._answer(event))
             if event.urgent:
-                self._woken(self._rest.stop("an urgent reading came"), sinks)
+                self._rested(lambda: self._rest.stop("an urgent reading came"), sinks)
         elif isinstance(event, Label):
             _emit(sinks, self._teach(event))
         elif isinstance(event, SleepRequest):
@@ -274,16 +274,14 @@ class Learner:
         self._durable.close(save=kind is None)
 
     def _make_knowledge(self) -> Knowledge:
-        head = self.settings.head
+        s = self.settings
         return Knowledge(
             self.bundle,
             self.ledger,
-            head_name=head.name,
-            head_options=head.options,
-            memory=self.settings.memory,
-            file=exemplars_file(
-                self.settings.memory, self.bundle, self._folder, self.settings.state.snapshot_labels
-            ),
+            head_name=s.head.name,
+            head_options=s.head.options,
+            memory=s.memory,
+            file=exemplars_file(s.memory, self.bundle, self._folder, s.state.snapshot_labels),
         )
 
     def _answer(self, reading: Reading) -> list[Decision]:
@@ -307,10 +305,8 @@ class Learner:
         try:
             seq, lesson = self._durable.learn(label, reading_id, known.feature)
         except StateUnwritable as error:
-            return [
-                *self._predict_only(error),
-                receipts.refusal(label, reading_id, "refused", self._refusing),
-            ]
+            lost = self._predict_only(error)
+            return [*lost, receipts.refusal(label, reading_id, "refused", self._refusing)]
         except BudgetExceeded as error:
             return [receipts.refusal(label, reading_id, "refused", str(error))]
         if known.answer >= 0:
@@ -332,8 +328,7 @@ class Learner:
             return receipts.refusal(label, reading_id, "duplicate", "this reading already has this label")
         if known is not None:
             return None
-        message = receipts.not_remembered(reading_id, self.pending.capacity)
-        return receipts.refusal(label, reading_id, "unknown-reading", message)
+        return receipts.not_remembered(label, reading_id, self.pending.capacity)
 
     def _refresh(self) -> None:
         """Note how a head that just changed would answer the last readings, so that no label is blamed."""
@@ -361,6 +356,10 @@ class Learner:
         if given:
             self._refusing = ""
         given, self._owed = self._owed + given, []
+        try:
+            self._durable.snapshot_if_due()
+        except StateUnwritable as error:  # those given are durable all the same
+            self._predict_only(error)
         return given
 
     def _predict_only(self, error: StateUnwritable) -> list[Receipt]:
@@ -382,17 +381,17 @@ class Learner:
 
     def _doze(self, sinks: Sequence[Sink], busy: Callable[[], bool]) -> None:
         """One slice of sleep, when asleep or when it is time to be."""
-        if self._refusing:
-            return
+        if not self._refusing:
+            self._rested(lambda: self._rest.doze(busy), sinks)
+
+    def _rested(self, do: Callable[[], SleepReport | None], sinks: Sequence[Sink]) -> None:
+        """Do something about a sleep that may end it; a disk that takes nothing stops only the learning."""
         try:
-            self._woken(self._rest.doze(busy), sinks)
+            if report := do():
+                self._refresh()
+                _emit(sinks, [report])
         except StateUnwritable as error:
             _emit(sinks, self._predict_only(error))
-
-    def _woken(self, report: SleepReport | None, sinks: Sequence[Sink]) -> None:
-        if report is not None:
-            self._refresh()
-            _emit(sinks, [report])
 
 
 def _emit(sinks: Sequence[Sink], answers: Sequence[Answer]) -> None:

@@ -54,11 +54,12 @@ def unusable(label: Label) -> str:
     return ""
 
 
-def not_remembered(reading_id: str, capacity: int) -> str:
-    """Why a label's reading cannot be found."""
-    if not reading_id:
-        return "no reading was seen yet; label after the first one"
-    return (
-        f"reading {reading_id!r} is not among the last {capacity} readings since the device started; "
-        "label newer readings, or label sooner"
-    )
+def not_remembered(label: Label, reading_id: str, capacity: int) -> Receipt:
+    """The receipt of a label whose reading cannot be found."""
+    message = "no reading was seen yet; label after the first one"
+    if reading_id:
+        message = (
+            f"reading {reading_id!r} is not among the last {capacity} readings since the device started; "
+            "label newer readings, or label sooner"
+        )
+    return refusal(label, reading_id, "unknown-reading", message)

@@ -57,6 +57,11 @@ class Rest:
         """Whether a sleep is under way."""
         return self._nap is not None
 
+    @property
+    def waits(self) -> bool:
+        """Whether the surroundings kept a sleep from going on when it was last its turn."""
+        return bool(self._waits_for)
+
     def note_reading(self, *, urgent: bool) -> None:
         """A reading came."""
         self._idle_since = time.monotonic()
@@ -70,8 +75,14 @@ class Rest:
             self._best = now if self._best is None else max(self._best, now)
 
     def request(self) -> None:
-        """Somebody asks for a sleep: it needs no other cause, and conditions do not matter."""
-        self._requested = True
+        """Somebody asks for a sleep: it needs no other cause, and conditions do not matter.
+
+        One that is under way is the one asked for.
+        """
+        if self.asleep:
+            self._on_request = True
+        else:
+            self._requested = True
 
     def doze(self, busy: Callable[[], bool]) -> SleepReport | None:
         """One slice of sleep, when asleep or when it is time to be; the report at the end of a sleep.
@@ -104,19 +115,23 @@ class Rest:
         self._best = None
 
     def stop(self, why: str) -> SleepReport | None:
-        """Drop the sleep under way, if any; its report."""
+        """Drop the sleep under way, if any; its report. A request whose sleep has not begun stands."""
         if self._nap is None:
+            return None
+        if self._progress is None and not self._durable.knowledge.asleep:
+            self.forget()
             return None
         self._durable.end_sleep(drop=why)
         return self._woken()
 
     def forget(self) -> None:
-        """The knowledge that slept is no more."""
+        """The knowledge that slept is no more; a request for that sleep stands."""
+        self._requested = self._requested or (self.asleep and self._on_request)
         self._nap = self._progress = None
 
     def describe(self) -> str:
         """For a person: how far a sleep is, what it waits for, or how much there would be to sleep on."""
-        if self._progress is not None:
+        if self._progress is not None and self._durable.knowledge.asleep:
             doing = f"asleep: {self._progress.phase} {self._progress.done:,} of {self._progress.total:,}"
         else:
             doing = f"awake, {self._durable.knowledge.labels_since_sleep:,} labels since the last sleep"
@@ -138,7 +153,7 @@ class Rest:
         return True
 
     def _woken(self) -> SleepReport | None:
-        self.forget()
+        self._nap = self._progress = None
         report = self._durable.knowledge.last_sleep
         if report is not None:
             log.info("sleep %d ended: %s", report.n_sleep, report.reason)

@@ -107,6 +107,12 @@ def class_bytes(head: Head) -> int:
 
 def memory_bytes_beside_one_more_class(ledger: Ledger, head: Head, memory: ReplayMemory, label: str) -> int:
     """What the memory may hold when the head grows by a class; BudgetExceeded when that is too little."""
+    n = memory.rehearsed.capacity + memory.held_back.capacity
+    if n < _least_exemplars(head.n_classes + 1):
+        raise BudgetExceeded(
+            f"no room for a class {label!r}: the memory holds {n} exemplars at most, {head.n_classes + 1} "
+            f"classes need {_least_exemplars(head.n_classes + 1)}; raise memory.max_mb or budget.ram_mb"
+        )
     needed = class_bytes(head) - ledger.free_bytes
     if needed <= 0:
         return memory.nbytes
@@ -117,6 +123,27 @@ def memory_bytes_beside_one_more_class(ledger: Ledger, head: Head, memory: Repla
             f"bytes and the memory is already at {memory.nbytes:,}; raise budget.ram_mb"
         )
     return left
+
+
+def release(ledger: Ledger) -> None:
+    """Give back what knowledge took of the budget."""
+    for name in ("head", "sleep", "memory"):
+        ledger.release(name)
+
+
+def fit_settings(settings: MemorySettings, head: Head, memory: ReplayMemory) -> None:
+    """After a restore under a smaller `memory.max_mb` than then: the memory keeps to it."""
+    held = memory.rehearsed.capacity + memory.held_back.capacity
+    most = memory.nbytes if settings.file else int(settings.max_mb * MIB)
+    n = memory.n_exemplars(most)
+    if n >= held:
+        return
+    if n < _least_exemplars(head.n_classes):
+        raise BudgetExceeded(
+            f"memory.max_mb ({settings.max_mb:g}) has room for {n} exemplars, the {head.n_classes} classes "
+            f"that were learned need {_least_exemplars(head.n_classes)}; raise it"
+        )
+    memory.resize(most)
 
 
 def fit_budget(ledger: Ledger, head: Head, memory: ReplayMemory) -> None:

@@ -134,7 +134,7 @@ def _plastic_head(given: Given, feature_shape: tuple[int, ...]) -> PlasticHead |
     if given.head != "step" and not named:
         return None
     if given.head not in ("step", heads.DEFAULT):
-        raise ConfigError(f"{', '.join(named)} are for --head step; found --head {given.head}")
+        raise ConfigError(f"{', '.join(named)}: only for --head step; found --head {given.head}")
     if given.head_mb is not None:
         raise ConfigError(
             "--head-mb chooses among versions of a head; the size of step is that of your network"

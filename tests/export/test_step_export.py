@@ -76,7 +76,7 @@ def test_a_cut_model_and_a_conv_block(tmp_path: Path, monkeypatch: pytest.Monkey
     ("words", "error", "says"),
     [
         (["--split-at", "stm"], BundleError, "no such layer; the nearest are stem"),
-        (["--split-at", "stem", "--head", "slda"], ConfigError, "--split-at are for --head step"),
+        (["--split-at", "stem", "--head", "slda"], ConfigError, "--split-at: only for --head step"),
         (["--head", "step", "--head-mb", "3"], ConfigError, "--head-mb"),
         (["--plastic-head", "nowhere:Head"], ConfigError, "--plastic-head 'nowhere:Head' cannot be imported"),
         (
