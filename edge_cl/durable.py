@@ -78,10 +78,10 @@ class DurableKnowledge:
         snapshot = knowledge.head.nbytes + knowledge.memory.nbytes + FIXED_BYTES
         journal = 4 * self._snapshot_labels * (4 * knowledge.head.n_features + ROW_BYTES)
         needed = 3 * snapshot + journal + knowledge.memory.disk_bytes
-        if needed > store.capacity_bytes:
+        if needed > store.disk.capacity_bytes:
             raise BudgetExceeded(
                 f"{store.folder}: snapshots, journal and exemplars need {needed:,} bytes of disk, the budget "
-                f"is {store.capacity_bytes:,}; raise budget.disk_mb, lower memory.max_mb, or choose a "
+                f"is {store.disk.capacity_bytes:,}; raise budget.disk_mb, lower memory.max_mb, or choose a "
                 "smaller head"
             )
 

@@ -6,11 +6,14 @@ import fcntl
 import os
 from pathlib import Path
 
-from edge_cl.errors import StateCorrupt, StateError, StateUnwritable
+from edge_cl.budget import Ledger
+from edge_cl.errors import BudgetExceeded, StateCorrupt, StateError, StateUnwritable
 from edge_cl.state.journal import Entry, Journal
 from edge_cl.state.snapshots import Snapshot, Snapshots
 
 JOURNAL = "journal.db"
+KINDS = {"journal": JOURNAL, "snapshots": "slot-", "exemplars": "exemplars", "outbox": "outbox"}
+"""What lies in the folder, by how the names of its files begin."""
 CHECK_EVERY = 8
 """Journal entries between two looks at the folder's size."""
 
@@ -35,7 +38,10 @@ class StateStore:
 
     def __init__(self, folder: str | Path, bundle_id: str, capacity_bytes: int) -> None:
         self.folder = Path(folder)
-        self.capacity_bytes = capacity_bytes
+        self.disk = Ledger(capacity_bytes, setting="budget.disk_mb")
+        """Who holds how much of the disk."""
+        for kind in (*KINDS, "other files"):
+            self.disk.register(kind, lambda kind=kind: self._nbytes(kind))  # type: ignore[misc]
         try:
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         except OSError as error:
@@ -96,16 +102,20 @@ class StateStore:
         self.journal.skip_to(snapshot.seq)
 
     def _require_room(self, nbytes: int) -> None:
-        held = self.nbytes() + nbytes
-        if held > self.capacity_bytes:
-            raise StateUnwritable(
-                f"{self.folder}: would hold {held:,} bytes of a disk budget of {self.capacity_bytes:,}; "
-                "raise budget.disk_mb"
-            )
+        try:
+            self.disk.require("the state folder", nbytes)
+        except BudgetExceeded as error:
+            raise StateUnwritable(f"{self.folder}: {error}") from error
 
-    def nbytes(self) -> int:
-        """Bytes of the folder's files on disk."""
-        return sum(entry.stat().st_size for entry in os.scandir(self.folder) if entry.is_file())
+    def _nbytes(self, kind: str) -> int:
+        """Bytes of the folder's files of one kind."""
+        known = tuple(KINDS.values())
+        return sum(
+            entry.stat().st_size
+            for entry in os.scandir(self.folder)
+            if entry.is_file()
+            and (entry.name.startswith(KINDS[kind]) if kind in KINDS else not entry.name.startswith(known))
+        )
 
     def close(self) -> None:
         """Close the journal and let the folder go."""

@@ -195,7 +195,7 @@ def test_the_disk_budget_is_kept(tmp_path):
         for k in range(1, 5000):
             store.append(entry(k))
             store.journal.commit()
-            assert store.nbytes() <= budget + 200_000
+            assert store.disk.held_bytes <= budget + 200_000
     with pytest.raises(StateUnwritable, match=r"of a disk budget of 200,000"):
         store.save(snapshot(100_000))
     assert not list((tmp_path / "s").glob("*.snapshot"))
