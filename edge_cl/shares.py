@@ -18,6 +18,8 @@ QUEUE_BYTES = 256 * 1024
 """Set aside for the outbox in memory and other queues, used or not: what fits must not depend on them."""
 PENDING_SHARE = 0.1
 """Part of the budget for features that wait for a label."""
+CHOICE_BYTES = 100
+"""What a sleep holds of every exemplar it can choose: class, age, recall, the sampler's orders; measured."""
 
 
 def make_pending(ledger: Ledger, n_features: int) -> Pending:
@@ -78,7 +80,7 @@ def most_memory_bytes(settings: MemorySettings, free_bytes: int, head: Head, mem
     Raises BudgetExceeded when the settings leave room for fewer exemplars than the head's classes need.
     """
     spare = free_bytes - memory.own_bytes
-    row, decoded = memory.row_bytes, _decoded_row_bytes(head.n_features)
+    row, decoded = memory.row_bytes + CHOICE_BYTES, _decoded_row_bytes(head.n_features)
     n = spare // (row + decoded)
     if n > head.most_decoded:
         n = (spare - head.most_decoded * decoded) // row
@@ -95,9 +97,11 @@ def most_memory_bytes(settings: MemorySettings, free_bytes: int, head: Head, mem
 
 
 def sleep_bytes(head: Head, memory: ReplayMemory) -> int:
-    """What a sleep holds: candidate head, rehearsed exemplars, decoded, labels that come meanwhile."""
+    """What a sleep holds: candidate head, rehearsed exemplars, decoded, what chooses among all, labels that
+    come meanwhile."""
+    choice = memory.rehearsed.capacity * CHOICE_BYTES
     decoded = min(memory.rehearsed.capacity, head.most_decoded) * _decoded_row_bytes(head.n_features)
-    return head.nbytes + head.rehearse_bytes + decoded + beside_rows_bytes(head.n_features)
+    return head.nbytes + head.rehearse_bytes + decoded + choice + beside_rows_bytes(head.n_features)
 
 
 def class_bytes(head: Head) -> int:
@@ -148,7 +152,7 @@ def fit_settings(settings: MemorySettings, head: Head, memory: ReplayMemory) -> 
 
 def fit_budget(ledger: Ledger, head: Head, memory: ReplayMemory) -> None:
     """After a restore under a smaller budget than then: the memory gives what is over."""
-    row, decoded = memory.row_bytes, _decoded_row_bytes(head.n_features)
+    row, decoded = memory.row_bytes, _decoded_row_bytes(head.n_features) + CHOICE_BYTES
     while (over := -ledger.free_bytes) > 0:
         left = memory.nbytes - max(over * row // (row + decoded), row)
         if left < _least_bytes(head.n_classes, memory):
@@ -161,7 +165,7 @@ def fit_budget(ledger: Ledger, head: Head, memory: ReplayMemory) -> None:
 
 def head_share(free_bytes: int, n_features: int) -> int:
     """Bytes of a budget that a head may hold: a sleep holds a copy of it and the exemplars, decoded."""
-    row = Reservoir.row_bytes(n_features) + _decoded_row_bytes(n_features)
+    row = Reservoir.row_bytes(n_features) + _decoded_row_bytes(n_features) + CHOICE_BYTES
     return max(free_bytes - LEAST_EXEMPLARS * row - beside_rows_bytes(n_features), 0) // 2
 
 

@@ -3,15 +3,17 @@
 import contextlib
 import itertools
 import re
+import tracemalloc
 
 import numpy as np
 import pytest
 
-from edge_cl import Budget, Label, Learner, SleepReport
+from edge_cl import Budget, Label, Learner, SleepReport, heads, shares
 from edge_cl.config import settings_from
 from edge_cl.errors import BudgetExceeded, StateUnwritable
-from edge_cl.records import Reading, SleepRequest
-from edge_cl.sleep import Surroundings
+from edge_cl.memory import ReplayMemory
+from edge_cl.records import Reading, SleepPlan, SleepRequest
+from edge_cl.sleep import Rehearsal, Surroundings
 from tests.worlds import NAMES, D, World, make_bundle, reading
 
 TINY = {"slice_ms": 1e-6, "after_labels": 0, "idle_s": 0}
@@ -223,3 +225,22 @@ def test_a_class_that_no_exemplar_would_be_kept_of_is_refused(bundle, tmp_path):
     assert refused and "max_mb" in refused[0].message
     counts = learner.knowledge.memory.rehearsed.class_counts
     assert min(counts) >= 1
+
+
+@pytest.mark.parametrize("sampler", ["balanced", "recent", "hard-first", "spaced"])
+def test_what_chooses_exemplars_is_counted(sampler):
+    memory = ReplayMemory(capacity_bytes=2**20, n_features=8)
+    X = np.random.default_rng(0).normal(size=(memory.n_exemplars(2**20), 8)).astype(np.float32)
+    for k, x in enumerate(X):
+        memory.add(x, k % 8)
+    head = heads.create("slda", n_features=8, n_classes=8, max_bytes=2**24)
+    plan = SleepPlan(cause="", sampler=sampler, steps=100, class_margin=0.2, began_s=0.0)
+    tracemalloc.start()
+    try:
+        rehearsal = Rehearsal(head, memory, plan, seed=1)
+        for _ in rehearsal.pieces():
+            pass
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert most <= 1.1 * shares.sleep_bytes(head, memory)

@@ -107,8 +107,8 @@ def test_a_damaged_format_number_is_damage_not_another_format(tmp_path):
     Snapshots(tmp_path).write(snapshot(1))
     path = next(tmp_path.glob("*.snapshot"))
     raw = path.read_bytes()
-    for number in b"013456789":
-        path.write_bytes(raw.replace(b'"format_version":2', b'"format_version":%c' % number, 1))
+    for number in b"012456789":
+        path.write_bytes(raw.replace(b'"format_version":3', b'"format_version":%c' % number, 1))
         with pytest.raises(StateCorrupt):
             read_snapshot(path)
 
