@@ -7,8 +7,9 @@ from typing import Any, Self
 
 import numpy as np
 
-from edge_cl.bundle import Bundle, PlasticParameter, PlasticSpec
+from edge_cl.bundle import Bundle
 from edge_cl.errors import BundleError, NumericalError
+from edge_cl.plastic import PlasticParameter, PlasticSpec
 from edge_cl.records import FloatArray
 
 Parameters = dict[str, FloatArray]

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from edge_cl.bundle import PlasticParameter, PlasticSpec
 from edge_cl.errors import BundleError
 from edge_cl.heads.program import StepProgram
+from edge_cl.plastic import PlasticParameter, PlasticSpec
 from edge_cl.records import FloatArray
 from edge_cl_export.anatomy import Factory, Named, PlasticModule, plastic_module
 from edge_cl_export.decompositions import decompositions, expand_late

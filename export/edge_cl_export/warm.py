@@ -7,10 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_cl.bundle import PlasticSpec, npz_bytes
+from edge_cl.bundle import npz_bytes
 from edge_cl.heads.program import StepProgram
 from edge_cl.heads.step import StepHead
 from edge_cl.memory.exemplars import Exemplars
+from edge_cl.plastic import PlasticSpec
 from edge_cl.records import FloatArray
 from edge_cl_export.anatomy import Factory
 from edge_cl_export.optimisers import StepSettings
