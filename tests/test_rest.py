@@ -172,7 +172,7 @@ def test_a_rollback_needs_no_more_than_the_budget(tmp_path):
 
 def test_exemplars_in_a_file_count_towards_the_disk_budget(bundle, tmp_path):
     def needed(**memory):
-        settings = settings_from({"memory": {"max_mb": 2.0, **memory}})
+        settings = settings_from({"memory": {"max_mb": 0.5, **memory}})
         with pytest.raises(BudgetExceeded, match=r"need ([\d,]+) bytes of disk") as refusal:
             Learner.from_bundle(
                 bundle,
@@ -184,12 +184,12 @@ def test_exemplars_in_a_file_count_towards_the_disk_budget(bundle, tmp_path):
         return n - 3 * nbytes(memory)
 
     def nbytes(memory):
-        settings = settings_from({"memory": {"max_mb": 2.0, **memory}})
+        settings = settings_from({"memory": {"max_mb": 0.5, **memory}})
         folder = tmp_path / f"other{len(memory)}"
         with Learner.from_bundle(bundle, state_dir=folder, settings=settings) as learner:
             return learner.knowledge.memory.nbytes
 
-    assert needed(file=True) - needed() == pytest.approx(2 * 2**20, rel=0.01)
+    assert needed(file=True) - needed() == pytest.approx(2**19, rel=0.02)
 
 
 def test_a_snapshot_does_not_call_a_stopped_device_asleep(bundle, tmp_path):
