@@ -222,14 +222,6 @@ class Reservoir:
             if slots:
                 return slots[int(self.rng.integers(len(slots)))]
 
-    def sample(self, n_per_class: int, rng: np.random.Generator) -> tuple[FloatArray, NDArray[np.int64]]:
-        """At most `n_per_class` exemplars of each class, without replacement, decoded."""
-        picked = [
-            rng.permutation(np.asarray(slots, dtype=np.int64))[:n_per_class] for slots in self._slots if slots
-        ]
-        slots = np.concatenate(picked) if picked else np.empty(0, dtype=np.int64)
-        return self.features(slots), self._about["label"][slots].astype(np.int64)
-
     def resize(self, capacity: int) -> None:
         """Change the capacity; when it shrinks, exemplars of the fullest class go first."""
         capacity = max(capacity, 1)

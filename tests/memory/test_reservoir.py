@@ -97,13 +97,6 @@ def test_classes_of_almost_equal_size_forget_no_time_either():
     np.testing.assert_allclose(quarters, 0.25, atol=0.04)
 
 
-def test_sample_is_balanced_and_without_repeats():
-    reservoir = filled([0] * 30 + [1] * 5 + [2] * 30, 60)
-    X, y = reservoir.sample(10, np.random.default_rng(0))
-    assert np.bincount(y).tolist() == [10, 5, 10]
-    assert len(set(X[:, 0])) == len(X)
-
-
 def test_bytes_held_are_the_arrays():
     for codec in CODECS:
         reservoir = filled([0, 1, 2] * 50, 100, codec)
