@@ -8,12 +8,15 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from edge_cl.durable import DurableKnowledge
+from edge_cl.encoders.identity import IdentityEncoder
+from edge_cl.encoders.onnx import OnnxEncoder
 from edge_cl.knowledge import Knowledge
 from edge_cl.learner import Learner
 from edge_cl.records import Event
 
 STAGES: list[tuple[str, type, str]] = [
-    ("encoder", Learner, "_encode"),
+    ("encoder", IdentityEncoder, "encode"),
+    ("encoder", OnnxEncoder, "encode"),
     ("head_predict", Knowledge, "predict_one"),
     ("learn", Knowledge, "learn"),
     ("journal", DurableKnowledge, "_journal"),
