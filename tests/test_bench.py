@@ -69,10 +69,10 @@ def test_a_stage_does_not_count_what_it_calls():
 
 
 def test_instruments_are_taken_off_again():
-    before = Learner._encode
+    before = Learner._compare
     with stages.instrumented():
-        assert Learner._encode is not before
-    assert Learner._encode is before
+        assert Learner._compare is not before
+    assert Learner._compare is before
 
 
 def test_a_device_that_ends_early_is_an_error_not_a_figure(tmp_path):

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from edge_cl.budget import Ledger
-from edge_cl.errors import BudgetExceeded, StateCorrupt, StateError, StateUnwritable
+from edge_cl.errors import StateCorrupt, StateError, StateUnwritable
 from edge_cl.state.journal import Entry, Journal
 from edge_cl.state.snapshots import Snapshot, Snapshots
 
@@ -102,10 +102,14 @@ class StateStore:
         self.journal.skip_to(snapshot.seq)
 
     def _require_room(self, nbytes: int) -> None:
-        try:
-            self.disk.require("the state folder", nbytes)
-        except BudgetExceeded as error:
-            raise StateUnwritable(f"{self.folder}: {error}") from error
+        held = self.disk.held()
+        total = sum(held.values()) + nbytes
+        if total > self.disk.capacity_bytes:
+            who = ", ".join(f"{kind} {n:,}" for kind, n in held.items() if n)
+            raise StateUnwritable(
+                f"{self.folder}: would hold {total:,} bytes of a disk budget of {self.disk.capacity_bytes:,} "
+                f"(now {who}); raise {self.disk.setting}"
+            )
 
     def _nbytes(self, kind: str) -> int:
         """Bytes of the folder's files of one kind."""

@@ -110,7 +110,7 @@ def test_fit_is_the_largest_version_within_the_bytes(name, data):
 def test_a_device_budget_too_small_says_what_fits(tmp_path):
     bundle = make_bundle(tmp_path / "b.ecl", lift=1024, window=128)
     with pytest.raises(
-        BudgetExceeded, match=r"what fits: dual with .*lift = 256.*raise the budget.*edge-cl heads"
+        BudgetExceeded, match=r"what fits: dual with .*lift = 256.*raise budget.ram_mb.*edge-cl heads"
     ):
         Knowledge(bundle, Ledger(2 * MIB))
     assert Knowledge(bundle, Ledger(2 * MIB), head_name="slda").head.name == "slda"
