@@ -20,7 +20,7 @@ BLOCK = 256
 N_ITERATIONS = 20
 N_ROTATIONS = 6
 FOLLOW = 0.25
-"""Part of its squared error that a refresh may add to what was stored before, per centroid."""
+"""What a refresh may add to the older vectors of a centroid, of the squared error that all of its have."""
 
 
 def default_codes(n_features: int) -> int:
