@@ -1,7 +1,17 @@
-"""When not to believe it: calibrated confidence and accuracy on the labels that come."""
+"""What not to believe: calibrated confidence, accuracy on the labels that come, and who may teach."""
 
 from edge_cl.trust.accuracy import PrequentialAccuracy
 from edge_cl.trust.calibration import Calibrator
 from edge_cl.trust.stability import Stability
+from edge_cl.trust.teachers import TRUSTED, Said, Teachers, Verdict, trust_in
 
-__all__ = ["Calibrator", "PrequentialAccuracy", "Stability"]
+__all__ = [
+    "TRUSTED",
+    "Calibrator",
+    "PrequentialAccuracy",
+    "Said",
+    "Stability",
+    "Teachers",
+    "Verdict",
+    "trust_in",
+]

@@ -1,0 +1,109 @@
+"""What a checked source has had of its quotas, and how suspicious it is."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Self
+
+DAY_S, MINUTE_S = 86_400.0, 60.0
+BET = 0.5
+"""The test bets that p-values of a bad source have the density BET · p^(BET - 1)."""
+SUSPECT = math.log(5000)
+"""An honest source becomes suspect once in 5,000 labels at most, on average."""
+PROVEN = 64
+"""Labels in a row of an unsuspected source after which it is no newcomer any more."""
+MAX_EXCURSION = 512
+"""Learned labels of an excursion that are named; the oldest are left out."""
+
+
+class Bucket:
+    """A token bucket: at most `size` at once, and `size` per `period_s` in the long run.
+
+    Time that goes back counts as no time, so a clock that jumps back starves nobody; one that jumps ahead
+    fills the bucket once.
+    """
+
+    def __init__(self, size: float, period_s: float) -> None:
+        self.size, self.period_s = size, period_s
+        self.level, self.at_s = size, -math.inf
+
+    def level_at(self, now_s: float) -> float:
+        """Labels that may be learned at `now_s` seconds."""
+        passed_s = max(now_s - self.at_s, 0.0)
+        return min(self.size, self.level + self.size * passed_s / self.period_s)
+
+    def take(self, now_s: float) -> None:
+        """One label came at `now_s` seconds; below 0 it never goes, for settings may have been lowered."""
+        self.level, self.at_s = max(self.level_at(now_s) - 1, 0.0), now_s
+
+
+class Account:
+    """One source: two quotas, and a sequential test of what trusted labels say against its labels.
+
+    The test is a CUSUM of the bets on the p-values, so its mean time to a false alarm is at least
+    exp(`SUSPECT`) labels, for any overlap of classes (e-detectors; Shin, Ramdas, Rinaldo 2022). A suspect
+    source is one no more when all that speaks against it is outweighed again.
+    """
+
+    def __init__(self, per_day: float, per_minute: float) -> None:
+        self.buckets = {"day": Bucket(per_day, DAY_S), "minute": Bucket(per_minute, MINUTE_S)}
+        self.suspicion = 0.0
+        self.suspect = False
+        self.n_unsuspected = 0
+        self.learned: list[int] = []
+        """Journal numbers of the labels that were learned since suspicion rose from 0."""
+
+    @property
+    def proven(self) -> bool:
+        """Whether it is known for long enough."""
+        return self.n_unsuspected >= PROVEN
+
+    def spent(self, now_s: float) -> str:
+        """The quota that is used up, "" for none."""
+        return next((name for name, b in self.buckets.items() if b.level_at(now_s) < 1), "")
+
+    def take(self, now_s: float) -> None:
+        """A label was learned or held."""
+        for bucket in self.buckets.values():
+            bucket.take(now_s)
+
+    def suspicion_after(self, p: float) -> float:
+        """What suspicion would be after a label of this p-value, in [0, SUSPECT]."""
+        bet = math.log(BET) + (BET - 1) * math.log(p)
+        return min(max(self.suspicion + bet, 0.0), SUSPECT)
+
+    def judge(self, p: float, seq: int, *, learned: bool) -> list[int]:
+        """Count a label, journal entry `seq`; returns learned ones to take back when it makes suspect."""
+        self.suspicion = self.suspicion_after(p)
+        if learned:
+            self.learned = [*self.learned[1 - MAX_EXCURSION :], seq]
+        if self.suspicion == 0:
+            self.suspect = False
+            self.learned = []
+        if self.suspicion >= SUSPECT and not self.suspect:
+            self.suspect, self.n_unsuspected = True, 0
+        self.n_unsuspected += not self.suspect
+        if not self.suspect:
+            return []
+        back, self.learned = self.learned, []
+        return back
+
+    def state(self) -> dict[str, Any]:
+        """JSON values that `restored` takes back."""
+        return {
+            "suspicion": self.suspicion,
+            "suspect": self.suspect,
+            "n_unsuspected": self.n_unsuspected,
+            "learned": list(self.learned),
+            "buckets": {name: [b.size, b.level, b.at_s] for name, b in self.buckets.items()},
+        }
+
+    @classmethod
+    def restored(cls, state: dict[str, Any]) -> Self:
+        """The account that gave this state."""
+        account = cls(state["buckets"]["day"][0], state["buckets"]["minute"][0])
+        account.suspicion, account.suspect = state["suspicion"], state["suspect"]
+        account.n_unsuspected, account.learned = state["n_unsuspected"], list(state["learned"])
+        for name, (_, level, at_s) in state["buckets"].items():
+            account.buckets[name].level, account.buckets[name].at_s = level, at_s
+        return account

@@ -1,0 +1,187 @@
+"""Who may teach what: every label of a source that is not trusted is checked before it is learned.
+
+Quotas bound how much such a source may teach at all. Beyond that, a label is held for a person to look at
+
+- when trusted labels so near were hardly ever of that class (`HOLD_P`),
+- when it names a class that no trusted label has, amid readings that trusted labels call something else,
+- when its source has become suspect: together its labels disagree with trusted ones more than chance does.
+
+What it has taught since the suspicion began is named, so that it can be taken back exactly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
+
+from numpy.typing import NDArray
+
+from edge_cl.config import TrustSettings
+from edge_cl.records import FloatArray
+from edge_cl.trust.accounts import SUSPECT, Account
+from edge_cl.trust.reference import CAPACITY, Doubt, Reference
+
+TRUSTED = 1.0
+"""Trust of a source that is never checked, and that the others are checked by."""
+CHECKED = 0.5
+HOLD_P = 0.01
+"""A label stranger than all but this share of trusted ones is held."""
+NEW_CLASS_P = 0.1
+"""A new class is learned where at most this share of trusted labels lay as far from their own class."""
+MAX_ACCOUNTS = 32
+"""Sources with an account of their own; beyond them the newest counts as a newcomer again."""
+
+
+class Said(NamedTuple):
+    """A label as the journal has it: feature x (D,), class index y (-1: a new class), who, and when."""
+
+    x: FloatArray
+    y: int
+    source: str
+    trust: float
+    at_s: float
+
+
+class Verdict(NamedTuple):
+    """Whether to learn a label, with the reason for a person where not."""
+
+    action: Literal["learn", "hold", "refuse"]
+    reason: str = ""
+
+
+def trust_in(settings: TrustSettings, source: str) -> float:
+    """How far the settings trust a source: by its whole name, else by the longest part before a ``/``.
+
+    What comes over MQTT is checked when they do not say; all else came to the device itself.
+
+    >>> trust_in(TrustSettings(sources={"mqtt/anna": 1.0}), "mqtt/anna")
+    1.0
+    >>> trust_in(TrustSettings(), "mqtt/anna"), trust_in(TrustSettings(), "local")
+    (0.5, 1.0)
+    """
+    name = source
+    while name not in settings.sources and "/" in name:
+        name = name.rpartition("/")[0]
+    return settings.sources.get(name, CHECKED if name == "mqtt" else TRUSTED)
+
+
+class Teachers:
+    """The checks, and what they must remember: a pure function of bundle and journal.
+
+    A name that the settings do not list is a claim that anybody may make. So it is a newcomer until it is
+    `proven`, and all newcomers of one channel (``mqtt/*``) share one account besides their own.
+
+    Parameters
+    ----------
+    n_features
+        Length D of a feature vector.
+    settings
+        Who is trusted, and quotas.
+    capacity
+        Features of trusted labels that are kept.
+    """
+
+    def __init__(
+        self, n_features: int, settings: TrustSettings | None = None, capacity: int = CAPACITY
+    ) -> None:
+        self._settings = settings or TrustSettings()
+        self.reference = Reference(n_features, capacity)
+        self._accounts: dict[str, Account] = {}
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held by arrays."""
+        return self.reference.nbytes
+
+    @property
+    def suspects(self) -> list[str]:
+        """Sources of which nothing is learned until they agree with the trusted ones again."""
+        return [name for name, account in self._accounts.items() if account.suspect]
+
+    def judge(self, said: Said, class_names: Sequence[str]) -> Verdict:
+        """Whether to learn a label; changes nothing."""
+        if said.trust >= TRUSTED:
+            return Verdict("learn")
+        accounts = self._accounts_of(said)
+        for name, account in accounts.items():
+            if quota := account.spent(said.at_s):
+                size = account.buckets[quota].size
+                return Verdict(
+                    "refuse",
+                    f"{name} may teach {size:g} labels a {quota}; label later, label at the device, or raise "
+                    f"trust.per_{quota}",
+                )
+        if said.trust <= 0:
+            return Verdict("hold", f"{said.source} is not trusted at all (trust.sources)")
+        doubt = self.reference.doubt(said.x, said.y)
+        if doubt is None:
+            return Verdict("learn")
+        return _verdict(accounts, doubt, class_names[doubt.rival])
+
+    def note(self, said: Said, seq: int, *, learned: bool) -> list[int]:
+        """Journal entry `seq` was learned or held: remember what later verdicts need.
+
+        Returns the journal numbers of labels learned before that should be held instead: their source has
+        just become suspect.
+        """
+        if said.trust >= TRUSTED:
+            self.reference.add(said.x, said.y)
+            return []
+        doubt = self.reference.doubt(said.x, said.y)
+        back: set[int] = set()
+        for name, account in self._accounts_of(said).items():
+            self._accounts[name] = account
+            account.take(said.at_s)
+            if doubt is not None and doubt.known:
+                back |= set(account.judge(doubt.p, seq, learned=learned))
+        self._forget_newcomers()
+        return sorted(back)
+
+    def _accounts_of(self, said: Said) -> dict[str, Account]:
+        """The account of a source, and the one it shares while it is a newcomer; made when not there."""
+        names = [said.source]
+        own = self._accounts.get(said.source)
+        if said.source not in self._settings.sources and "/" in said.source and not (own and own.proven):
+            names.append(said.source.partition("/")[0] + "/*")
+        per_day = max(said.trust * self._settings.per_day, 1.0)
+        per_minute = max(said.trust * self._settings.per_minute, 1.0)
+        return {name: self._accounts.get(name) or Account(per_day, per_minute) for name in names}
+
+    def _forget_newcomers(self) -> None:
+        """So that names cost no memory without end: what is not proven goes first, the oldest first."""
+        while len(self._accounts) > MAX_ACCOUNTS:
+            listed = [name for name in self._accounts if not name.endswith("/*")]
+            newcomers = [name for name in listed if not self._accounts[name].proven]
+            del self._accounts[(newcomers or listed)[0]]
+
+    def state(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+        """Arrays and JSON values that `restore` takes back."""
+        arrays, meta = self.reference.state()
+        return arrays, {
+            "reference": meta,
+            "accounts": {name: account.state() for name, account in self._accounts.items()},
+        }
+
+    def restore(self, arrays: dict[str, NDArray[Any]], meta: dict[str, Any]) -> None:
+        """Take back what `state` gave."""
+        self.reference.restore(arrays, meta["reference"])
+        self._accounts = {name: Account.restored(state) for name, state in meta["accounts"].items()}
+
+
+def _verdict(accounts: dict[str, Account], doubt: Doubt, rival: str) -> Verdict:
+    """What the trusted labels' doubt, and what each account had said before, come to."""
+    review = "`edge-cl review` shows it"
+    if not doubt.known:
+        if doubt.p <= NEW_CLASS_P:
+            return Verdict("learn")
+        return Verdict(
+            "hold", f"a new class where trusted labels say {rival}; {review}, or label one at the device"
+        )
+    for name, account in accounts.items():
+        if account.suspect or account.suspicion_after(doubt.p) >= SUSPECT:
+            return Verdict("hold", f"{name} contradicts trusted labels too often; {review}")
+    if doubt.p <= HOLD_P:
+        return Verdict(
+            "hold", f"trusted labels nearby say {rival}, and are so contradicted in {doubt.p:.1%}; {review}"
+        )
+    return Verdict("learn")
