@@ -6,8 +6,6 @@ import math
 from typing import Any, Self
 
 DAY_S, MINUTE_S = 86_400.0, 60.0
-BET = 0.5
-"""The test bets that p-values of a bad source have the density BET · p^(BET - 1)."""
 SUSPECT = math.log(5000)
 """An honest source becomes suspect once in 5,000 labels at most, on average."""
 PROVEN = 64
@@ -40,9 +38,10 @@ class Bucket:
 class Account:
     """One source: two quotas, and a sequential test of what trusted labels say against its labels.
 
-    The test is a CUSUM of the bets on the p-values, so its mean time to a false alarm is at least
-    exp(`SUSPECT`) labels, for any overlap of classes (e-detectors; Shin, Ramdas, Rinaldo 2022). A suspect
-    source is one no more when all that speaks against it is outweighed again.
+    The test is a CUSUM of the evidence, bets on p-values: its mean time to a false alarm is at least
+    exp(`SUSPECT`) labels for any overlap of classes, as long as labels are exchangeable with the last trusted
+    ones (e-detectors; Shin, Ramdas, Rinaldo 2022). A suspect source is one no more when all that speaks
+    against it is outweighed again.
     """
 
     def __init__(self, per_day: float, per_minute: float) -> None:
@@ -67,24 +66,21 @@ class Account:
         for bucket in self.buckets.values():
             bucket.take(now_s)
 
-    def suspicion_after(self, p: float) -> float:
-        """What suspicion would be after a label of this p-value, in [0, SUSPECT]."""
-        bet = math.log(BET) + (BET - 1) * math.log(p)
-        return min(max(self.suspicion + bet, 0.0), SUSPECT)
+    def suspicion_after(self, evidence: float) -> float:
+        """What suspicion would be after a label with this evidence against it, in [0, SUSPECT]."""
+        return min(max(self.suspicion + evidence, 0.0), SUSPECT)
 
-    def judge(self, p: float, seq: int, *, learned: bool) -> list[int]:
+    def judge(self, evidence: float, seq: int, *, learned: bool) -> list[int]:
         """Count a label, journal entry `seq`; returns learned ones to take back when it makes suspect."""
-        self.suspicion = self.suspicion_after(p)
-        if learned:
-            self.learned = [*self.learned[1 - MAX_EXCURSION :], seq]
+        self.suspicion = self.suspicion_after(evidence)
         if self.suspicion == 0:
-            self.suspect = False
-            self.learned = []
-        if self.suspicion >= SUSPECT and not self.suspect:
-            self.suspect, self.n_unsuspected = True, 0
-        self.n_unsuspected += not self.suspect
-        if not self.suspect:
+            self.suspect, self.learned = False, []
+        elif learned and not self.suspect:
+            self.learned = [*self.learned[1 - MAX_EXCURSION :], seq]
+        if self.suspicion < SUSPECT or self.suspect:
+            self.n_unsuspected += not self.suspect
             return []
+        self.suspect, self.n_unsuspected = True, 0
         back, self.learned = self.learned, []
         return back
 

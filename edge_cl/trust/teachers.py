@@ -2,10 +2,12 @@
 
 Quotas bound how much such a source may teach at all. Beyond that, a label is held for a person to look at
 
-- when trusted labels so near were hardly ever of that class (`HOLD_P`),
-- when it names a class that no trusted label has, amid readings that trusted labels call something else,
-- when its source has become suspect: together its labels disagree with trusted ones more than chance does.
+- when it contradicts trusted labels that are hardly ever wrong (`OUTLIER_P`);
+- when it makes a new class, or names one that no trusted label has amid readings that have another (`FAR_P`);
+- when it contradicts trusted labels and its source is suspect: together its labels disagree with trusted ones
+  more than trusted ones do among each other.
 
+With fewer than `LEAST_MEASURED` trusted labels nothing can be contradicted, and only the quotas hold.
 What it has taught since the suspicion began is named, so that it can be taken back exactly.
 """
 
@@ -24,10 +26,12 @@ from edge_cl.trust.reference import CAPACITY, Doubt, Reference
 TRUSTED = 1.0
 """Trust of a source that is never checked, and that the others are checked by."""
 CHECKED = 0.5
-HOLD_P = 0.01
-"""A label stranger than all but this share of trusted ones is held."""
-NEW_CLASS_P = 0.1
-"""A new class is learned where at most this share of trusted labels lay as far from their own class."""
+OUTLIER_P = 0.005
+"""A label stranger than all but this share of trusted ones is held: of `N_MEASURED`, than every one."""
+CONTRADICTS_P = 0.5
+"""Of a suspect source, labels stranger than this share of trusted ones are held."""
+FAR_P = 0.1
+"""A class without trusted labels is learned where at most this share of trusted labels lay as far off."""
 MAX_ACCOUNTS = 32
 """Sources with an account of their own; beyond them the newest counts as a newcomer again."""
 
@@ -116,7 +120,7 @@ class Teachers:
         doubt = self.reference.doubt(said.x, said.y)
         if doubt is None:
             return Verdict("learn")
-        return _verdict(accounts, doubt, class_names[doubt.rival])
+        return _verdict(accounts, said, doubt, class_names[doubt.rival])
 
     def note(self, said: Said, seq: int, *, learned: bool) -> list[int]:
         """Journal entry `seq` was learned or held: remember what later verdicts need.
@@ -133,7 +137,7 @@ class Teachers:
             self._accounts[name] = account
             account.take(said.at_s)
             if doubt is not None and doubt.known:
-                back |= set(account.judge(doubt.p, seq, learned=learned))
+                back |= set(account.judge(doubt.evidence, seq, learned=learned))
         self._forget_newcomers()
         return sorted(back)
 
@@ -168,20 +172,19 @@ class Teachers:
         self._accounts = {name: Account.restored(state) for name, state in meta["accounts"].items()}
 
 
-def _verdict(accounts: dict[str, Account], doubt: Doubt, rival: str) -> Verdict:
+def _verdict(accounts: dict[str, Account], said: Said, doubt: Doubt, rival: str) -> Verdict:
     """What the trusted labels' doubt, and what each account had said before, come to."""
     review = "`edge-cl review` shows it"
-    if not doubt.known:
-        if doubt.p <= NEW_CLASS_P:
-            return Verdict("learn")
-        return Verdict(
-            "hold", f"a new class where trusted labels say {rival}; {review}, or label one at the device"
-        )
+    if said.y < 0:
+        return Verdict("hold", f"{said.source} is not trusted to make a new class; {review}")
+    if not doubt.known and doubt.p > FAR_P:
+        return Verdict("hold", f"no trusted label has this class, those nearby say {rival}; {review}")
+    if doubt.outlier <= OUTLIER_P:
+        return Verdict("hold", f"trusted labels nearby say {rival}, and are hardly ever wrong; {review}")
     for name, account in accounts.items():
-        if account.suspect or account.suspicion_after(doubt.p) >= SUSPECT:
-            return Verdict("hold", f"{name} contradicts trusted labels too often; {review}")
-    if doubt.p <= HOLD_P:
-        return Verdict(
-            "hold", f"trusted labels nearby say {rival}, and are so contradicted in {doubt.p:.1%}; {review}"
-        )
+        suspect = account.suspect or account.suspicion_after(doubt.evidence) >= SUSPECT
+        if suspect and doubt.known and doubt.p <= CONTRADICTS_P:
+            return Verdict(
+                "hold", f"trusted labels nearby say {rival}, and {name} contradicts them too often; {review}"
+            )
     return Verdict("learn")
