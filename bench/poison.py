@@ -31,8 +31,9 @@ from edge_cl.trust.teachers import CHECKED, TRUSTED
 
 ATTACKS = ("from", "to", "new")
 HONEST_SHARES = {"": 0.0, "mixed50": 0.5, "mixed75": 0.75}
+"""Of mallory's labels; all but the first only with ``--adaptive``."""
 FLIPS_A_DAY = 100
-MOST_DAYS, LEAST_READINGS = 10, 1000
+MOST_DAYS, LEAST_READINGS = 6, 1000
 DAY_S = 86_400.0
 
 
@@ -112,6 +113,7 @@ class Home:
         self._new = lambda: Device(stream, head, "gate")
         self._stream = stream
         self._teachers = Teachers(stream.X.shape[1]) if defended else None
+        self._trusts = {"local"} if defended else set()
         self._names = [str(c) for c in range(int(stream.y.max()) + 2)]
         self._taught: dict[int, Told] = {}
         self.device = self._new()
@@ -153,7 +155,7 @@ class Home:
     def _teach(self, told: Told) -> None:
         if told.y == self.device.head.n_classes:
             self.device.head.add_class()
-        self.device.live(self._stream.X[told.row], told.y)
+        self.device.live(self._stream.X[told.row], told.y, trusted=told.source in self._trusts)
 
     def answers(self, rows: np.ndarray) -> np.ndarray:
         """The class it gives each reading, (n,)."""
@@ -206,28 +208,35 @@ def targets_of(stream: Stream, n: int) -> list[int]:
     return [int(by_count[k]) for k in np.unique(np.linspace(0, len(by_count) - 1, n).astype(int))]
 
 
-def measure_stream(stream: Stream, head: str, plan: Plan, n_targets: int) -> dict[str, float]:
+def attacks(stream: Stream, n_targets: int, *, adaptive: bool) -> Iterator[tuple[str, Attack]]:
+    """Every attack, with the beginning of its figures' names."""
+    for kind in ATTACKS:
+        for name, honest in HONEST_SHARES.items():
+            if not name or (adaptive and kind != "new"):
+                parts = ["new" * (kind == "new"), name]
+                for target in targets_of(stream, n_targets):
+                    yield "".join(f"{part}_" for part in parts if part), Attack(kind, target, honest)
+
+
+def measure_stream(
+    stream: Stream, head: str, plan: Plan, n_targets: int, *, adaptive: bool
+) -> dict[str, float]:
     """Means over targets, and over the attacks ``from`` and ``to``; ``new`` apart."""
     clean = {defended: live(stream, head, plan, None, defended=defended) for defended in (False, True)}
-    found: dict[str, list[float]] = {"honest_lost": [clean[True].honest_lost]}
-    found["defence_cost"] = [clean[False].accuracy() - clean[True].accuracy()]
-    for kind in ATTACKS:
-        for target in targets_of(stream, n_targets):
-            for name, honest in HONEST_SHARES.items():
-                if kind == "new" and name:
-                    continue
-                for defended in (False, True):
-                    attacked = live(stream, head, plan, Attack(kind, target, honest), defended=defended)
-                    key = "_".join(filter(None, ["new" * (kind == "new"), name]))
-                    key = f"{key}_" if key else ""
-                    end = "" if defended else "_undefended"
-                    recall = clean[defended].recall(target) - attacked.recall(target)
-                    accuracy = clean[defended].accuracy() - attacked.accuracy()
-                    found.setdefault(f"{key}recall_loss{end}", []).append(recall)
-                    found.setdefault(f"{key}accuracy_loss{end}", []).append(accuracy)
-                    if defended:
-                        found.setdefault(f"{key}honest_lost_attacked", []).append(attacked.honest_lost)
-                        found.setdefault(f"{key}flips_lost", []).append(attacked.attacker_lost)
+    found: dict[str, list[float]] = {
+        "honest_lost": [clean[True].honest_lost],
+        "defence_cost": [clean[False].accuracy() - clean[True].accuracy()],
+    }
+    for name, attack in attacks(stream, n_targets, adaptive=adaptive):
+        for defended in (True, False):
+            attacked = live(stream, head, plan, attack, defended=defended)
+            end = "" if defended else "_undefended"
+            recall, was = attacked.recall(attack.target), clean[defended]
+            found.setdefault(f"{name}recall_loss{end}", []).append(was.recall(attack.target) - recall)
+            found.setdefault(f"{name}accuracy_loss{end}", []).append(was.accuracy() - attacked.accuracy())
+            if defended:
+                found.setdefault(f"{name}honest_lost_attacked", []).append(attacked.honest_lost)
+                found.setdefault(f"{name}flips_lost", []).append(attacked.attacker_lost)
     worst = {f"{key}_worst": max(values) for key, values in found.items() if key.startswith("recall_loss")}
     return {key: float(np.mean(values)) for key, values in found.items()} | worst
 
@@ -241,6 +250,7 @@ def main() -> None:
     parser.add_argument("--trusted", type=int, default=100, help="trusted labels a day")
     parser.add_argument("--checked", type=int, default=100, help="labels a day of the honest checked source")
     parser.add_argument("--targets", type=int, default=2)
+    parser.add_argument("--adaptive", action="store_true", help="attackers who hide among honest labels, too")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
@@ -248,7 +258,9 @@ def main() -> None:
     runs: dict[str, dict[str, float]] = {}
     for stream in find_streams(given.data, only=given.only.split(",")):
         for head in given.heads.split(","):
-            runs[f"{stream.name}/{head}"] = row = measure_stream(stream, head, plan, given.targets)
+            runs[f"{stream.name}/{head}"] = row = measure_stream(
+                stream, head, plan, given.targets, adaptive=given.adaptive
+            )
             print(f"{stream.name}/{head}")
             for key, value in row.items():
                 print(f"    {key:32}{value:7.2f}", flush=True)
