@@ -33,7 +33,7 @@ ATTACKS = ("from", "to", "new")
 HONEST_SHARES = {"": 0.0, "mixed50": 0.5, "mixed75": 0.75}
 """Of mallory's labels; all but the first only with ``--adaptive``."""
 FLIPS_A_DAY = 100
-MOST_DAYS, LEAST_READINGS = 6, 1000
+MOST_DAYS, LEAST_READINGS = 5, 1000
 DAY_S = 86_400.0
 
 
@@ -246,7 +246,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--data", required=True, type=Path)
     parser.add_argument("--only", default=",".join(DEVELOPMENT))
-    parser.add_argument("--heads", default="dual,slda")
+    parser.add_argument("--heads", default="dual")
     parser.add_argument("--trusted", type=int, default=100, help="trusted labels a day")
     parser.add_argument("--checked", type=int, default=100, help="labels a day of the honest checked source")
     parser.add_argument("--targets", type=int, default=2)

@@ -32,6 +32,7 @@ N_DRIFT, DRIFT_PRIOR = 64, 8
 UNSEEN = 0.01
 """Share of labels that may be of classes without a trusted one yet, estimated; above it that says nothing."""
 RESCALE_EVERY = 16
+"""Trusted labels; in the beginning at every power of two."""
 CLIP = 5.0
 """Standard deviations: one wild value must not own a distance."""
 FAR = 1e-6
@@ -53,8 +54,8 @@ class Doubt(NamedTuple):
     rival
         The class whose trusted labels are nearest, the label's own not counted.
     known
-        Whether a trusted label has this class. If none has, `p` and `outlier` are the share of trusted labels
-        that lay as far from their own class as this one lies from the rival, and there is no evidence.
+        Whether a trusted label has this class. If none has, `p` is the share of trusted labels that lay as far
+        from their own class as this one lies from the rival, and the others say nothing (0, and 1).
     """
 
     p: float
@@ -116,7 +117,7 @@ class Reference:
         if self._unseen() > UNSEEN:
             return None
         as_far = float((self._measured[: self._n_rows, 1] >= rival).mean())
-        return Doubt(as_far, 0.0, as_far, c, known=False)
+        return Doubt(as_far, 0.0, 1.0, c, known=False)
 
     def add(self, x: FloatArray, y: int) -> None:
         """Keep x (D,) of a trusted label of class y, and how strange it was."""
@@ -129,7 +130,7 @@ class Reference:
         row = self._free_row()
         self._rows[row], self._y[row], self._born[row] = self._codec.encode(x), y, self.n_added
         self.n_added += 1
-        if self.n_added % RESCALE_EVERY == 0:
+        if self.n_added % RESCALE_EVERY == 0 or self.n_added.bit_count() == 1:
             rows = self._codec.decode(self._rows[: self.n])
             std = rows.std(axis=0, dtype=np.float64)
             self._mean = rows.mean(axis=0, dtype=np.float64).astype(np.float32)

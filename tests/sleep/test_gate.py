@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from bench import gate as bench_gate
 from edge_cl.records import FloatArray
 from edge_cl.sleep import Verdict, answers, judge
+from edge_cl.sleep.gate import loss_on_pinned
 
 SURE = 0.98
 
@@ -150,3 +151,42 @@ def test_the_simulation_is_deterministic() -> None:
     one, two = (list(bench_gate.sleeps(5, seed=1)) for _ in range(2))
     assert [s.gain for s in one] == [s.gain for s in two]
     assert [s.verdict() for s in one] == [s.verdict() for s in two]
+
+
+def pinned_loss(lost: int, won: int, n: int = 64, n_classes: int = 4, *, in_class: int | None = None) -> str:
+    """Of n pinned exemplars so many lost and won, in one class or spread."""
+    y = np.arange(n) % n_classes
+    order = np.argsort(y != in_class, kind="stable") if in_class is not None else np.arange(n)
+    was, will = np.zeros((2, n), dtype=np.bool_)
+    was[order[:lost]] = True
+    will[order[lost : lost + won]] = True
+    return loss_on_pinned(surely(was), surely(will), y)
+
+
+def test_a_head_that_loses_on_pinned_exemplars_beyond_chance_is_named() -> None:
+    assert pinned_loss(0, 0) == pinned_loss(5, 0) == pinned_loss(8, 4) == pinned_loss(0, 20) == ""
+    assert pinned_loss(7, 0) == "it loses 7 of 64 pinned exemplars and wins 0"
+    assert "loses 20 of 64" in pinned_loss(20, 5)
+
+
+def test_one_class_that_is_lost_is_seen_behind_gains_elsewhere() -> None:
+    y = np.arange(64) % 4
+    was = y == 0  # class 0 all right, others all wrong
+    will = y == 1
+    loss = loss_on_pinned(surely(was), surely(will), y)
+    assert loss == "it loses 16 of 16 pinned exemplars of a class and wins 0"
+
+
+def test_nobody_pinned_means_nothing_lost() -> None:
+    nobody = np.zeros((0, 2))
+    assert loss_on_pinned(nobody, nobody, np.zeros(0, dtype=np.int64)) == ""
+
+
+def test_chance_refuses_hardly_ever_on_pinned_exemplars() -> None:
+    rng = np.random.default_rng(0)
+    y = np.arange(96) % 6
+    refused = 0
+    for _ in range(300):
+        was, will = rng.random((2, 96)) < 0.8
+        refused += bool(loss_on_pinned(surely(was), surely(will), y))
+    assert refused <= 9
