@@ -6,8 +6,8 @@ import math
 from typing import Any, Self
 
 DAY_S, MINUTE_S = 86_400.0, 60.0
-SUSPECT = math.log(5000)
-"""An honest source becomes suspect once in 5,000 labels at most, on average."""
+SUSPECT = math.log(20_000)
+"""An honest source becomes suspect once in 20,000 labels at most, on average."""
 PROVEN = 64
 """Labels in a row of an unsuspected source after which it is no newcomer any more."""
 MAX_EXCURSION = 512

@@ -18,7 +18,7 @@ from edge_cl.records import FloatArray
 CAPACITY = 512
 """Features of trusted labels that are kept."""
 N_NEAREST = 3
-N_MEASURED, N_RECENT = 256, 96
+N_MEASURED, N_RECENT = 256, 48
 """Last trusted labels that tell how strange an honest label is; under drift only the very last do."""
 LEAST_MEASURED = 32
 """With fewer nothing is said: an honest label could be as strange as any."""
@@ -27,15 +27,16 @@ BET = 0.4
 hides among honest labels is found sooner, and drift is more often taken for one."""
 FAIR = math.log(BET) + 1 - BET
 """What the bet brings on average where nothing is wrong: below 0."""
-N_DRIFT, DRIFT_PRIOR = 64, 8
+N_DRIFT, DRIFT_PRIOR = 32, 8
 """Last trusted labels that the bet is also made on, and labels of no drift that count besides."""
 UNSEEN = 0.01
 """Share of labels that may be of classes without a trusted one yet, estimated; above it that says nothing."""
-RESCALE_EVERY = 16
-"""Trusted labels; in the beginning at every power of two."""
+BLOCK = 32
+"""Trusted labels that are measured at once; in the beginning, and while checked ones come, fewer."""
 CLIP = 5.0
 """Standard deviations: one wild value must not own a distance."""
-FAR = 1e-6
+NEAR = 1e-3
+"""In standard deviations, added to every distance: equal features are no proof."""
 
 
 class Doubt(NamedTuple):
@@ -54,8 +55,8 @@ class Doubt(NamedTuple):
     rival
         The class whose trusted labels are nearest, the label's own not counted.
     known
-        Whether a trusted label has this class. If none has, `p` is the share of trusted labels that lay as far
-        from their own class as this one lies from the rival, and the others say nothing (0, and 1).
+        Whether a trusted label has this class. If none has, `p` is the share of trusted labels that lay as
+        far from their own class as this one lies from the rival, and the others say nothing (0, and 1).
     """
 
     p: float
@@ -82,19 +83,20 @@ class Reference:
 
     Notes
     -----
-    O(capacity · D) per question. Holds 2·D + 16 bytes per feature.
+    O(capacity · D) per question and per `BLOCK` trusted labels. Holds 2·D + 16 bytes per feature.
     """
 
     def __init__(self, n_features: int, capacity: int = CAPACITY) -> None:
         self.capacity = capacity
         self._codec = Float16(n_features)
-        self._rows = np.zeros((capacity, n_features), dtype=np.float16)
+        n = capacity + BLOCK  # behind the rows that count lie those of the block
+        self._rows = np.zeros((n, n_features), dtype=np.float16)
         self._rows.fill(0)
-        self._y = np.zeros(capacity, dtype=np.int64)
-        self._born = np.zeros(capacity, dtype=np.int64)
-        self.n = self.n_added = 0
+        self._y = np.zeros(n, dtype=np.int64)
+        self._born = np.zeros(n, dtype=np.int64)
+        self.n = self._n_block = self.n_added = 0
         self._mean = np.zeros(n_features, dtype=np.float32)
-        self._inv_std = np.ones(n_features, dtype=np.float32)
+        self._inv_std = np.zeros(n_features, dtype=np.float32)
         self._measured = np.zeros((N_MEASURED, 3))  # strangeness, distance to own class, bet
         self._n_measured = 0
 
@@ -105,40 +107,94 @@ class Reference:
         return sum(array.nbytes for array in arrays)
 
     def doubt(self, x: FloatArray, y: int) -> Doubt | None:
-        """What speaks against x (D,) being of class y (-1: a new one); None: too little is known to say."""
+        """What speaks against x (D,) being of class y (-1: a new one); None: too little is known to say.
+
+        Labels added since `measure` count as neighbours, but not yet as measures.
+        """
         if self._n_measured < LEAST_MEASURED:
             return None
-        own, rival, c = self._distances(x, y)
-        if c < 0:
+        n = self.n + self._n_block
+        own, rival, nearest = self._distances(self._codec.encode(x)[None], np.array([y]), np.array([n]))
+        if nearest[0] < 0:
             return None
-        if np.isfinite(own):
-            p, outlier = self._ranks(np.log(own / rival))
-            return Doubt(p, _bet(p) - self._drift(), outlier, c, known=True)
+        if np.isfinite(own[0]):
+            p, outlier = self._ranks(float(np.log(own[0] / rival[0])))
+            return Doubt(p, _bet(p) - self._drift(), outlier, int(nearest[0]), known=True)
         if self._unseen() > UNSEEN:
             return None
-        as_far = float((self._measured[: self._n_rows, 1] >= rival).mean())
-        return Doubt(as_far, 0.0, 1.0, c, known=False)
+        as_far = float((self._measured[: self._n_rows, 1] >= rival[0]).mean())
+        return Doubt(as_far, 0.0, 1.0, int(nearest[0]), known=False)
 
     def add(self, x: FloatArray, y: int) -> None:
-        """Keep x (D,) of a trusted label of class y, and how strange it was."""
-        own, rival, c = self._distances(x, y)
-        if c >= 0 and np.isfinite(own):
-            strange = float(np.log(own / rival))
-            bet = _bet(self._ranks(strange)[0]) if self._n_measured >= LEAST_MEASURED else FAIR
-            self._measured[self._n_measured % N_MEASURED] = strange, own, bet
-            self._n_measured += 1
-        row = self._free_row()
+        """Keep x (D,) of a trusted label of class y."""
+        row = self.n + self._n_block
         self._rows[row], self._y[row], self._born[row] = self._codec.encode(x), y, self.n_added
         self.n_added += 1
-        if self.n_added % RESCALE_EVERY == 0 or self.n_added.bit_count() == 1:
-            rows = self._codec.decode(self._rows[: self.n])
-            std = rows.std(axis=0, dtype=np.float64)
-            self._mean = rows.mean(axis=0, dtype=np.float64).astype(np.float32)
-            self._inv_std = (1 / np.where(std > 0, std, np.inf)).astype(np.float32)
+        self._n_block += 1
+        if self._n_block == min(BLOCK, self.n + 1):
+            self.measure()
+
+    def measure(self) -> None:
+        """Note how strange the last trusted labels were, each among those before it."""
+        block = np.arange(self.n, self.n + self._n_block)
+        if not len(block):
+            return
+        own, rival, nearest = self._distances(self._rows[block], self._y[block], block)
+        for k in np.flatnonzero(np.isfinite(own) & (nearest >= 0)):
+            strange = float(np.log(own[k] / rival[k]))
+            bet = _bet(self._ranks(strange)[0]) if self._n_measured >= LEAST_MEASURED else FAIR
+            self._measured[self._n_measured % N_MEASURED] = strange, own[k], bet
+            self._n_measured += 1
+        self.n, self._n_block = self.n + len(block), 0
+        while self.n > self.capacity:
+            self._drop_one()
+        rows = self._codec.decode(self._rows[: self.n])
+        std = rows.std(axis=0, dtype=np.float64)
+        self._mean = rows.mean(axis=0, dtype=np.float64).astype(np.float32)
+        self._inv_std = (1 / np.where(std > 0, std, np.inf)).astype(np.float32)
+
+    def _drop_one(self) -> None:
+        """The oldest of the fullest class goes, the last row takes its place."""
+        y = self._y[: self.n]
+        of_it = np.flatnonzero(y == np.bincount(y).argmax())
+        row = of_it[self._born[of_it].argmin()]
+        self.n -= 1
+        for array in (self._rows, self._y, self._born):
+            array[row] = array[self.n]
+
+    def _distances(
+        self, encoded: NDArray[np.float16], y: NDArray[np.int64], among: NDArray[np.int64]
+    ) -> tuple[FloatArray, FloatArray, NDArray[np.int64]]:
+        """Of encoded (n, D), classes y (n,), each looked for among the first `among` (n,) rows: root mean
+        square distance to the nearest of its class (inf: none) and of the nearest other class, and that class
+        (-1: none), each (n,)."""
+        n_rows = int(among.max())
+        rows, z = self._scaled(self._rows[:n_rows]), self._scaled(encoded)
+        squares = (z * z).sum(axis=1)[:, None] + (rows * rows).sum(axis=1) - 2 * (z @ rows.T)
+        squares = np.maximum(squares.astype(np.float64) / z.shape[1], 0) + NEAR**2
+        squares[np.arange(n_rows) >= among[:, None]] = np.inf
+        own, rival = np.full((2, len(y)), np.inf)
+        nearest = np.full(len(y), -1)
+        for c in np.unique(self._y[:n_rows]).tolist():
+            of_class = squares[:, self._y[:n_rows] == c]
+            if of_class.shape[1] > N_NEAREST:
+                of_class = np.partition(of_class, N_NEAREST - 1, axis=1)[:, :N_NEAREST]
+            n_found = np.isfinite(of_class).sum(axis=1)
+            total = np.where(np.isfinite(of_class), of_class, 0).sum(axis=1)
+            found = np.sqrt(np.where(n_found > 0, total / np.maximum(n_found, 1), np.inf))
+            own = np.where(y == c, found, own)
+            closer = (y != c) & (found < rival)
+            rival, nearest = np.where(closer, found, rival), np.where(closer, c, nearest)
+        return own, rival, nearest
+
+    def _scaled(self, rows: NDArray[np.float16]) -> FloatArray:
+        z: FloatArray = np.clip((self._codec.decode(rows) - self._mean) * self._inv_std, -CLIP, CLIP)
+        return z
 
     def _unseen(self) -> float:
         """Probability that the next label is of a class that no trusted label has (Good and Turing)."""
-        return float((np.bincount(self._y[: self.n]) == 1).sum()) / max(self.n, 1)
+        n = self.n + self._n_block
+        return float((np.bincount(self._y[:n]) == 1).sum()) / max(n, 1)
 
     @property
     def _n_rows(self) -> int:
@@ -172,47 +228,34 @@ class Reference:
         of_it = np.flatnonzero(self._y == fullest)
         return int(of_it[self._born[of_it].argmin()])
 
-    def _distances(self, x: FloatArray, y: int) -> tuple[float, float, int]:
-        """Root mean square distance to the nearest of class y (inf: none) and of the nearest other class, and
-        that class (-1: none)."""
-        y_known = self._y[: self.n]
-        z = self._scaled(self._codec.decode(self._rows[: self.n])) - self._scaled(self._codec.encode(x))
-        squares = np.einsum("nd,nd->n", z, z, dtype=np.float64) / max(z.shape[1], 1)
-        own, rival, nearest = np.inf, np.inf, -1
-        for c in np.unique(y_known).tolist():
-            of_class = squares[y_known == c]
-            found = float(np.sqrt(np.sort(of_class)[:N_NEAREST].mean())) + FAR
-            if c == y:
-                own = found
-            elif found < rival:
-                rival, nearest = found, c
-        return own, rival, nearest
-
-    def _scaled(self, X: FloatArray) -> FloatArray:
-        z: FloatArray = np.clip((X - self._mean) * self._inv_std, -CLIP, CLIP)
-        return z
-
     def state(self) -> tuple[dict[str, NDArray[Any]], dict[str, int]]:
         """Arrays and JSON values that `restore` takes back."""
+        n = self.n + self._n_block
         arrays: dict[str, NDArray[Any]] = {
-            "rows": self._rows[: self.n],
-            "y": self._y[: self.n],
-            "born": self._born[: self.n],
+            "rows": self._rows[:n],
+            "y": self._y[:n],
+            "born": self._born[:n],
             "mean": self._mean,
             "inv_std": self._inv_std,
             "measured": self._measured[: self._n_rows],
         }
-        return arrays, {"n_added": self.n_added, "n_measured": self._n_measured}
+        counts = {"n_block": self._n_block, "n_added": self.n_added, "n_measured": self._n_measured}
+        return {name: array.copy() for name, array in arrays.items()}, counts
 
     def restore(self, arrays: dict[str, NDArray[Any]], meta: dict[str, int]) -> None:
-        """Take back what `state` gave; of more features than `capacity` the last."""
-        kept = np.sort(np.argsort(arrays["born"], kind="stable")[-self.capacity :])
-        self.n = len(kept)
-        self._rows[: self.n], self._y[: self.n] = arrays["rows"][kept], arrays["y"][kept]
-        self._born[: self.n] = arrays["born"][kept]
+        """Take back what `state` gave; what is more than `capacity` goes."""
+        n = len(arrays["y"])
+        self.n, self._n_block = n - meta["n_block"], meta["n_block"]
+        self.n_added, self._n_measured = meta["n_added"], meta["n_measured"]
         self._mean, self._inv_std = arrays["mean"].copy(), arrays["inv_std"].copy()
         self._measured[: len(arrays["measured"])] = arrays["measured"]
-        self.n_added, self._n_measured = meta["n_added"], meta["n_measured"]
+        if self.n <= self.capacity:
+            self._rows[:n], self._y[:n], self._born[:n] = arrays["rows"], arrays["y"], arrays["born"]
+            return
+        last = np.argsort(arrays["born"])[-self.capacity :]  # under a smaller budget than then
+        self.n, self._n_block = len(last), 0
+        for mine, name in ((self._rows, "rows"), (self._y, "y"), (self._born, "born")):
+            mine[: self.n] = arrays[name][last]
 
 
 def _bet(p: float) -> float:

@@ -131,6 +131,7 @@ class Teachers:
         if said.trust >= TRUSTED:
             self.reference.add(said.x, said.y)
             return []
+        self.reference.measure()
         doubt = self.reference.doubt(said.x, said.y)
         back: set[int] = set()
         for name, account in self._accounts_of(said).items():

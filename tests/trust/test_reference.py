@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge_cl.trust.reference import LEAST_MEASURED, Reference
+from edge_cl.trust.reference import BLOCK, LEAST_MEASURED, Reference
 
 D = 5
 
@@ -18,6 +18,7 @@ def taught(n: int, *, apart: float, seed: int = 0, n_classes: int = 3, capacity:
     for _ in range(n):
         y = int(rng.integers(n_classes))
         reference.add(drawn(rng, y, apart), y)
+    reference.measure()
     return reference
 
 
@@ -64,6 +65,7 @@ def test_a_rare_class_keeps_its_rows_when_a_common_one_floods() -> None:
         reference.add(drawn(rng, 1, 6.0), 1)
     for _ in range(500):
         reference.add(drawn(rng, 0, 6.0), 0)
+    reference.measure()
     arrays, _ = reference.state()
     assert np.bincount(arrays["y"]).tolist() == [59, 5]
     assert arrays["born"][arrays["y"] == 0].min() == 505 - 59  # of the common one the last
@@ -107,4 +109,26 @@ def test_it_holds_no_more_than_it_says() -> None:
     before = reference.nbytes
     for k in range(300):
         reference.add(np.full(D, k, np.float32), k % 3)
-    assert reference.nbytes == before and reference.n == 64
+    assert reference.nbytes == before and 64 <= len(reference.state()[0]["y"]) < 64 + BLOCK
+
+
+@given(st.lists(st.booleans(), min_size=60, max_size=120), st.integers(0, 50))
+@settings(max_examples=10, deadline=None)
+def test_when_it_is_measured_changes_nothing_but_the_scale(measure_now: list[bool], seed: int) -> None:
+    """Each label is measured among those before it, at once or later."""
+    rng = np.random.default_rng(seed)
+    now_and_then, by_blocks = Reference(2), Reference(2)
+    for reference in (now_and_then, by_blocks):  # the same scale, kept: the corners of a square
+        reference._inv_std[:] = 1.0
+    for now in measure_now:
+        y = int(rng.integers(3))
+        x = rng.choice([-1.0, 1.0], 2).astype(np.float32)
+        for reference in (now_and_then, by_blocks):
+            reference.add(x, y)
+        if now:
+            now_and_then.measure()
+    for reference in (now_and_then, by_blocks):
+        reference.measure()
+    (a, counts), (b, others) = now_and_then.state(), by_blocks.state()
+    assert counts == others and np.array_equal(a["rows"], b["rows"]) and np.array_equal(a["y"], b["y"])
+    assert np.array_equal(a["inv_std"], b["inv_std"])
