@@ -49,8 +49,8 @@ class Account:
         self.suspicion = 0.0
         self.suspect = False
         self.n_unsuspected = 0
-        self.learned: list[int] = []
-        """Journal numbers of the labels that were learned since suspicion rose from 0."""
+        self.learned: list[tuple[int, str]] = []
+        """Journal number and source of the labels that were learned since suspicion rose from 0."""
 
     @property
     def proven(self) -> bool:
@@ -70,13 +70,13 @@ class Account:
         """What suspicion would be after a label with this evidence against it, in [0, SUSPECT]."""
         return min(max(self.suspicion + evidence, 0.0), SUSPECT)
 
-    def judge(self, evidence: float, seq: int, *, learned: bool) -> list[int]:
+    def judge(self, evidence: float, seq: int, source: str, *, learned: bool) -> list[tuple[int, str]]:
         """Count a label, journal entry `seq`; returns learned ones to take back when it makes suspect."""
         self.suspicion = self.suspicion_after(evidence)
         if self.suspicion == 0:
             self.suspect, self.learned = False, []
         elif learned and not self.suspect:
-            self.learned = [*self.learned[1 - MAX_EXCURSION :], seq]
+            self.learned = [*self.learned[1 - MAX_EXCURSION :], (seq, source)]
         if self.suspicion < SUSPECT or self.suspect:
             self.n_unsuspected += not self.suspect
             return []
@@ -90,7 +90,7 @@ class Account:
             "suspicion": self.suspicion,
             "suspect": self.suspect,
             "n_unsuspected": self.n_unsuspected,
-            "learned": list(self.learned),
+            "learned": [list(pair) for pair in self.learned],
             "buckets": {name: [b.size, b.level, b.at_s] for name, b in self.buckets.items()},
         }
 
@@ -99,7 +99,8 @@ class Account:
         """The account that gave this state."""
         account = cls(state["buckets"]["day"][0], state["buckets"]["minute"][0])
         account.suspicion, account.suspect = state["suspicion"], state["suspect"]
-        account.n_unsuspected, account.learned = state["n_unsuspected"], list(state["learned"])
+        account.n_unsuspected = state["n_unsuspected"]
+        account.learned = [(int(seq), str(source)) for seq, source in state["learned"]]
         for name, (_, level, at_s) in state["buckets"].items():
             account.buckets[name].level, account.buckets[name].at_s = level, at_s
         return account

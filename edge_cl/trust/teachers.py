@@ -138,7 +138,8 @@ class Teachers:
             self._accounts[name] = account
             account.take(said.at_s)
             if doubt is not None and doubt.known:
-                back |= set(account.judge(doubt.evidence, seq, learned=learned))
+                named = account.judge(doubt.evidence, seq, said.source, learned=learned)
+                back |= {k for k, who in named if name == who or not self._is_proven(who)}
         self._forget_newcomers()
         return sorted(back)
 
@@ -151,6 +152,10 @@ class Teachers:
         per_day = max(said.trust * self._settings.per_day, 1.0)
         per_minute = max(said.trust * self._settings.per_minute, 1.0)
         return {name: self._accounts.get(name) or Account(per_day, per_minute) for name in names}
+
+    def _is_proven(self, source: str) -> bool:
+        account = self._accounts.get(source)
+        return account is not None and account.proven
 
     def _forget_newcomers(self) -> None:
         """So that names cost no memory without end: what is not proven goes first, the oldest first."""

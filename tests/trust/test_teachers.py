@@ -239,8 +239,8 @@ def test_a_name_is_proven_by_labels_that_raise_no_suspicion() -> None:
     account = Account(1000, 1000)
     for seq in range(PROVEN):
         assert not account.proven
-        assert account.judge(-0.3, seq, learned=True) == []
+        assert account.judge(-0.3, seq, "a", learned=True) == []
     assert account.proven
-    back = [account.judge(2.0, 100 + k, learned=True) for k in range(5)]
-    assert back == [[], [], [], [], [100, 101, 102, 103]] or back[-1][:4] == [100, 101, 102, 103]
+    back = [account.judge(2.0, 100 + k, "a", learned=True) for k in range(6)]
+    assert back == [[], [], [], [], [(100 + k, "a") for k in range(5)], []]
     assert account.suspect and not account.proven
