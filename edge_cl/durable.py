@@ -81,6 +81,7 @@ class DurableKnowledge:
         self.recovered = "nothing is kept on disk"
         self.seq = self._snapshot_seq = 0
         self.knowledge = make()
+        self._bundle_classes = list(self.knowledge.class_names)
         if store is not None:
             self._require_room(store)
 
@@ -362,7 +363,7 @@ class DurableKnowledge:
         if store is None:
             return
         snapshot = self._restore(store)
-        store.begin(snapshot)
+        store.begin(snapshot, self._bundle_classes)
         self.seq = self._snapshot_seq = snapshot.seq if snapshot else 0
         self._replay(store)
         start = f"snapshot at entry {self._snapshot_seq:,}" if snapshot else "a new start"

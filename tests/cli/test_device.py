@@ -67,7 +67,7 @@ def test_a_device_killed_before_its_first_snapshot_says_that_its_labels_are_safe
     done = edge_cl("status", "--state", tmp_path / "s")
     assert (
         done.returncode == 1
-        and "labels safe in the journal: 5" in done.stderr
+        and "journal entries that are safe: 5" in done.stderr
         and "start edge-cl run" in done.stderr
     )
     edge_cl("run", bundle, "--state", tmp_path / "s")

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import click.testing
 import msgspec
@@ -285,9 +286,8 @@ def test_the_status_is_of_this_moment_while_the_loop_polls(tmp_path):
     counter = iter(range(100, 200))
     status = STATUS
     path = tmp_path / SOCKET_NAME
-    with ControlServer(
-        path, describe=lambda: msgspec.structs.replace(status, n_readings=next(counter))
-    ) as server:
+    behind = SimpleNamespace(status=lambda: msgspec.structs.replace(status, n_readings=next(counter)))
+    with ControlServer(path, behind) as server:
         server.sink(status)
         stop = threading.Event()
 
