@@ -21,8 +21,10 @@ from edge_cl.state import (
     heads_of,
     held_labels,
     holds,
+    ranges_of,
     revise,
 )
+from edge_cl.trust import Origin, Verdict
 
 log = logging.getLogger(__name__)
 
@@ -116,12 +118,19 @@ class DurableKnowledge:
         self.knowledge.check_room(label.label)
         if self.knowledge.must_wake(label.label):
             self.end_sleep()
-        seq = self._journal_label("label", label, reading_id, feature, trust)
-        return seq, self.knowledge.learn(feature, label.label)
+        entry = self._journal_label("label", label, reading_id, feature, trust)
+        return entry.seq, self.knowledge.learn(feature, label.label, origin=_origin(entry))
+
+    def judge(self, label: Label, feature: FloatArray, *, trust: float) -> Verdict:
+        """Whether to learn a label that comes now; changes nothing."""
+        origin = Origin(source=label.source, trust=trust, at_s=time.time())
+        return self.knowledge.judge(feature, label.label, origin)
 
     def hold(self, label: Label, reading_id: str, feature: FloatArray, *, trust: float, why: str) -> int:
         """Journal a label that is not learned but waits for a review; returns its journal number."""
-        return self._journal_label("held", label, reading_id, feature, trust, detail=why)
+        entry = self._journal_label("held", label, reading_id, feature, trust, detail=why)
+        self.knowledge.hold(feature, label.label, _origin(entry))
+        return entry.seq
 
     def _journal_label(
         self,
@@ -132,7 +141,7 @@ class DurableKnowledge:
         trust: float,
         *,
         detail: str = "",
-    ) -> int:
+    ) -> Entry:
         entry = Entry(
             seq=self.seq + 1,
             kind=kind,
@@ -146,7 +155,7 @@ class DurableKnowledge:
             feature=feature,
         )
         self._journal(entry)
-        return entry.seq
+        return entry
 
     def sleep(
         self, plan: SleepPlan, *, slice_s: float, cpu_s: float, busy: Callable[[], bool]
@@ -287,6 +296,30 @@ class DurableKnowledge:
         return msgspec.structs.replace(
             outcome, n_replayed=self._n_replayed, took_s=round(time.monotonic() - began, 3)
         )
+
+    def hold_back(self) -> str:
+        """After a commit: labels that a source taught before it became suspect wait for a review from now on.
+
+        Returns what was done in words, "" for nothing. What is known then is what never saw them. Raises
+        StateUnwritable; it is tried again after the next commit.
+        """
+        suspected, store = self.knowledge.guard.suspected, self._store
+        if store is None or not suspected:
+            return ""
+        counts = store.counts
+        seqs = sorted({seq for seq in suspected if holds(counts, seq)})
+        self.knowledge.guard.suspected = []
+        if not seqs:
+            return ""
+        suspects = ", ".join(self.knowledge.guard.teachers.suspects)
+        why = f"{suspects} contradicted trusted labels too often; held are its labels since that began"
+        self.end_sleep(drop="labels are held back")
+        store.journal.commit()
+        store.take_out("hold", ranges_of(seqs), what=why, source="edge-cl", at_s=round(time.time(), 3))
+        self._rebuild()
+        self.end_sleep(drop="it had learned labels that are held back")
+        self.snapshot(why)
+        return f"{why}: {len(seqs)} labels"
 
     def held_labels(self) -> list[HeldLabel]:
         """Labels that wait for a review, oldest first."""
@@ -431,7 +464,9 @@ class DurableKnowledge:
     def _replay_one(self, entry: Entry) -> None:
         knowledge = self.knowledge
         if entry.kind == "label":
-            knowledge.learn(entry.feature, entry.label, look=False)
+            knowledge.learn(entry.feature, entry.label, look=False, origin=_origin(entry))
+        elif entry.kind == "held":
+            knowledge.hold(entry.feature, entry.label, _origin(entry))
         elif entry.kind == "rename":
             knowledge.rename(entry.label, entry.detail)
         elif entry.kind == "sleep":
@@ -450,3 +485,7 @@ class DurableKnowledge:
         meta["status"] = msgspec.to_builtins(self._describe())
         meta["cause"], meta["at_s"] = cause, round(time.time(), 3)
         return Snapshot(seq=self.seq, bundle_id=self._describe().bundle_id, meta=meta, arrays=arrays)
+
+
+def _origin(entry: Entry) -> Origin:
+    return Origin(entry.seq, entry.source, entry.trust, entry.at_s)

@@ -16,14 +16,14 @@ import numpy as np
 from edge_cl import heads, shares
 from edge_cl.budget import Ledger
 from edge_cl.bundle import Bundle
-from edge_cl.config import MemorySettings
+from edge_cl.config import MemorySettings, TrustSettings
 from edge_cl.errors import BudgetExceeded, ConfigError, NumericalError, StateError
 from edge_cl.heads import Head, HeadState, StepProgram
 from edge_cl.memory import Exemplars, RowFile
 from edge_cl.naming import ClassNames
 from edge_cl.nap import Nap
 from edge_cl.records import FloatArray, SleepPlan, SleepProgress, SleepReport, under
-from edge_cl.trust import Calibrator, Stability
+from edge_cl.trust import TRUSTED, Calibrator, Origin, Stability, Verdict
 
 PRIOR_STRENGTH = 10.0
 """Labels per class that the bundle's prior counts for: a start, not a verdict. 20 keeps the source a point
@@ -31,6 +31,8 @@ better, and learns new people and sensors 0.3 worse."""
 EVALUATE_EVERY = 128
 """Labels between two looks at how well the head awake still answers held-back exemplars, for the reports."""
 N_EVALUATED = 32
+THE_DEVICE = Origin()
+"""What a label comes from when nobody says."""
 N_REPORTS = 64
 """Reports of sleeps that are kept."""
 
@@ -59,6 +61,8 @@ class Knowledge:
         How exemplars are kept.
     file
         Where exemplars are kept instead of RAM.
+    trust
+        Who may teach what.
     """
 
     def __init__(
@@ -70,12 +74,11 @@ class Knowledge:
         head_options: dict[str, Any] | None = None,
         memory: MemorySettings | None = None,
         file: RowFile | None = None,
+        trust: TrustSettings | None = None,
     ) -> None:
         memory = memory or MemorySettings()
-        spec = bundle.manifest.head
-        name = head_name or spec.name
+        spec, name = bundle.manifest.head, head_name or bundle.manifest.head.name
         options = heads.device_options(name, {**({} if head_name else spec.options), **(head_options or {})})
-        self._asked_options = options
         self.naming = ClassNames(list(bundle.manifest.class_names))
         self.calibrate = Calibrator()
         self.n_labels = self.n_sleeps = self.labels_since_sleep = 0
@@ -83,7 +86,7 @@ class Knowledge:
         """Of the last sleeps, oldest first."""
         self._ledger = ledger
         shares.release(ledger)  # what this one replaces, after a rollback
-        self._memory_settings, self._prior = memory, bundle.prior()
+        self._asked_options, self._memory_settings, self._prior = options, memory, bundle.prior()
         self.stability = Stability()
         """Of the head awake, on held-back exemplars."""
         self._offered_at_sleep = 0
@@ -91,6 +94,8 @@ class Knowledge:
         self._nap: Nap | None = None
         self._program = StepProgram.load(bundle) if name == "step" else None
         n_features = bundle.manifest.feature_size
+        self.guard = shares.make_guard(ledger, n_features, trust)
+        """Against bad labels: who may teach, and the exam that every sleep must pass."""
         self.memory = shares.smallest_memory(memory, bundle, file)
         try:
             self.head = heads.create(
@@ -154,7 +159,20 @@ class Knowledge:
         """Calibrated class probabilities: (D,) → (C,)."""
         return self.naming.gathered(self.calibrate(self.head.predict_one(x)))
 
-    def learn(self, x: FloatArray, label: str, *, look: bool = True) -> Lesson:
+    def judge(self, x: FloatArray, label: str, origin: Origin) -> Verdict:
+        """Whether to learn x (D,) as class `label`, as it comes from there; changes nothing."""
+        return self.guard.judge(x, self._class_of(label), origin, self.naming.of_inner())
+
+    def hold(self, x: FloatArray, label: str, origin: Origin) -> None:
+        """Note a label that is not learned but waits for a review."""
+        self.guard.note(x, self._class_of(label), origin, right=None)
+
+    def _class_of(self, label: str) -> int:
+        """One of the head's classes for each name that answers have, -1 for a new one."""
+        name = self.naming.resolve(label)
+        return self.naming.of_head(name)[0] if name in self.class_names else -1
+
+    def learn(self, x: FloatArray, label: str, *, look: bool = True, origin: Origin = THE_DEVICE) -> Lesson:
         """Learn feature x (D,) as class `label`, a new class when the name is new.
 
         Without `look` the answer afterwards is not asked for, and is 0; call `look` after the last.
@@ -165,18 +183,23 @@ class Knowledge:
             self._make_room(label)
             self.naming.add(label)
         k = self._taught_class(x, label)
-        before = self._teach(self.head, self.calibrate, x, k)
+        before, right = self._teach(self.head, self.calibrate, x, k)
+        self.guard.note(x, self._class_of(label), origin, right=right)
         self.n_labels += 1
         self.labels_since_sleep += 1
         if self.n_labels % EVALUATE_EVERY == 0:
             self._evaluate()
         if self._nap is None:
-            self.memory.add(x, k)
+            self._remember(x, k, origin.trust >= TRUSTED)
         else:  # a sleep reads the memory as it was when it began
-            self._nap.learned.append((x, k))
+            self._nap.learned.append((x, k, origin.trust >= TRUSTED))
         y = self.class_names.index(label)
         self._unlooked = None if look else x
         return Lesson(y, new_class, before, float(self.predict_one(x)[y]) if look else 0.0)
+
+    def _remember(self, x: FloatArray, y: int, trusted: bool) -> None:
+        if self.memory.add(x, y) and trusted:
+            self.guard.pinned.add(x, y)
 
     def look(self) -> None:
         """Ask for the answer to what was learned last, if nobody did: heads may put work off until then."""
@@ -195,11 +218,14 @@ class Knowledge:
     def rename(self, old: str, new: str) -> None:
         """Call class `old` `new`; when `new` is known both become one."""
         self.naming.rename(old, new)
+        self.guard.teachers.reference.relabel(
+            [self.naming.of_head(name)[0] for name in self.naming.of_inner()]
+        )
 
-    def _teach(self, head: Head, calibrate: Calibrator, x: FloatArray, y: int) -> float:
+    def _teach(self, head: Head, calibrate: Calibrator, x: FloatArray, y: int) -> tuple[float, bool]:
         """Calibrate on the head's answer, then let the head learn; y may be the next new class.
 
-        Returns the probability that the answer gave class y.
+        Returns the probability that the answer gave class y, and whether it was right.
         """
         scores = head.predict_one(x)
         before = float(calibrate(scores)[y]) if y < len(scores) else 0.0
@@ -213,7 +239,7 @@ class Knowledge:
             for _ in head.rehearse(Exemplars.of(*self.memory.rehearsed.exemplars())):
                 pass
             head.learn_one(x, y)
-        return before
+        return before, bool(scores.any() and scores.argmax() == y)
 
     # ------------------------------------------------------------------ sleep
 
@@ -251,6 +277,7 @@ class Knowledge:
             n_sleep=self.n_sleeps,
             log_temperature=self.calibrate.log_temperature,
             labels_before=self.labels_since_sleep,
+            pinned=self.guard.pinned.exam(),
         )
         self.labels_since_sleep = 0
 
@@ -289,8 +316,8 @@ class Knowledge:
         self._nap = None
         if not drop:  # the repetition of a dropped sleep asks nothing
             nap.note_recall(self.memory)
-        for x, y in nap.learned:
-            self.memory.add(x, y)
+        for x, y, trusted in nap.learned:
+            self._remember(x, y, trusted)
         report = nap.report(
             self.naming.inner, self.stability, drop=drop, cpu_s=cpu_s, held_bytes=self._ledger.held_bytes
         )
@@ -331,6 +358,7 @@ class Knowledge:
         """SHA-256 (hex) of everything that decides a prediction or what is learned next."""
         meta, arrays = self.state(whole=True)
         del meta["reports"], meta["stability"]
+        del meta["guard_by_entry"]  # knows entries by number and time
         digest = hashlib.sha256(msgspec.json.encode(meta, order="deterministic"))
         for name in sorted(arrays):
             digest.update(name.encode())
@@ -344,6 +372,7 @@ class Knowledge:
         """
         head = self.head.state()
         memory_arrays, memory_meta = self.memory.state(whole=whole)
+        guard_arrays, guard_meta, by_entry = self.guard.state()
         meta = {
             "head": msgspec.to_builtins(msgspec.structs.replace(head, arrays={})),
             "memory": memory_meta,
@@ -353,11 +382,14 @@ class Knowledge:
             "n_sleeps": self.n_sleeps,
             "labels_since_sleep": self.labels_since_sleep,
             "offered_at_sleep": self._offered_at_sleep,
+            "guard": guard_meta,
+            "guard_by_entry": by_entry,
             "stability": self.stability.state(),
             "reports": msgspec.to_builtins(self.reports),
         }
         arrays = {f"head.{key}": value for key, value in head.arrays.items()}
-        return meta, arrays | {f"memory.{key}": value for key, value in memory_arrays.items()}
+        arrays |= {f"memory.{key}": value for key, value in memory_arrays.items()}
+        return meta, arrays | {f"guard.{key}": value for key, value in guard_arrays.items()}
 
     def restore(self, meta: dict[str, Any], arrays: dict[str, Any]) -> None:
         """Take back what `state` gave, bit for bit."""
@@ -384,5 +416,7 @@ class Knowledge:
         self._offered_at_sleep = meta["offered_at_sleep"]
         self.reports = msgspec.convert(meta["reports"], list[SleepReport])
         self.stability.restore(meta["stability"])
+        if "guard" in meta:  # earlier releases trusted everybody
+            self.guard.restore(under(arrays, "guard."), meta["guard"], meta["guard_by_entry"])
         shares.fit_settings(self._memory_settings, self.head, self.memory)
         shares.fit_budget(self._ledger, self.head, self.memory)

@@ -36,6 +36,12 @@ def refusal(label: Label, reading_id: str, status: ReceiptStatus, message: str) 
     )
 
 
+def held(label: Label, reading_id: str, seq: int, reason: str) -> Receipt:
+    """The receipt of a label that waits for a review as journal entry `seq`; given after the commit."""
+    receipt = refusal(label, reading_id, "held", f"not learned, it waits for a review: {reason}")
+    return msgspec.structs.replace(receipt, seq=seq)
+
+
 def taken_back(receipt: Receipt, message: str) -> Receipt:
     """A receipt that could not be given: its label was learned but never became durable."""
     return msgspec.structs.replace(

@@ -6,11 +6,12 @@ from pathlib import Path
 
 from edge_cl.budget import MIB, Ledger
 from edge_cl.bundle import Bundle
-from edge_cl.config import MemorySettings
+from edge_cl.config import MemorySettings, TrustSettings
 from edge_cl.errors import BudgetExceeded, ConfigError
 from edge_cl.heads import Head
 from edge_cl.memory import LEAST_EXEMPLARS, Pending, ReplayMemory, Reservoir, RowFile
 from edge_cl.nap import MAX_LEARNED
+from edge_cl.trust import Guard
 
 EXEMPLARS_FILE = "exemplars"
 """In the state folder, with the name of the memory's part behind it."""
@@ -20,6 +21,19 @@ PENDING_SHARE = 0.1
 """Part of the budget for features that wait for a label."""
 CHOICE_BYTES = 100
 """What a sleep holds of every exemplar it can choose: class, age, recall, the sampler's orders; measured."""
+
+
+TRUSTED_SHARE = 0.03
+"""Part of the budget for trusted labels that the others are checked by, at most."""
+
+
+def make_guard(ledger: Ledger, n_features: int, settings: TrustSettings | None) -> Guard:
+    """Room for trusted labels; it is registered with the ledger."""
+    rows = int(TRUSTED_SHARE * ledger.capacity_bytes) // (2 * (2 * n_features + 16))
+    guard = Guard(n_features, settings, max(16, min(rows, 512)))
+    ledger.require("trusted labels", guard.nbytes)
+    ledger.register("trusted labels", lambda: guard.nbytes)
+    return guard
 
 
 def make_pending(ledger: Ledger, n_features: int) -> Pending:
@@ -131,7 +145,7 @@ def memory_bytes_beside_one_more_class(ledger: Ledger, head: Head, memory: Repla
 
 def release(ledger: Ledger) -> None:
     """Give back what knowledge took of the budget."""
-    for name in ("head", "sleep", "memory"):
+    for name in ("trusted labels", "head", "sleep", "memory"):
         ledger.release(name)
 
 

@@ -97,7 +97,9 @@ class Reference:
         self.n = self._n_block = self.n_added = 0
         self._mean = np.zeros(n_features, dtype=np.float32)
         self._inv_std = np.zeros(n_features, dtype=np.float32)
-        self._measured = np.zeros((N_MEASURED, 3))  # strangeness, distance to own class, bet
+        self._measured = np.zeros(
+            (N_MEASURED, 3), dtype=np.float32
+        )  # strangeness, distance to own class, bet
         self._n_measured = 0
 
     @property
@@ -118,7 +120,7 @@ class Reference:
         if nearest[0] < 0:
             return None
         if np.isfinite(own[0]):
-            p, outlier = self._ranks(float(np.log(own[0] / rival[0])))
+            p, outlier = self._ranks(float(np.float32(np.log(own[0] / rival[0]))))
             return Doubt(p, _bet(p) - self._drift(), outlier, int(nearest[0]), known=True)
         if self._unseen() > UNSEEN:
             return None
@@ -152,6 +154,11 @@ class Reference:
         std = rows.std(axis=0, dtype=np.float64)
         self._mean = rows.mean(axis=0, dtype=np.float64).astype(np.float32)
         self._inv_std = (1 / np.where(std > 0, std, np.inf)).astype(np.float32)
+
+    def relabel(self, class_of: list[int]) -> None:
+        """Classes have become one: class c is `class_of[c]` now."""
+        n = self.n + self._n_block
+        self._y[:n] = np.array(class_of, dtype=np.int64)[self._y[:n]]
 
     def _drop_one(self) -> None:
         """The oldest of the fullest class goes, the last row takes its place."""

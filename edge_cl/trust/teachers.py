@@ -16,8 +16,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
-from numpy.typing import NDArray
-
 from edge_cl.config import TrustSettings
 from edge_cl.records import FloatArray
 from edge_cl.trust.accounts import SUSPECT, Account
@@ -34,6 +32,15 @@ FAR_P = 0.1
 """A class without trusted labels is learned where at most this share of trusted labels lay as far off."""
 MAX_ACCOUNTS = 32
 """Sources with an account of their own; beyond them the newest counts as a newcomer again."""
+
+
+class Origin(NamedTuple):
+    """Where a label comes from: its journal entry, who said it, how far that one is trusted, and when."""
+
+    seq: int = 0
+    source: str = ""
+    trust: float = TRUSTED
+    at_s: float = 0.0
 
 
 class Said(NamedTuple):
@@ -164,18 +171,13 @@ class Teachers:
             newcomers = [name for name in listed if not self._accounts[name].proven]
             del self._accounts[(newcomers or listed)[0]]
 
-    def state(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
-        """Arrays and JSON values that `restore` takes back."""
-        arrays, meta = self.reference.state()
-        return arrays, {
-            "reference": meta,
-            "accounts": {name: account.state() for name, account in self._accounts.items()},
-        }
+    def accounts_state(self) -> dict[str, Any]:
+        """JSON values that `restore_accounts` takes back; the reference has a state of its own."""
+        return {name: account.state() for name, account in self._accounts.items()}
 
-    def restore(self, arrays: dict[str, NDArray[Any]], meta: dict[str, Any]) -> None:
-        """Take back what `state` gave."""
-        self.reference.restore(arrays, meta["reference"])
-        self._accounts = {name: Account.restored(state) for name, state in meta["accounts"].items()}
+    def restore_accounts(self, accounts: dict[str, Any]) -> None:
+        """Take back what `accounts_state` gave."""
+        self._accounts = {name: Account.restored(state) for name, state in accounts.items()}
 
 
 def _verdict(accounts: dict[str, Account], said: Said, doubt: Doubt, rival: str) -> Verdict:

@@ -61,6 +61,11 @@ class Home:
         return sum(action != "learn" for action in actions) / len(actions)
 
 
+def state(teachers: Teachers) -> tuple[dict[str, np.ndarray], list[object]]:
+    arrays, meta = teachers.reference.state()
+    return arrays, [meta, teachers.accounts_state()]
+
+
 @pytest.mark.parametrize("apart", [0.5, 1.5, 4.0])
 def test_honest_labels_are_learned_however_much_the_classes_overlap(apart: float) -> None:
     home = Home(1, apart=apart)
@@ -148,7 +153,7 @@ def test_many_names_are_one_attacker() -> None:
         sum(home.learned[seq].startswith("mqtt/") and home.learned[seq] != "mqtt/anna" for seq in left) < 30
     )
     assert home.says("mqtt/anna") == "learn"  # known for long
-    assert len(home.teachers.state()[1]["accounts"]) <= MAX_ACCOUNTS
+    assert len(home.teachers.accounts_state()) <= MAX_ACCOUNTS
 
 
 def test_no_trust_at_all_is_held_and_refusals_say_what_to_do() -> None:
@@ -171,25 +176,27 @@ def test_it_goes_on_after_a_restart_as_if_there_was_none(seed: int, cut: int) ->
     done: dict[int, list[str]] = {0: [], 1: []}
     for k in range(300):
         if k == cut:
-            arrays, meta = resumed.teachers.state()
+            arrays, meta = state(resumed.teachers)
             resumed.teachers = Teachers(D, TrustSettings())
-            resumed.teachers.restore({n: a.copy() for n, a in arrays.items()}, json.loads(json.dumps(meta)))
+            reference, accounts = json.loads(json.dumps(meta))
+            resumed.teachers.reference.restore(arrays, reference)
+            resumed.teachers.restore_accounts(accounts)
         for which, home in enumerate((whole, resumed)):
             done[which].append(home.says(speakers[k % 3], flip=k % 3 == 2))
     assert done[0] == done[1] and whole.taken_back == resumed.taken_back
-    (a, meta), (b, other) = whole.teachers.state(), resumed.teachers.state()
+    (a, meta), (b, other) = state(whole.teachers), state(resumed.teachers)
     assert meta == other and all(np.array_equal(a[name], b[name]) for name in a)
 
 
 def test_judging_changes_nothing_and_what_is_checked_moves_no_reference() -> None:
     home = Home(11)
     list(home.days("local", "mqtt/anna", n=80))
-    arrays = {name: a.copy() for name, a in home.teachers.state()[0].items()}
-    meta = json.dumps(home.teachers.state()[1])
+    arrays = {name: a.copy() for name, a in state(home.teachers)[0].items()}
+    meta = json.dumps(state(home.teachers)[1])
     home.teachers.judge(Said(np.ones(D, np.float32), 1, "mqtt/new", 0.5, home.at_s), NAMES)
-    assert json.dumps(home.teachers.state()[1]) == meta
+    assert json.dumps(state(home.teachers)[1]) == meta
     list(home.days("mqtt/anna", "mqtt/mallory", n=30))
-    now = home.teachers.state()[0]
+    now = state(home.teachers)[0]
     assert all(np.array_equal(a, now[name]) for name, a in arrays.items())
 
 
