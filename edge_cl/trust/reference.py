@@ -122,7 +122,7 @@ class Reference:
         if np.isfinite(own[0]):
             p, outlier = self._ranks(float(np.float32(np.log(own[0] / rival[0]))))
             return Doubt(p, _bet(p) - self._drift(), outlier, int(nearest[0]), known=True)
-        if self._unseen() > UNSEEN:
+        if y >= 0 and self._unseen() > UNSEEN:
             return None
         as_far = float((self._measured[: self._n_rows, 1] >= rival[0]).mean())
         return Doubt(as_far, 0.0, 1.0, int(nearest[0]), known=False)

@@ -74,7 +74,7 @@ def test_a_rare_class_keeps_its_rows_when_a_common_one_floods() -> None:
 def test_while_new_classes_keep_coming_an_unseen_one_is_no_news() -> None:
     few, many = taught(60, apart=6.0, n_classes=20), taught(400, apart=6.0, n_classes=3)
     x = np.zeros(D, np.float32)
-    assert few.doubt(x, 33) is None
+    assert few.doubt(x, 33) is None and few.doubt(x, -1) is not None  # but nobody had named a class -1
     doubt = many.doubt(x, 33)
     assert doubt is not None and not doubt.known
 
