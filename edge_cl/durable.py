@@ -10,6 +10,7 @@ import msgspec
 
 from edge_cl.errors import BudgetExceeded, StateCorrupt, StateUnwritable
 from edge_cl.knowledge import Knowledge, Lesson
+from edge_cl.memory import PendingFeature
 from edge_cl.records import FloatArray, Label, SleepPlan, SleepProgress, Status
 from edge_cl.state import Entry, Snapshot, StateStore
 
@@ -75,7 +76,7 @@ class DurableKnowledge:
         """Two snapshots, a third while it is written, the journal between them and exemplars in a file must
         fit on the disk."""
         knowledge = self.knowledge
-        snapshot = knowledge.head.nbytes + knowledge.memory.nbytes + FIXED_BYTES
+        snapshot = knowledge.head.nbytes + knowledge.memory.nbytes + knowledge.refusals.nbytes + FIXED_BYTES
         journal = 4 * self._snapshot_labels * (4 * knowledge.head.n_features + ROW_BYTES)
         needed = 3 * snapshot + journal + knowledge.memory.disk_bytes
         if needed > store.disk.capacity_bytes:
@@ -95,12 +96,14 @@ class DurableKnowledge:
 
         Raises StateUnwritable or BudgetExceeded, and has then learned nothing of it.
         """
-        self.knowledge.check_room(label.label)
-        if self.knowledge.must_wake(label.label):
-            self.end_sleep()
+        refused = label.kind == "not"
+        if not refused:
+            self.knowledge.check_room(label.label)
+            if self.knowledge.must_wake(label.label):
+                self.end_sleep()
         entry = Entry(
             seq=self.seq + 1,
-            kind="label",
+            kind="not" if refused else "label",
             label=label.label,
             reading_id=reading_id,
             source=label.source,
@@ -108,7 +111,8 @@ class DurableKnowledge:
             feature=feature,
         )
         self._journal(entry)
-        return entry.seq, self.knowledge.learn(feature, label.label)
+        learn = self.knowledge.learn_not if refused else self.knowledge.learn
+        return entry.seq, learn(feature, label.label)
 
     def sleep(
         self, plan: SleepPlan, *, slice_s: float, cpu_s: float, busy: Callable[[], bool]
@@ -172,9 +176,17 @@ class DurableKnowledge:
         )
         self.knowledge.wake(drop=drop, tried=tried, cpu_s=cpu_s)
 
-    def label_of(self, reading_id: str) -> str | None:
-        """The label the journal holds for a reading, None when it holds none."""
-        return self._store.journal.label_of(reading_id) if self._store else None
+    def heard_before(self, label: Label, reading_id: str, known: PendingFeature | None) -> bool:
+        """Whether this was said of the reading already; of one no longer `known` the journal tells."""
+        if known is not None:
+            if label.kind == "not":
+                return self.knowledge.refuses(known.feature, label.label)
+            return known.taught >= 0 and self.knowledge.class_names[known.taught] == label.label
+        if self._store is None or not reading_id:
+            return False
+        if label.kind == "not":
+            return self._store.journal.was_refused(reading_id, label.label)
+        return self._store.journal.label_of(reading_id) == label.label
 
     def commit(self) -> None:
         """Make everything learned so far durable.
@@ -272,6 +284,8 @@ class DurableKnowledge:
     def _replay_one(self, entry: Entry) -> None:
         if entry.kind == "label":
             self.knowledge.learn(entry.feature, entry.label)
+        elif entry.kind == "not":
+            self.knowledge.learn_not(entry.feature, entry.label)
         elif entry.kind == "sleep":
             self.knowledge.begin_sleep(msgspec.json.decode(entry.source, type=SleepPlan))
         else:

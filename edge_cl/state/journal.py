@@ -36,13 +36,13 @@ CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
     """One line of the journal.
 
-    `kind` is ``label`` (`feature` was learned as class `label`), ``sleep`` (one began, `label` is its cause
-    and `source` its plan) or ``wake`` (it ended, `source` says how). Learned state is a pure function of the
-    bundle and the entries in order.
+    `kind` is ``label`` (`feature` was learned as class `label`), ``not`` (as not of it), ``sleep`` (one
+    began, `label` is its cause and `source` its plan) or ``wake`` (it ended, `source` says how). Learned
+    state is a pure function of the bundle and the entries in order.
     """
 
     seq: int
-    kind: Literal["label", "sleep", "wake"]
+    kind: Literal["label", "not", "sleep", "wake"]
     label: str
     reading_id: str = ""
     source: str = ""
@@ -151,6 +151,14 @@ class Journal:
         except sqlite3.DatabaseError as error:
             raise _typed(error, self.path) from error
         return None if row is None else str(row[0])
+
+    def was_refused(self, reading_id: str, label: str) -> bool:
+        """Whether it was journalled that a reading is not of class `label`."""
+        query = "SELECT 1 FROM journal WHERE reading_id = ? AND label = ? AND kind = 'not' LIMIT 1"
+        try:
+            return self._db.execute(query, (reading_id, label)).fetchone() is not None
+        except sqlite3.DatabaseError as error:
+            raise _typed(error, self.path) from error
 
     def prune(self, up_to_seq: int) -> None:
         """Drop entries that both snapshots already hold."""
