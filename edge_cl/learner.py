@@ -324,12 +324,10 @@ class Learner:
 
     def _note(self, label: Label, known: PendingFeature, lesson: Lesson) -> None:
         """Remember that a reading was labelled, and count its answer right or wrong."""
-        if label.kind == "not":  # tells of wrong answers only, so counting them would bias the accuracy
-            if known.taught == lesson.class_index:
-                self.pending.mark_taught(known.reading_id, -1)
-            return
-        self.pending.mark_taught(known.reading_id, lesson.class_index)
-        if known.answer >= 0:
+        taught = label.kind == "is"  # "not" tells of wrong answers only: counted, it would bias the accuracy
+        if taught or known.taught == lesson.class_index:
+            self.pending.mark_taught(known.reading_id, lesson.class_index if taught else -1)
+        if taught and known.answer >= 0:
             self.accuracy.update(known.answer == lesson.class_index)
             self._rest.note_label()
 

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from edge_cl import Budget, Label, Learner
+from edge_cl import Budget, Label, Learner, shares
 from edge_cl.config import settings_from
+from edge_cl.errors import StateUnwritable
 from edge_cl.heads import HEADS
 from tests.worlds import NAMES, D, World, make_bundle, reading
 
@@ -192,3 +193,22 @@ def test_its_bytes_are_in_the_budget_and_bounded(tmp_path):
     for k in range(capacity + 5):
         wrong(learner, f"r{k}", np.random.default_rng(k).normal(size=D) * 5)
     assert learner.knowledge.refusals.n == capacity and learner.status().held == held
+    shares.release(learner.ledger)
+    assert "refusals" not in learner.ledger.held(), "the next knowledge takes its own"
+
+
+def test_when_the_disk_takes_nothing_it_is_refused_and_not_remembered(bundle, tmp_path, monkeypatch):
+    with Learner.from_bundle(bundle, state_dir=tmp_path / "s") as learner:
+        answer(learner, np.zeros(D))  # slda solves when it is first asked
+        digest = learner.knowledge.digest()
+        with monkeypatch.context() as full:
+            full.setattr(learner._durable, "commit", lambda: (_ for _ in ()).throw(StateUnwritable("full")))
+            x, given, receipt = wrong(learner)
+        assert (receipt.status, receipt.kind, receipt.seq) == ("refused", "not", 0)
+        assert "predicting only" in receipt.message and learner.knowledge.refusals.n == 0
+        assert answer(learner, x).label == given and learner.knowledge.digest() == digest
+        assert learner.ledger.held()["refusals"] == learner.knowledge.refusals.nbytes
+        _, _, receipt = wrong(learner)
+        assert receipt.status == "learned" and answer(learner, x).label != given
+    with Learner.from_bundle(bundle, state_dir=tmp_path / "s") as learner:
+        assert answer(learner, x).label not in (given, "")
