@@ -9,6 +9,8 @@ from edge_cl.errors import StateUnwritable
 from edge_cl.heads import HEADS
 from tests.worlds import NAMES, D, World, make_bundle, reading
 
+SHORT_SLICES = settings_from({"sleep": {"slice_ms": 1}})
+
 
 @pytest.fixture
 def bundle(tmp_path):
@@ -120,12 +122,13 @@ def test_what_cannot_be_refused_is_said_so(bundle, tmp_path):
         assert learner.teach(other).status == "unknown-reading"
 
 
-def test_it_is_held_through_a_sleep_and_may_be_said_in_one(bundle):
-    learner = Learner.from_bundle(bundle)
+def test_it_is_held_through_a_sleep_and_may_be_said_in_one(tmp_path):
+    learner = Learner.from_bundle(make_bundle(tmp_path / "b.ecl"), settings=SHORT_SLICES)
     learner.run(World(seed=4).events(100, n_classes=3))
     x, given, _ = wrong(learner)
     nap = learner.sleep()
     next(nap)
+    assert learner.knowledge.asleep
     other, as_well, receipt = wrong(learner, "r1", np.full(D, 1.5))
     assert receipt.status == "learned" and answer(learner, other).label != as_well
     for _ in nap:
@@ -212,3 +215,22 @@ def test_when_the_disk_takes_nothing_it_is_refused_and_not_remembered(bundle, tm
         assert receipt.status == "learned" and answer(learner, x).label != given
     with Learner.from_bundle(bundle, state_dir=tmp_path / "s") as learner:
         assert answer(learner, x).label not in (given, "")
+
+
+def test_said_in_a_sleep_that_a_power_cut_ends_it_is_known_again(tmp_path):
+    bundle = make_bundle(tmp_path / "b.ecl")
+    learner = Learner.from_bundle(bundle, state_dir=tmp_path / "s", settings=SHORT_SLICES)
+    learner.run(World(seed=4).events(100, n_classes=3))
+    nap = learner.sleep()
+    next(nap)
+    assert learner.knowledge.asleep
+    x, given, receipt = wrong(learner)
+    assert receipt.status == "learned" and learner.knowledge.asleep
+    said = learner.knowledge.refusals.state()
+    learner._durable.close(save=False)
+    with Learner.from_bundle(bundle, state_dir=tmp_path / "s", settings=SHORT_SLICES) as learner:
+        assert learner.knowledge.asleep and answer(learner, x).label != given
+        for name, array in learner.knowledge.refusals.state().items():
+            np.testing.assert_array_equal(array, said[name])
+        learner.run([])
+        assert not learner.knowledge.asleep and answer(learner, x).label != given
