@@ -11,6 +11,7 @@ import msgspec
 
 from edge_cl.errors import BudgetExceeded, StateCorrupt, StateError, StateUnwritable
 from edge_cl.knowledge import Knowledge, Lesson
+from edge_cl.memory import PendingFeature
 from edge_cl.records import FloatArray, Label, SleepPlan, SleepProgress, Status
 from edge_cl.revisions import HeadRecord, HeldLabel, Outcome, Revision
 from edge_cl.state import (
@@ -89,7 +90,7 @@ class DurableKnowledge:
         """Two snapshots, a third while it is written, the journal between them and exemplars in a file must
         fit on the disk."""
         knowledge = self.knowledge
-        snapshot = knowledge.head.nbytes + knowledge.memory.nbytes + FIXED_BYTES
+        snapshot = knowledge.head.nbytes + knowledge.memory.nbytes + knowledge.refusals.nbytes + FIXED_BYTES
         journal = 4 * self._snapshot_labels * (4 * knowledge.head.n_features + ROW_BYTES)
         needed = 3 * snapshot + journal + knowledge.memory.disk_bytes
         if needed > store.disk.capacity_bytes:
@@ -113,19 +114,24 @@ class DurableKnowledge:
 
         Raises StateUnwritable or BudgetExceeded, and has then learned nothing of it.
         """
-        self.knowledge.check_room(label.label)
-        if self.knowledge.must_wake(label.label):
-            self.end_sleep()
-        seq = self._journal_label("label", label, reading_id, feature, trust)
-        return seq, self.knowledge.learn(feature, label.label)
+        refused = label.kind == "not"
+        if not refused:
+            self.knowledge.check_room(label.label)
+            if self.knowledge.must_wake(label.label):
+                self.end_sleep()
+        seq = self._journal_label("not" if refused else "label", label, reading_id, feature, trust)
+        learn = self.knowledge.learn_not if refused else self.knowledge.learn
+        return seq, learn(feature, label.label)
 
     def hold(self, label: Label, reading_id: str, feature: FloatArray, *, trust: float, why: str) -> int:
         """Journal a label that is not learned but waits for a review; returns its journal number."""
+        if label.kind == "not":
+            why = f"not: {why}"
         return self._journal_label("held", label, reading_id, feature, trust, detail=why)
 
     def _journal_label(
         self,
-        kind: Literal["label", "held"],
+        kind: Literal["label", "not", "held"],
         label: Label,
         reading_id: str,
         feature: FloatArray,
@@ -215,12 +221,22 @@ class DurableKnowledge:
         )
         self.knowledge.wake(drop=drop, tried=tried, cpu_s=cpu_s)
 
-    def label_of(self, reading_id: str) -> str | None:
-        """The label that a reading has by the journal, None when it has none or is from long ago."""
-        if self._store is None:
-            return None
-        found = self._store.journal.label_of(reading_id)
-        return found[1] if found and holds(self._store.counts, found[0]) else None
+    def heard_before(self, label: Label, reading_id: str, known: PendingFeature | None) -> bool:
+        """Whether this was said of the reading already; of one no longer `known` the journal tells."""
+        knowledge = self.knowledge
+        name = knowledge.naming.resolve(label.label)
+        if known is not None:
+            if label.kind == "not":
+                return knowledge.refuses(known.feature, name)
+            return known.taught >= 0 and knowledge.class_names[known.taught] == name
+        if self._store is None or not reading_id:
+            return False
+        counts, last = self._store.counts, None
+        for seq, kind, said in self._store.journal.said_of(reading_id):
+            said = knowledge.naming.resolve(said)
+            if holds(counts, seq) and (kind == "label" or said == name):
+                last = kind, said
+        return last == ("not" if label.kind == "not" else "label", name)
 
     def labelled_lately(self) -> set[str]:
         """Readings that have a label by the journal's last entries."""
@@ -432,6 +448,8 @@ class DurableKnowledge:
         knowledge = self.knowledge
         if entry.kind == "label":
             knowledge.learn(entry.feature, entry.label, look=False)
+        elif entry.kind == "not":
+            knowledge.learn_not(entry.feature, entry.label)
         elif entry.kind == "rename":
             knowledge.rename(entry.label, entry.detail)
         elif entry.kind == "sleep":

@@ -28,7 +28,7 @@ from edge_cl.bundle import Bundle
 from edge_cl.config import Settings
 from edge_cl.durable import DurableKnowledge
 from edge_cl.errors import BadReading, BudgetExceeded, StateUnwritable
-from edge_cl.knowledge import Knowledge
+from edge_cl.knowledge import Knowledge, Lesson
 from edge_cl.memory import PendingFeature
 from edge_cl.records import (
     Answer,
@@ -346,40 +346,41 @@ class Learner:
             return [*lost, receipts.refusal(label, reading_id, "refused", self._refusing)]
         except BudgetExceeded as error:
             return [receipts.refusal(label, reading_id, "refused", str(error))]
-        if known.answer >= 0:
-            self.accuracy.update(known.answer == lesson.class_index)
-            self._rest.note_label()
-        self.pending.mark_taught(reading_id, lesson.class_index)
+        self._note(label, known, lesson)
         changed, n_compared = self._compare()
         self._uncommitted.append(receipts.learned(label, reading_id, seq, lesson, changed, n_compared))
         return []
 
     def _refuse(self, label: Label, reading_id: str, known: PendingFeature | None) -> Receipt | None:
         """The receipt for a label that teaches nothing, None for one that can be learned."""
-        if problem := receipts.unusable(label):
+        if problem := receipts.unusable(label, self.class_names):
             return receipts.refusal(label, reading_id, "refused", problem)
-        taught = self._durable.label_of(reading_id) if known is None and reading_id else None
-        if known is not None and known.taught >= 0:
-            taught = self.class_names[known.taught]
-        if taught == label.label:
-            return receipts.refusal(label, reading_id, "duplicate", "this reading already has this label")
-        if known is not None:
-            return None
-        return receipts.not_remembered(label, reading_id, self.pending.capacity)
+        if self._durable.heard_before(label, reading_id, known):
+            return receipts.duplicate(label, reading_id)
+        return receipts.not_remembered(label, reading_id, self.pending.capacity) if known is None else None
+
+    def _note(self, label: Label, known: PendingFeature, lesson: Lesson) -> None:
+        """Remember that a reading was labelled, and count its answer right or wrong."""
+        taught = label.kind == "is"  # "not" tells of wrong answers only: counted, it would bias the accuracy
+        if taught or known.taught == lesson.class_index:
+            self.pending.mark_taught(known.reading_id, lesson.class_index if taught else -1)
+        if taught and known.answer >= 0:
+            self.accuracy.update(known.answer == lesson.class_index)
+            self._rest.note_label()
 
     def _refresh(self) -> None:
         """Note how a head that just changed would answer the last readings, so that no label is blamed."""
         ids, features, _ = self.pending.recent(N_COMPARED)
         if ids:
-            self.pending.set_current(ids, self.knowledge.predict(features).argmax(axis=1))
+            self.pending.set_current(ids, self.knowledge.answers(features))
 
     def _compare(self) -> tuple[dict[str, str], int]:
         """Answers to the last readings that the newest label changed: {id: "old → new"}."""
         ids, features, old = self.pending.recent(N_COMPARED)
-        new = self.knowledge.predict(features).argmax(axis=1)
+        new = self.knowledge.answers(features)
         changed = np.flatnonzero((new != old) & (old >= 0))
         self.pending.set_current([ids[i] for i in changed], new[changed])
-        names = self.class_names
+        names = [*self.class_names, "(none)"]
         return {ids[i]: f"{names[old[i]]} → {names[new[i]]}" for i in changed}, len(ids)
 
     def _commit(self) -> list[Receipt]:
@@ -409,8 +410,7 @@ class Learner:
         lost, self._uncommitted = self._uncommitted, []
         self._rest.forget()
         self._durable.rollback()
-        if lost:
-            self.pending.take_back([receipt.reading_id for receipt in lost], len(self.class_names))
+        self.pending.take_back([r.reading_id for r in lost if r.kind == "is"], len(self.class_names))
         self._refresh()
         return [receipts.taken_back(receipt, self._refusing) for receipt in lost]
 

@@ -22,7 +22,7 @@ from typing import IO, Literal, Protocol, TypeVar
 import msgspec
 
 from edge_cl.errors import DeviceNotRunning, EdgeCLError, StateError, SyncError
-from edge_cl.records import Answer, Label, Receipt, SleepReport, SleepRequest, Status
+from edge_cl.records import Answer, Label, LabelKind, Receipt, SleepReport, SleepRequest, Status
 from edge_cl.revisions import HeldLabel, Outcome, Revision
 from edge_cl.sync.messages import MAX_INBOUND_BYTES, answers, check_label
 
@@ -43,6 +43,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     op: Literal["status", "label", "sleep", "sleeps", "revise", "held"]
     label: str = ""
+    kind: LabelKind = "is"
     reading_id: str = ""
     revision: Revision | None = None
 
@@ -176,7 +177,8 @@ class ControlServer:
             check_label(request.label, request.reading_id)
         except SyncError as error:
             return Reply(error=str(error))
-        return self._teach(Label(label=request.label, reading_id=request.reading_id, source=SOURCE))
+        label, kind = request.label, request.kind
+        return self._teach(Label(label=label, kind=kind, reading_id=request.reading_id, source=SOURCE))
 
     def _status_reply(self) -> Reply:
         if self._device is not None:
