@@ -48,7 +48,7 @@ from edge_cl.records import (
 from edge_cl.rest import Rest
 from edge_cl.revisions import HeadRecord, HeldLabel, Outcome, Revision
 from edge_cl.shares import exemplars_file, make_pending
-from edge_cl.state import StateStore
+from edge_cl.state import StateStore, Wear
 from edge_cl.trust import PrequentialAccuracy
 
 log = logging.getLogger(__name__)
@@ -75,12 +75,12 @@ class Learner:
         self.ledger = Ledger(budget.ram_bytes)
         self.pending = make_pending(self.ledger, bundle.manifest.feature_size)
         self.accuracy = PrequentialAccuracy()
-        self.n_readings = 0
-        self.n_bad_readings = 0
+        self.n_readings = self.n_bad_readings = 0
         self.n_bad_inputs = 0
         """Lines and samples that the source dropped before they were readings; set by whoever knows."""
         self._shape = (bundle.manifest.window_samples, bundle.manifest.n_channels)
         self._committed_at = time.monotonic()
+        self._commit_s = settings.state.commit_ms / 1000
         self._uncommitted: list[Receipt] = []
         self._owed: list[Receipt] = []
         self._refusing = ""
@@ -97,6 +97,7 @@ class Learner:
                 store,
                 snapshot_labels=settings.state.snapshot_labels,
                 describe=self.status,
+                wear=Wear(settings.state.daily_write_mb * 1e6),
             )
             self._rest = Rest(self._durable, settings.sleep, self.accuracy)
             self._durable.recover()
@@ -237,7 +238,7 @@ class Learner:
             self._handle(event, sinks)
             if event is None and not self._rest.asleep:
                 self._durable.check_history(CHECKED_AT_ONCE)
-            if time.monotonic() - self._committed_at >= self.settings.state.commit_ms / 1000:
+            if time.monotonic() - self._committed_at >= self._commit_s:
                 _emit(sinks, self._commit())
             self._doze(sinks, busy)
         while self._rest.asleep and not self._rest.waits and not busy():
@@ -278,6 +279,7 @@ class Learner:
             last_sleep=self.knowledge.last_sleep,
             sleep_state=self._rest.describe(),
             recovered=self._durable.recovered,
+            written_bytes=self._durable.wear.written_bytes,
             alarm="; ".join(filter(None, [self._refusing, *self._durable.alarms, self.other_alarm()])),
         )
 
@@ -393,6 +395,7 @@ class Learner:
         given, self._uncommitted = self._uncommitted, []
         if given:
             self._refusing = ""
+            self._commit_s = self._durable.wear.commit_s(self.settings.state.commit_ms / 1000)
         given, self._owed = self._owed + given, []
         try:
             self._durable.snapshot_if_due()
