@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator
 from typing import Literal
@@ -85,7 +86,9 @@ class DurableKnowledge:
         self._describe = describe
         self._alarm = self._recovery_alarm = ""
         self._distrust = False  # a write failed: what the disk holds is to be written anew
-        self._n_replayed = self._checked = self._snapshot_again = 0
+        self._n_replayed = self._n_to_replay = self._checked = self._snapshot_again = 0
+        self._rebuilding: Iterator[None] | None = None
+        self._why = ""  # what it is rebuilt for
         self.recovered = "nothing is kept on disk"
         self.seq = self._snapshot_seq = 0
         self.knowledge = make()
@@ -280,9 +283,7 @@ class DurableKnowledge:
         Raises StateUnwritable when that end cannot be journalled; call `rollback` then. What was committed
         stays.
         """
-        if self._store is None:
-            return
-        if self.seq < self._snapshot_again:
+        if self._store is None or self._rebuilding is not None or self.seq < self._snapshot_again:
             return
         if self._distrust:
             self.end_sleep()
@@ -301,7 +302,7 @@ class DurableKnowledge:
             self._rebuild()
 
     def revise(self, asked: Revision, source: str) -> Outcome:
-        """Take labels back, go back, rename or review: journal it, know what counts now, snapshot.
+        """Take labels back, go back, rename or review: journalled on return, known after `rebuild`.
 
         Raises StateError when it cannot be done, StateUnwritable when the disk takes nothing.
         """
@@ -311,7 +312,6 @@ class DurableKnowledge:
             )
         self.end_sleep(drop=f"{asked.__class__.__name__.lower()} was asked")
         self.commit()
-        began = time.monotonic()
         outcome = revise(
             self._store,
             asked,
@@ -319,12 +319,37 @@ class DurableKnowledge:
             at_s=round(time.time(), 3),
             class_names=self.knowledge.class_names,
         )
-        self._rebuild()
+        self.knowledge = self._make()
+        self._rebuilding, self._why = self._recovering(), outcome.message
+        return outcome
+
+    @property
+    def rebuilding(self) -> str:
+        """How far knowledge is rebuilt after a revision, "" when it is whole."""
+        if self._rebuilding is None:
+            return ""
+        return f"learning anew: {self._n_replayed:,} of {self._n_to_replay:,} entries"
+
+    @property
+    def n_replayed(self) -> int:
+        """Journal entries that were learned anew when knowledge was last rebuilt."""
+        return self._n_replayed
+
+    def rebuild(self, slice_s: float = math.inf, busy: Callable[[], bool] = bool) -> bool:
+        """Go on learning anew what counts, for about `slice_s` or until `busy()`; whether it is done.
+
+        Until then `knowledge` answers by what it has relearned, and must not be taught.
+        """
+        if self._rebuilding is None:
+            return True
+        began = time.monotonic()
+        for _ in self._rebuilding:
+            if time.monotonic() - began >= slice_s or busy():
+                return False
+        self._rebuilding = None
         self.end_sleep(drop="it had not ended at the moment that was returned to")
-        self.snapshot(outcome.message)
-        return msgspec.structs.replace(
-            outcome, n_replayed=self._n_replayed, took_s=round(time.monotonic() - began, 3)
-        )
+        self.snapshot(self._why)
+        return True
 
     def held_labels(self) -> list[HeldLabel]:
         """Labels that wait for a review, oldest first."""
@@ -336,7 +361,7 @@ class DurableKnowledge:
 
     def snapshot(self, cause: str) -> None:
         """Write everything learned; a failure raises the alarm and only costs a longer replay."""
-        if self._store is None or self.seq == self._snapshot_seq:
+        if self._store is None or self.seq == self._snapshot_seq or self._rebuilding is not None:
             return
         self._store.journal.commit()
         try:
@@ -397,16 +422,22 @@ class DurableKnowledge:
 
     def recover(self) -> None:
         """New knowledge becomes what counts: the newest snapshot that leads there, and what came after it."""
-        self.seq = self._snapshot_seq = self._n_replayed = 0
+        for _ in self._recovering():
+            pass
+
+    def _recovering(self) -> Iterator[None]:
+        """The same piece by piece."""
+        self.seq = self._snapshot_seq = self._n_replayed = self._n_to_replay = 0
         store = self._store
         if store is None:
             return
         snapshot = self._restore(store)
         store.begin(snapshot, self._bundle_classes)
-        self.seq = self._snapshot_seq = snapshot.seq if snapshot else 0
+        self._snapshot_seq = snapshot.seq if snapshot else 0
         if snapshot is not None and not self.wear.written_before:
             self.wear.written_before = snapshot.meta.get("written_bytes", 0)
-        self._replay(store)
+        self.seq = store.journal.last_seq
+        yield from self._replay(store)
         start = f"snapshot at entry {self._snapshot_seq:,}" if snapshot else "a new start"
         self.recovered = f"{start}, {self._n_replayed:,} journal entries replayed"
         if store.problems:
@@ -415,7 +446,7 @@ class DurableKnowledge:
 
     def _rebuild(self) -> None:
         """From knowledge that is not what counts to knowledge that is."""
-        self.knowledge = self._make()
+        self.knowledge, self._rebuilding = self._make(), None
         self.recover()
 
     def _note_problems(self) -> None:
@@ -442,13 +473,14 @@ class DurableKnowledge:
             self.knowledge = self._make()
         return None
 
-    def _replay(self, store: StateStore) -> None:
+    def _replay(self, store: StateStore) -> Iterator[None]:
         """Relearn what counts after the snapshot, exactly as it was learned then."""
-        after = self.seq
+        after = self._snapshot_seq
+        self._n_to_replay = sum(last - max(first - 1, after) for first, last in store.counts if last > after)
         while True:
             try:
                 for entry in store.entries(after):
-                    self._replay_one(entry)
+                    yield from self._replay_one(entry)
                     after = entry.seq
                     self._n_replayed += 1
                 break
@@ -458,7 +490,6 @@ class DurableKnowledge:
                 self._cut_off(store, after, error)
                 return
         self.knowledge.look()
-        self.seq = store.journal.last_seq
 
     def _cut_off(self, store: StateStore, after: int, error: StateCorrupt) -> None:
         """The journal cannot be read on: what is known goes on without it."""
@@ -469,7 +500,7 @@ class DurableKnowledge:
         store.replace_journal(self._as_snapshot("the journal was damaged"))
         self._snapshot_seq = after
 
-    def _replay_one(self, entry: Entry) -> None:
+    def _replay_one(self, entry: Entry) -> Iterator[None]:
         knowledge = self.knowledge
         if entry.kind == "label":
             knowledge.learn(entry.feature, entry.label, look=False)
@@ -485,8 +516,9 @@ class DurableKnowledge:
             woken = msgspec.json.decode(entry.detail, type=Woken)
             if not woken.drop:
                 for _ in knowledge.sleep_pieces(woken.n_steps):
-                    pass
+                    yield
             knowledge.wake(drop=woken.drop, tried=woken.tried, cpu_s=woken.cpu_s)
+        yield
 
     def _as_snapshot(self, cause: str) -> Snapshot:
         meta, arrays = self.knowledge.state()
