@@ -267,17 +267,16 @@ class Journal:
         except sqlite3.DatabaseError as error:
             raise _typed(error, self.path) from error
 
-    def label_of(self, reading_id: str) -> tuple[int, str] | None:
-        """Seq and label of the last label journalled lately for a reading, None when there is none."""
+    def said_of(self, reading_id: str) -> list[tuple[int, str, str]]:
+        """(seq, ``label`` or ``not``, class) of what was lately said of a reading, in order."""
         query = (
-            "SELECT seq, label FROM journal WHERE seq > ? AND kind = 'label' AND reading_id = ? "
-            "ORDER BY seq DESC LIMIT 1"
+            "SELECT seq, kind, label FROM journal WHERE seq > ? AND kind IN ('label','not') "
+            "AND reading_id = ? ORDER BY seq"
         )
         try:
-            row = self._db.execute(query, (self.last_seq - RECENT, reading_id)).fetchone()
+            return self._db.execute(query, (self.last_seq - RECENT, reading_id)).fetchall()
         except sqlite3.DatabaseError as error:
             raise _typed(error, self.path) from error
-        return None if row is None else (int(row[0]), str(row[1]))
 
     def labelled_lately(self) -> list[tuple[int, str]]:
         """Seq and reading of the labels among the last entries."""

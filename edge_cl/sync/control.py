@@ -22,7 +22,7 @@ from typing import IO, Literal, Protocol, TypeVar
 import msgspec
 
 from edge_cl.errors import DeviceNotRunning, EdgeCLError, StateError, SyncError
-from edge_cl.records import Answer, Label, Receipt, SleepReport, SleepRequest, Status
+from edge_cl.records import Answer, Label, LabelKind, Receipt, SleepReport, SleepRequest, Status
 from edge_cl.revisions import HeldLabel, Outcome, Revision
 from edge_cl.sync.messages import MAX_INBOUND_BYTES, answers, check_label
 
@@ -32,8 +32,8 @@ MAX_PATH_BYTES = 107
 READ_S = 5.0
 RECEIPT_S = 30.0
 STATUS_S = 1.0
-REVISE_S = 300.0
-"""A revision may have to learn the whole history anew."""
+REVISE_S = 60.0
+"""A revision reads the whole history, and waits for one that is under way."""
 
 A = TypeVar("A")
 
@@ -43,6 +43,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     op: Literal["status", "label", "sleep", "sleeps", "revise", "held"]
     label: str = ""
+    kind: LabelKind = "is"
     reading_id: str = ""
     revision: Revision | None = None
 
@@ -75,8 +76,8 @@ class Device(Protocol):
         """Labels that wait for a review, oldest first."""
         ...
 
-    def revise(self, asked: Revision, *, source: str) -> Outcome:
-        """Change what counts of the past; raises EdgeCLError."""
+    def revise(self, asked: Revision, *, source: str, wait: bool) -> Outcome:
+        """Change what counts of the past; raises EdgeCLError. Without `wait` it is learned anew meanwhile."""
         ...
 
 
@@ -176,7 +177,8 @@ class ControlServer:
             check_label(request.label, request.reading_id)
         except SyncError as error:
             return Reply(error=str(error))
-        return self._teach(Label(label=request.label, reading_id=request.reading_id, source=SOURCE))
+        label, kind = request.label, request.kind
+        return self._teach(Label(label=label, kind=kind, reading_id=request.reading_id, source=SOURCE))
 
     def _status_reply(self) -> Reply:
         if self._device is not None:
@@ -197,7 +199,11 @@ class ControlServer:
             if request.op == "held":
                 return Reply(held=self._in_the_loop(device.held_labels, REVISE_S))
             assert revision is not None
-            return Reply(outcome=self._in_the_loop(lambda: device.revise(revision, source=SOURCE), REVISE_S))
+            return Reply(
+                outcome=self._in_the_loop(
+                    lambda: device.revise(revision, source=SOURCE, wait=False), REVISE_S
+                )
+            )
         except FutureTimeout:
             return Reply(error="the device is busy and may still do it; ask for its status in a moment")
         except EdgeCLError as error:

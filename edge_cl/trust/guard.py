@@ -10,7 +10,7 @@ from edge_cl.config import TrustSettings
 from edge_cl.records import FloatArray, under
 from edge_cl.trust.pinned import Pinned
 from edge_cl.trust.relapse import TrustedAnswers
-from edge_cl.trust.teachers import TRUSTED, Origin, Said, Teachers, Verdict
+from edge_cl.trust.teachers import TRUSTED, Origin, Said, Teachers
 
 
 class Guard:
@@ -38,16 +38,16 @@ class Guard:
         """Bytes held."""
         return self.teachers.reference.nbytes + self.pinned.nbytes
 
-    def judge(self, x: FloatArray, y: int, origin: Origin, class_names: list[str]) -> Verdict:
-        """Whether to learn x (D,) as class y (-1: a new one); changes nothing."""
-        return self.teachers.judge(Said(x, y, origin.source, origin.trust, origin.at_s), class_names)
-
     def note(self, x: FloatArray, y: int, origin: Origin, *, right: bool | None) -> None:
         """A label was learned, its answer before `right` or not; None: it was held."""
         if right is not None and origin.trust >= TRUSTED:
             self.answers.note(origin.seq, right=right)
         said = Said(x, y, origin.source, origin.trust, origin.at_s)
         self.suspected += self.teachers.note(said, origin.seq, learned=right is not None)
+
+    def note_not(self, origin: Origin) -> None:
+        """Somebody said what a reading is not."""
+        self.teachers.note_not(origin.source, origin.trust, origin.at_s)
 
     def state(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any], dict[str, Any]]:
         """Arrays and JSON values, and those that know entries by number and time."""

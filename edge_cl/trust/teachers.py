@@ -30,6 +30,7 @@ CONTRADICTS_P = 0.5
 """Of a suspect source, labels stranger than this share of trusted ones are held."""
 FAR_P = 0.1
 """A class without trusted labels is learned where at most this share of trusted labels lay as far off."""
+REVIEW = "`edge-cl review` shows it"
 MAX_ACCOUNTS = 32
 """Sources with an account of their own; beyond them the newest counts as a newcomer again."""
 
@@ -113,21 +114,40 @@ class Teachers:
         """Whether to learn a label; changes nothing."""
         if said.trust >= TRUSTED:
             return Verdict("learn")
-        accounts = self._accounts_of(said)
-        for name, account in accounts.items():
-            if quota := account.spent(said.at_s):
-                size = account.buckets[quota].size
-                return Verdict(
-                    "refuse",
-                    f"{name} may teach {size:g} labels a {quota}; label later, label at the device, or raise "
-                    f"trust.per_{quota}",
-                )
-        if said.trust <= 0:
-            return Verdict("hold", f"{said.source} is not trusted at all (trust.sources)")
+        accounts = self._accounts_of(said.source, said.trust)
+        if known := _known_before(said, accounts):
+            return known
         doubt = self.reference.doubt(said.x, said.y)
         if doubt is None:
             return Verdict("learn")
         return _verdict(accounts, said, doubt, class_names[doubt.rival])
+
+    def judge_not(self, said: Said, class_names: Sequence[str]) -> Verdict:
+        """Whether to learn that a reading is not of a class; changes nothing.
+
+        There is no telling how often honest sources say so, hence no sequential test: what trusted labels are
+        clearly for, and all that a suspect says, is held.
+        """
+        if said.trust >= TRUSTED:
+            return Verdict("learn")
+        accounts = self._accounts_of(said.source, said.trust)
+        if known := _known_before(said, accounts):
+            return known
+        suspects = [name for name, account in accounts.items() if account.suspect]
+        if suspects:
+            return Verdict("hold", f"{suspects[0]} contradicts trusted labels too often; {REVIEW}")
+        doubt = self.reference.doubt(said.x, said.y) if said.y >= 0 else None
+        if doubt is not None and doubt.known and doubt.p > CONTRADICTS_P:
+            return Verdict("hold", f"trusted labels nearby say {class_names[said.y]}; {REVIEW}")
+        return Verdict("learn")
+
+    def note_not(self, source: str, trust: float, at_s: float) -> None:
+        """Journalled: somebody said what a reading is not. Counts for the quotas."""
+        if trust < TRUSTED:
+            for name, account in self._accounts_of(source, trust).items():
+                self._accounts[name] = account
+                account.take(at_s)
+            self._forget_newcomers()
 
     def note(self, said: Said, seq: int, *, learned: bool) -> list[int]:
         """Journal entry `seq` was learned or held: remember what later verdicts need.
@@ -141,7 +161,7 @@ class Teachers:
         self.reference.measure()
         doubt = self.reference.doubt(said.x, said.y)
         back: set[int] = set()
-        for name, account in self._accounts_of(said).items():
+        for name, account in self._accounts_of(said.source, said.trust).items():
             self._accounts[name] = account
             account.take(said.at_s)
             if doubt is not None and doubt.known:
@@ -150,14 +170,13 @@ class Teachers:
         self._forget_newcomers()
         return sorted(back)
 
-    def _accounts_of(self, said: Said) -> dict[str, Account]:
+    def _accounts_of(self, source: str, trust: float) -> dict[str, Account]:
         """The account of a source, and the one it shares while it is a newcomer; made when not there."""
-        names = [said.source]
-        own = self._accounts.get(said.source)
-        if said.source not in self._settings.sources and "/" in said.source and not (own and own.proven):
-            names.append(said.source.partition("/")[0] + "/*")
-        per_day = max(said.trust * self._settings.per_day, 1.0)
-        per_minute = max(said.trust * self._settings.per_minute, 1.0)
+        names = [source]
+        if source not in self._settings.sources and "/" in source and not self._is_proven(source):
+            names.append(source.partition("/")[0] + "/*")
+        per_day = max(trust * self._settings.per_day, 1.0)
+        per_minute = max(trust * self._settings.per_minute, 1.0)
         return {name: self._accounts.get(name) or Account(per_day, per_minute) for name in names}
 
     def _is_proven(self, source: str) -> bool:
@@ -180,19 +199,33 @@ class Teachers:
         self._accounts = {name: Account.restored(state) for name, state in accounts.items()}
 
 
+def _known_before(said: Said, accounts: dict[str, Account]) -> Verdict | None:
+    """The verdict that no look at the reading can change."""
+    for name, account in accounts.items():
+        if quota := account.spent(said.at_s):
+            size = account.buckets[quota].size
+            return Verdict(
+                "refuse",
+                f"{name} may teach {size:g} labels a {quota}; label later, label at the device, or raise "
+                f"trust.per_{quota}",
+            )
+    if said.trust <= 0:
+        return Verdict("hold", f"{said.source} is not trusted at all (trust.sources)")
+    return None
+
+
 def _verdict(accounts: dict[str, Account], said: Said, doubt: Doubt, rival: str) -> Verdict:
     """What the trusted labels' doubt, and what each account had said before, come to."""
-    review = "`edge-cl review` shows it"
     if said.y < 0:
-        return Verdict("hold", f"{said.source} is not trusted to make a new class; {review}")
+        return Verdict("hold", f"{said.source} is not trusted to make a new class; {REVIEW}")
     if not doubt.known and doubt.p > FAR_P:
-        return Verdict("hold", f"no trusted label has this class, those nearby say {rival}; {review}")
+        return Verdict("hold", f"no trusted label has this class, those nearby say {rival}; {REVIEW}")
     if doubt.outlier <= OUTLIER_P:
-        return Verdict("hold", f"trusted labels nearby say {rival}, and are hardly ever wrong; {review}")
+        return Verdict("hold", f"trusted labels nearby say {rival}, and are hardly ever wrong; {REVIEW}")
     for name, account in accounts.items():
         suspect = account.suspect or account.suspicion_after(doubt.evidence) >= SUSPECT
         if suspect and doubt.known and doubt.p <= CONTRADICTS_P:
             return Verdict(
-                "hold", f"trusted labels nearby say {rival}, and {name} contradicts them too often; {review}"
+                "hold", f"trusted labels nearby say {rival}, and {name} contradicts them too often; {REVIEW}"
             )
     return Verdict("learn")

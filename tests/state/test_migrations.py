@@ -21,14 +21,15 @@ SETTINGS = settings_from({"sleep": {"after_labels": 40, "idle_s": 0}, "state": {
 
 SCHEMA_1 = """
 CREATE TABLE journal (seq INTEGER PRIMARY KEY, kind TEXT NOT NULL, reading_id TEXT NOT NULL,
-    label TEXT NOT NULL, source TEXT NOT NULL, t_s REAL NOT NULL, feature BLOB NOT NULL, crc INTEGER NOT NULL);
+    label TEXT NOT NULL, source TEXT NOT NULL, t_s REAL NOT NULL, feature BLOB NOT NULL,
+    crc INTEGER NOT NULL);
 CREATE INDEX journal_reading ON journal (reading_id) WHERE kind = 'label';
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 """
 
 
 def as_version_1(folder):
-    """Rewrite a folder as release 0.4 had it: journal schema 1 in place of 2, snapshots of format 3 in two slots."""
+    """Rewrite a folder as it was then: journal schema 1, snapshots of format 3 in two slots."""
     with closing(Journal(folder / "journal.db")) as journal:
         entries = list(journal.read(1, journal.last_seq))
         bundle_id = journal.get_meta("bundle_id")
@@ -107,7 +108,7 @@ def test_a_migration_that_is_cut_off_changes_nothing(tmp_path, monkeypatch):
     as_version_1(folder)
     with monkeypatch.context() as then:
         then.setattr("edge_cl.state.migrations.SCHEMA_VERSION", "no number")
-        with pytest.raises(Exception):  # noqa: B017, PT011  whatever stops it
+        with pytest.raises(Exception):  # noqa: B017  whatever stops it
             Journal(folder / "journal.db")
     with closing(Journal(folder / "journal.db")) as journal:
         assert len(list(journal.read(1, 20))) == 20
@@ -125,6 +126,6 @@ def test_a_newer_journal_is_refused(tmp_path):
 
 
 def test_version_1_in_numbers():
-    """The entry of version 1 as it was written then, so that the rewriting above cannot drift with the code."""
+    """An entry's checksum as it was then, so that the rewriting above cannot drift with the code."""
     row = (1, "label", "r1", "walk", "test", 0.5, np.array([1.0, 2.0], dtype=np.float32).tobytes())
     assert zlib.crc32(row[6], zlib.crc32(repr(row[:6]).encode())) == 3827330138
