@@ -6,8 +6,9 @@ import math
 from typing import Any, Self
 
 DAY_S, MINUTE_S = 86_400.0, 60.0
-SUSPECT = math.log(20_000)
-"""An honest source becomes suspect once in 20,000 labels at most, on average."""
+SUSPECT = 12.0
+"""An honest source becomes suspect once in e¹² = 160,000 labels at most, on average, if it labels as the
+trusted ones do; drift makes it oftener."""
 PROVEN = 64
 """Labels in a row of an unsuspected source after which it is no newcomer any more."""
 MAX_EXCURSION = 512

@@ -18,12 +18,12 @@ from edge_cl.records import FloatArray
 CAPACITY = 512
 """Features of trusted labels that are kept."""
 N_NEAREST = 3
-N_MEASURED, N_RECENT = 256, 48
+N_MEASURED, N_RECENT = 256, 32
 """Last trusted labels that tell how strange an honest label is; under drift only the very last do."""
 LEAST_MEASURED = 32
 """With fewer nothing is said: an honest label could be as strange as any."""
-BET = 0.4
-"""The test bets that p-values of a bad source have the density BET · p^(BET - 1). With 0.5 an attacker who
+BET = 0.45
+"""The test bets that p-values of a bad source have the density BET · p^(BET - 1). Nearer to 1 an attacker who
 hides among honest labels is found sooner, and drift is more often taken for one."""
 FAIR = math.log(BET) + 1 - BET
 """What the bet brings on average where nothing is wrong: below 0."""

@@ -4,8 +4,8 @@ Quotas bound how much such a source may teach at all. Beyond that, a label is he
 
 - when it contradicts trusted labels that are hardly ever wrong (`OUTLIER_P`);
 - when it makes a new class, or names one that no trusted label has amid readings that have another (`FAR_P`);
-- when it contradicts trusted labels and its source is suspect: together its labels disagree with trusted ones
-  more than trusted ones do among each other.
+- when its source is suspect: together its labels disagree with trusted ones more than those do among each
+  other. It is one until they agree again.
 
 With fewer than `LEAST_MEASURED` trusted labels nothing can be contradicted, and only the quotas hold.
 What it has taught since the suspicion began is named, so that it can be taken back exactly.
@@ -27,7 +27,7 @@ CHECKED = 0.5
 OUTLIER_P = 0.005
 """A label stranger than all but this share of trusted ones is held: of `N_MEASURED`, than every one."""
 CONTRADICTS_P = 0.5
-"""Of a suspect source, labels stranger than this share of trusted ones are held."""
+"""That it is not of a class is held where the class is less strange than this share of trusted labels."""
 FAR_P = 0.1
 """A class without trusted labels is learned where at most this share of trusted labels lay as far off."""
 REVIEW = "`edge-cl review` shows it"
@@ -223,9 +223,6 @@ def _verdict(accounts: dict[str, Account], said: Said, doubt: Doubt, rival: str)
     if doubt.outlier <= OUTLIER_P:
         return Verdict("hold", f"trusted labels nearby say {rival}, and are hardly ever wrong; {REVIEW}")
     for name, account in accounts.items():
-        suspect = account.suspect or account.suspicion_after(doubt.evidence) >= SUSPECT
-        if suspect and doubt.known and doubt.p <= CONTRADICTS_P:
-            return Verdict(
-                "hold", f"trusted labels nearby say {rival}, and {name} contradicts them too often; {REVIEW}"
-            )
+        if account.suspect or account.suspicion_after(doubt.evidence) >= SUSPECT:
+            return Verdict("hold", f"{name} contradicts trusted labels too often; {REVIEW}")
     return Verdict("learn")

@@ -48,7 +48,7 @@ def test_a_flip_is_stranger_than_the_truth_and_its_rival_is_the_truth() -> None:
         x = drawn(rng, y, 6.0)
         true, flip = reference.doubt(x, y), reference.doubt(x, (y + 1) % 3)
         assert true is not None and flip is not None
-        assert flip.p < 0.03 < true.p and flip.evidence > true.evidence and flip.rival == y
+        assert flip.p < 0.04 < true.p and flip.evidence > true.evidence and flip.rival == y
 
 
 def test_little_is_said_from_few_trusted_labels_or_one_class() -> None:

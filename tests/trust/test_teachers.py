@@ -248,6 +248,6 @@ def test_a_name_is_proven_by_labels_that_raise_no_suspicion() -> None:
         assert not account.proven
         assert account.judge(-0.3, seq, "a", learned=True) == []
     assert account.proven
-    back = [account.judge(2.0, 100 + k, "a", learned=True) for k in range(6)]
+    back = [account.judge(2.5, 100 + k, "a", learned=True) for k in range(6)]
     assert back == [[], [], [], [], [(100 + k, "a") for k in range(5)], []]
     assert account.suspect and not account.proven
