@@ -106,8 +106,9 @@ def test_quotas_refuse_with_what_to_do_and_are_remembered(bundle: Bundle, tmp_pa
 def test_replaying_gives_the_same_knowledge_and_the_same_suspicion(bundle: Bundle, tmp_path: Path) -> None:
     speakers = Speakers(4)
     learner = device(bundle, tmp_path / "s")
-    speakers.both(learner, 80)
-    speakers.both(learner, 20, lie=True)
+    speakers.both(learner, 220)
+    assert "held" in [speakers.say(learner, "mqtt/anna", lie=True).status for _ in range(3)]
+    assert not learner.knowledge.guard.teachers.suspects
     learner.knowledge.look()
     known, accounts = learner.knowledge.digest(), learner.knowledge.guard.teachers.accounts_state()
     learner.__exit__(RuntimeError, None, None)  # as a kill: no snapshot

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,8 +11,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from bench import gate as bench_gate
-from edge_cl.records import FloatArray
-from edge_cl.sleep import Verdict, answers, judge
+from edge_cl.memory import Exemplars, ReplayMemory
+from edge_cl.records import FloatArray, SleepPlan
+from edge_cl.sleep import Rehearsal, Verdict, answers, judge
 from edge_cl.sleep.gate import loss_on_pinned
 
 SURE = 0.98
@@ -190,3 +193,39 @@ def test_chance_refuses_hardly_ever_on_pinned_exemplars() -> None:
         was, will = rng.random((2, 96)) < 0.8
         refused += bool(loss_on_pinned(surely(was), surely(will), y))
     assert refused <= 9
+
+
+class Forgetful:
+    """Right about everything until it rehearses; then wrong where the first feature is negative."""
+
+    learns_by_steps = False
+    class_counts = np.ones(2)
+    rehearsed = False
+
+    def copy(self) -> Forgetful:
+        return Forgetful()
+
+    def exam(self, X: FloatArray, y: NDArray[np.int64], *, learned: bool) -> FloatArray:
+        wrong = self.rehearsed & (X[:, 0] < 0)
+        scores: FloatArray = np.eye(2)[np.where(wrong, 1 - y, y)] * (SURE - (1 - SURE)) + (1 - SURE)
+        return scores
+
+    def settle(self, X: FloatArray, y: NDArray[np.int64]) -> None: ...
+
+    def rehearse(self, exemplars: Exemplars) -> Iterator[None]:
+        self.rehearsed = True
+        yield
+
+
+@pytest.mark.parametrize(("n_pinned", "adopted"), [(0, True), (16, False)])
+def test_a_sleep_that_loses_what_is_pinned_is_refused(n_pinned: int, adopted: bool) -> None:
+    memory = ReplayMemory(n_features=3, capacity_bytes=50_000)
+    for k in range(300):
+        memory.add(np.ones(3, dtype=np.float32), k % 2)
+    pinned = np.full((n_pinned, 3), -1.0), np.arange(n_pinned) % 2
+    rehearsal = Rehearsal(Forgetful(), memory, SleepPlan(), seed=0, pinned=pinned)
+    for _ in rehearsal.pieces():
+        pass
+    verdict = rehearsal.verdict
+    assert verdict is not None and verdict.adopted == adopted
+    assert adopted or "it loses 16 of 16 pinned exemplars" in verdict.reason

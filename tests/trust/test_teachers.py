@@ -130,6 +130,9 @@ def test_a_checked_source_makes_no_new_class_among_known_readings_or_elsewhere()
     home = Home(8)
     list(home.days("local", "mqtt/anna", n=100))
     assert home.says("mqtt/anna", true=0, said=-1) == "hold"
+    home.means = home.means + 50.0
+    assert home.says("mqtt/anna", true=0, said=-1) == "hold"
+    home.means = home.means - 50.0
     assert home.says("local", true=0, said=N_CLASSES) == "learn"
 
 
@@ -139,6 +142,22 @@ def test_a_class_without_trusted_labels_is_learned_only_far_from_the_others() ->
         home.says("local", true=int(home.rng.integers(3)))
     assert [home.says("mqtt/anna", true=3) for _ in range(5)] == ["learn"] * 5
     assert [home.says("mqtt/anna", true=0, said=3) for _ in range(10)].count("hold") >= 7
+
+
+def test_not_this_is_held_where_trusted_labels_say_it_is_and_from_a_suspect() -> None:
+    home = Home(12)
+    list(home.days("local", "mqtt/anna", n=150))
+
+    def says_not(source: str, true: int, refused: int) -> str:
+        x = (home.means[true] + 0.3 * home.rng.standard_normal(D)).astype(np.float32)
+        told = Said(x, refused, source, 0.5, home.at_s)
+        return home.teachers.judge_not(told, NAMES).action
+
+    assert [says_not("mqtt/anna", 0, 0) for _ in range(10)].count("hold") >= 8
+    assert [says_not("mqtt/anna", 0, 1) for _ in range(10)] == ["learn"] * 10
+    list(home.days("local", "mqtt/mallory", n=100))
+    assert "mqtt/mallory" in home.teachers.suspects
+    assert [says_not("mqtt/mallory", 0, 1) for _ in range(10)] == ["hold"] * 10
 
 
 def test_many_names_are_one_attacker() -> None:
