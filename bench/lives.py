@@ -1,0 +1,116 @@
+"""The same device life every time: for faults to interrupt, and for checking what is left of it.
+
+A life is a bundle, settings and a fixed stream of labelled readings. `digests` gives what a device that was
+never interrupted knows after each label; a device that was must know the same after as many.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import msgspec
+import numpy as np
+
+from edge_cl.bundle import Bundle
+from edge_cl.config import settings_from
+from edge_cl.learner import Learner
+from edge_cl.records import Answer, Event, Label, Reading, Receipt
+from edge_cl.simulate import wrist
+from tests.worlds import World, make_bundle
+
+DEFAULT_BUNDLE = Path("edge_cl/assets/wrist.ecl")
+
+
+def busy(slice_ms: float) -> dict[str, Any]:
+    """Snapshots and sleeps all the time, so that faults at random moments meet them.
+
+    A slice must be long enough for a sleep to end before the second snapshot that it puts off: that would
+    end it early, where it happens to be, and no two lives would be the same.
+    """
+    return {
+        "sleep": {"after_labels": 40, "idle_s": 0, "slice_ms": slice_ms},
+        "state": {"snapshot_labels": 25, "commit_ms": 3},
+    }
+
+
+class Life(NamedTuple):
+    """`world` gives the readings: ``small`` has six numbers each, ``wrist`` windows of two seconds."""
+
+    bundle: Path
+    world: Literal["small", "wrist"]
+    n_labels: int
+    settings: str
+    """As JSON."""
+
+    def open(self, state: Path | None) -> Learner:
+        """The device, as it was when it last stopped."""
+        settings = settings_from(msgspec.json.decode(self.settings))
+        return Learner.from_bundle(Bundle.load(self.bundle), state_dir=state, settings=settings)
+
+    def events(self, n_taught: int = 0) -> list[Event]:
+        """Readings and their labels in turn, from the one after `n_taught`."""
+        return _events(self.world, self.n_labels)[2 * n_taught :]
+
+    def one_more(self, n_taught: int) -> list[Event]:
+        """The next reading and its label."""
+        return self.events()[2 * n_taught : 2 * n_taught + 2]
+
+    def digests(self) -> list[str]:
+        """Of what is known after 0, 1, … labels, awake, by a device that nothing interrupts."""
+        return _digests(self)
+
+
+def small(folder: Path, head: str = "dual", *, n_labels: int = 400, **settings: Any) -> Life:
+    """A head that learns in a fraction of a millisecond; its bundle is made in `folder`."""
+    path = folder / f"{head}.ecl"
+    make_bundle(path, head)
+    return Life(path, "small", n_labels, _json(settings or busy(slice_ms=5)))
+
+
+def default(*, n_labels: int = 200, **settings: Any) -> Life:
+    """The bundle that comes with the package, on simulated wrists."""
+    return Life(DEFAULT_BUNDLE, "wrist", n_labels, _json(settings or busy(slice_ms=50)))
+
+
+def live(life: Life, state: Path, said: Connection) -> None:
+    """Live on to the end in this process, sending the number of every label that is receipted."""
+    with life.open(state) as learner:
+
+        def say(answer: Answer) -> None:
+            if isinstance(answer, Receipt) and answer.status == "learned":
+                said.send_bytes(answer.reading_id.encode())
+
+        learner.run(life.events(learner.knowledge.n_labels), sinks=[say])
+    said.send_bytes(b"done")
+
+
+@cache
+def _events(world: str, n: int) -> list[Event]:
+    if world == "small":
+        return list(World(seed=4, shift=1.0).events(n))
+    rng = np.random.default_rng(4)
+    who = wrist.person(rng)
+    events: list[Event] = []
+    for k in range(n):
+        name = list(wrist.SOURCE_ACTIVITIES)[int(rng.integers(len(wrist.SOURCE_ACTIVITIES)))]
+        window = wrist.signal(who, name, wrist.WINDOW_SAMPLES, rng).astype(np.float32)
+        events.append(Reading(id=f"r{k}", t_s=float(k), window=window))
+        events.append(Label(label=name, reading_id=f"r{k}", source="bench"))
+    return events
+
+
+@cache
+def _digests(life: Life) -> list[str]:
+    with life.open(None) as learner:
+        found = [learner.knowledge.digest()]
+        for k in range(life.n_labels):
+            learner.run(life.one_more(k))
+            found.append(learner.knowledge.digest())
+    return found
+
+
+def _json(settings: dict[str, Any]) -> str:
+    return msgspec.json.encode(settings).decode()
