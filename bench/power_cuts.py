@@ -20,7 +20,7 @@ import numpy as np
 
 from bench.lives import Life
 from bench.loop_disk import LoopDisk, in_memory, make_image
-from bench.subject import Subject, judge
+from bench.subject import BAD, Subject, judge
 
 CUTS_PER_DEVICE = 4
 N_RECEIPTS = 40
@@ -37,22 +37,27 @@ def measure(life: Life, n_cuts: int, *, seed: int = 0, image_mib: int = 16) -> C
     with tempfile.TemporaryDirectory(dir=in_memory()) as place:
         blank = make_image(Path(place) / "blank", image_mib)
         image = Path(place) / "image"
-        n_receipted = n_labels = 0
+        n_receipted: int | None = None
         while found["power_cuts"] < n_cuts:
-            if n_receipted == n_labels:
+            if n_receipted is None:
                 shutil.copyfile(blank, image)
-                n_receipted, n_labels = 0, life.n_labels
-            with LoopDisk(image) as disk, Subject(life, disk.folder / STATE, n_receipted) as device:
+            with (
+                LoopDisk(image) as disk,
+                Subject(life, disk.folder / STATE, n_receipted or 0) as device,
+            ):
                 n_left = min(n_cuts - found["power_cuts"], CUTS_PER_DEVICE)
                 n_receipted = _cut(life, disk, device, n_left, rng, found)
-            image.with_suffix(".cut").replace(image)
+            disk.image.with_suffix(".cut").replace(image)
     return found
 
 
 def _cut(
     life: Life, disk: LoopDisk, device: Subject, n_cuts: int, rng: np.random.Generator, found: Counter[str]
-) -> int:
-    """Cut the power of one device some times; how many labels it had receipted at the last cut."""
+) -> int | None:
+    """Cut the power of one device some times; how many labels it had receipted at the last cut.
+
+    None when nobody can go on from there: it has lived to its end, or something was lost.
+    """
     cut, judged = disk.image.with_suffix(".cut"), disk.image.with_suffix(".judged")
     n_receipted = device.n_receipted
     for _ in range(n_cuts):
@@ -67,8 +72,9 @@ def _cut(
         with LoopDisk(judged) as left:
             state = left.folder / STATE
             found["snapshots_met"] += state.exists() and any(name.endswith(".part") for name in os.listdir(state))
-            found += judge(life, state, n_receipted)
+            verdict = judge(life, state, n_receipted)
+        found += verdict
         found["power_cuts"] += 1
-        if device.ended:
-            break
+        if device.ended or any(verdict[name] for name in BAD):
+            return None
     return n_receipted

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -17,6 +18,8 @@ from bench.lives import Life, live
 from edge_cl.errors import EdgeCLError
 
 PATIENCE_S = 60.0
+BAD = ("labels_lost", "unreadable_heads", "hash_mismatches")
+"""Of what `judge` counts: what must never be."""
 
 
 class Subject:
@@ -39,8 +42,8 @@ class Subject:
         said.close()
         self.n_receipted = n_receipted
         self._heard_any = False
-        self.ended = False
-        """Whether it lived to the end, or is dead."""
+        self.ended = self.ended_well = False
+        """Whether it is dead, or said that it has lived to the end."""
 
     def __enter__(self) -> Self:
         return self
@@ -68,14 +71,15 @@ class Subject:
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal, unless it has ended."""
-        if self._process.is_alive():
+        with contextlib.suppress(ProcessLookupError):
             os.kill(self._process.pid or 0, number)
 
-    def kill(self) -> None:
-        """Kill -9; then everything that it had said is taken in."""
+    def kill(self) -> bool:
+        """Kill -9, and take in all that it had said; false when it had ended before."""
         self._process.kill()
         self._process.join()
         self.drain()
+        return self._process.exitcode == -signal.SIGKILL
 
     def _hear(self) -> None:
         try:
@@ -86,7 +90,7 @@ class Subject:
                 raise RuntimeError(f"the device ended with {self._process.exitcode}") from None
             return
         if word == "done":
-            self.ended = True
+            self.ended = self.ended_well = True
             return
         n = int(word.removeprefix("r"))
         # the first one may follow labels that were safe before the fault, and not receipted
