@@ -12,6 +12,7 @@ import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Callable
+from itertools import chain, repeat
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,9 +24,10 @@ from edge_cl.errors import EdgeCLError
 from edge_cl.learner import Learner
 
 N_STOPPED = 30
-"""Labels at the last clean stop: the sum of `AFTER_LABELS` and this is what `lives.busy` sleeps on next."""
+"""Labels at the last clean stop."""
 N_KILLED = 8
 N_ASLEEP = 14
+"""Labels taught after it; `lives.busy` sleeps at the fortieth."""
 N_MORE = 3
 """Labels taught after a start that found nothing: it must be able to go on, and to start once more."""
 
@@ -90,7 +92,8 @@ def _victims(life: Life, place: Path) -> list[Victim]:
         live, left = place / "live", Victim(name, place / name, N_STOPPED + n_more)
         shutil.copytree(victims[0].state, live)
         with life.open(live) as learner:
-            learner.run(life.events(N_STOPPED)[: 2 * n_more], busy=lambda: True)
+            busy = chain([False], repeat(True)).__next__  # the sleep begins as it would, and then drags on
+            learner.run(life.events(N_STOPPED)[: 2 * n_more], busy=busy)
             assert learner.knowledge.asleep == (name == "killed asleep")
             shutil.copytree(live, left.state)
         shutil.rmtree(live)
