@@ -1,9 +1,10 @@
-"""ENOSPC, EIO and short writes at each call that changes a file, while a device learns, snapshots, sleeps, starts.
+"""ENOSPC, EIO and short writes at each call that changes a file: labels, snapshots, a sleep, a start.
 
 The failures come from a library of ours that is loaded before libc (failing_disk.c, compiled here), so that
 every call is met exactly once, hundreds of trials run in one process, and what a failed fsync was to keep is
-lost in the power cut that ends each trial, as on Linux. Each trial: predictions and receipts go on, the device
-heals by itself when the disk does, and after the power cut it knows what was receipted, no more, no less.
+lost in the power cut that ends each trial, as on Linux. Each trial: predictions and receipts go on, the
+device heals by itself when the disk does, and after the power cut it knows what was receipted, no more, no
+less.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ def why_not() -> str:
 
 
 def measure(*, every: int = 1, patience_s: float = 600.0) -> tuple[Counter[str], list[Trial]]:
-    """Fail each `every`-th call of each kind; counts by outcome with ``faults``, and the trials that failed."""
+    """Fail each `every`-th call in each way; counts by outcome and ``faults``, and the trials that failed."""
     with tempfile.TemporaryDirectory(dir=in_memory()) as place:
         library = Path(place) / "failing_disk.so"
         build = ["cc", "-O2", "-shared", "-fPIC", "-o", str(library), str(SOURCE), "-ldl"]

@@ -12,6 +12,8 @@ import logging
 import os
 import shutil
 import sys
+import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +33,8 @@ N_BEFORE = 7
 """Labels learned, and a clean stop, before the disk fails."""
 N_UNDER = 10
 """Labels given while it fails or is about to; the middle one is followed by a sleep."""
-N_HEALED = 3
-"""Labels given after it is well again: the last must be learned."""
+N_HEALED = 7
+"""Labels given after it is well again, enough for a snapshot: the last must be learned, no alarm be left."""
 N_LABELS = N_BEFORE + N_UNDER + N_HEALED
 FOR_EVER = 1 << 40
 SHORT = -1
@@ -89,35 +91,37 @@ def _prepare(life: Life, place: Path) -> None:
 
 
 def _trial(disk: ctypes.CDLL, life: Life, place: Path, kind: str, phase: str, first: int) -> Trial:
-    for name in ("state", "left"):
-        shutil.rmtree(place / name, ignore_errors=True)
-    shutil.copytree(place / ("stopped" if phase == "run" else "killed"), place / "state")
+    # a folder of its own: a connection that a failure left open would, closed late, remove a namesake's log
+    trial = place / "state" / f"{kind} {phase} {first}"
+    shutil.copytree(place / ("stopped" if phase == "run" else "killed"), trial / "live")
     error, n_failing = KINDS[kind]
     outcome, told = "ok", ""
     try:
         (_run if phase == "run" else _start)(
-            disk, life, place, lambda: disk.disk_fail(ctypes.c_long(first), ctypes.c_long(n_failing), error)
+            disk, life, trial, lambda: disk.disk_fail(ctypes.c_long(first), ctypes.c_long(n_failing), error)
         )
     except Broken as broken:
         outcome, _, told = str(broken).partition(": ")
     except Exception as crash:  # noqa: BLE001  whatever it is, it is what we look for
-        outcome, told = "crash", repr(crash)
+        where = traceback.extract_tb(crash.__traceback__)[-1]
+        outcome, told = "crash", f"{crash!r} in {Path(where.filename).name}: {where.line}"
     call = disk.disk_failed().decode()
     disk.disk_fail(0, 0, 0)
     disk.disk_lose()
+    shutil.rmtree(trial)
     return Trial(kind=kind, phase=phase, n=first, call=call, outcome=outcome, told=told[:300])
 
 
-def _run(disk: ctypes.CDLL, life: Life, place: Path, fail: Any) -> None:
+def _run(disk: ctypes.CDLL, life: Life, place: Path, fail: Callable[[], None]) -> None:
     """The disk fails under a device that learns, is well again, and then the power fails."""
     answers: list[Answer] = []
     events: list[Event] = life.events(N_BEFORE)[: 2 * N_UNDER]
     events.insert(N_UNDER, SleepRequest())
-    with contextlib.suppress(EdgeCLError), life.open(place / "state") as learner:
+    with contextlib.suppress(EdgeCLError), life.open(place / "live") as learner:
         fail()
         try:
             learner.run(events, sinks=[answers.append])
-            _say_heal(disk)
+            disk.disk_heal()
             learner.run(life.events(N_BEFORE + N_UNDER), sinks=[answers.append])
         except EdgeCLError as error:
             raise Broken(f"the loop ended: {error!r}") from error
@@ -125,26 +129,21 @@ def _run(disk: ctypes.CDLL, life: Life, place: Path, fail: Any) -> None:
         _check_knowledge(learner, N_BEFORE + n_learned, "awake")
         digest, alarm = learner.knowledge.digest(), learner.status().alarm
         disk.disk_lose()
-        shutil.copytree(place / "state", place / "left")
+        shutil.copytree(place / "live", place / "left")
         if alarm:
             raise Broken(f"the alarm stays: {alarm}")
     _check_restart(life, place / "left", N_BEFORE + n_learned, digest)
 
 
-def _start(disk: ctypes.CDLL, life: Life, place: Path, fail: Any) -> None:
+def _start(disk: ctypes.CDLL, life: Life, place: Path, fail: Callable[[], None]) -> None:
     """The disk fails under a device that starts from what a kill left; then it is well, and starts again."""
     n_labels = N_BEFORE + 3
     fail()
-    with contextlib.suppress(EdgeCLError), life.open(place / "state") as learner:
+    with contextlib.suppress(EdgeCLError), life.open(place / "live") as learner:
         _check_knowledge(learner, n_labels, "started")
-    _say_heal(disk)
-    disk.disk_lose()
-    _check_restart(life, place / "state", n_labels, life.digests()[n_labels])
-
-
-def _say_heal(disk: ctypes.CDLL) -> None:
-    """No call fails any more; what failed first is still known."""
     disk.disk_heal()
+    disk.disk_lose()
+    _check_restart(life, place / "live", n_labels, life.digests()[n_labels])
 
 
 def _check_answers(answers: list[Answer]) -> int:

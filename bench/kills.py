@@ -1,4 +1,4 @@
-"""``kill -9`` at random moments, awake, asleep and starting: what is left must be what was receipted, bit for bit.
+"""``kill -9`` at random moments, awake, asleep, starting: what is left is what was receipted, bit for bit.
 
 A copy of the folder is judged; the next device goes on with the folder as the kill left it.
 """

@@ -8,7 +8,6 @@ recoveries.
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
 import tempfile
@@ -71,7 +70,7 @@ def _cut(
         shutil.copyfile(cut, judged)
         with LoopDisk(judged) as left:
             state = left.folder / STATE
-            found["snapshots_met"] += state.exists() and any(name.endswith(".part") for name in os.listdir(state))
+            found["snapshots_met"] += any(state.glob("*.part"))
             verdict = judge(life, state, n_receipted)
         found += verdict
         found["power_cuts"] += 1
