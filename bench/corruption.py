@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from bench import lives
 from bench.lives import Life
 from bench.loop_disk import in_memory
 from edge_cl.errors import EdgeCLError
@@ -30,6 +31,9 @@ N_ASLEEP = 14
 """Labels taught after it; `lives.busy` sleeps at the fortieth."""
 N_MORE = 3
 """Labels taught after a start that found nothing: it must be able to go on, and to start once more."""
+N_LABELS = N_STOPPED + N_ASLEEP + N_MORE
+SETTINGS = lives.busy(slice_ms=5) | {"memory": {"max_mb": 0.25}}
+"""A small memory: it is made anew at each start."""
 GO_ON = 0.25
 """Share of the trials in which that is tried."""
 

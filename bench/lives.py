@@ -22,6 +22,8 @@ from edge_cl.simulate import wrist
 from tests.worlds import World, make_bundle
 
 DEFAULT_BUNDLE = Path("edge_cl/assets/wrist.ecl")
+N_WINDOWS = 1000
+"""Of a wrist; then they come again."""
 
 
 def busy(slice_ms: float) -> dict[str, Any]:
@@ -93,12 +95,12 @@ def _events(world: str, n: int) -> list[Event]:
         return list(World(seed=4, shift=1.0).events(n))
     rng = np.random.default_rng(4)
     who = wrist.person(rng)
+    names = [str(name) for name in rng.choice(list(wrist.SOURCE_ACTIVITIES), N_WINDOWS)]
+    felt = [wrist.signal(who, name, wrist.WINDOW_SAMPLES, rng).astype(np.float32) for name in names]
     events: list[Event] = []
     for k in range(n):
-        name = list(wrist.SOURCE_ACTIVITIES)[int(rng.integers(len(wrist.SOURCE_ACTIVITIES)))]
-        window = wrist.signal(who, name, wrist.WINDOW_SAMPLES, rng).astype(np.float32)
-        events.append(Reading(id=f"r{k}", t_s=float(k), window=window))
-        events.append(Label(label=name, reading_id=f"r{k}", source="bench"))
+        events.append(Reading(id=f"r{k}", t_s=float(k), window=felt[k % N_WINDOWS]))
+        events.append(Label(label=names[k % N_WINDOWS], reading_id=f"r{k}", source="bench"))
     return events
 
 
