@@ -116,10 +116,15 @@ class SleepSettings(Section, frozen=True, kw_only=True):
 
 
 class StateSettings(Section, frozen=True, kw_only=True):
-    """How often learned state is made durable."""
+    """How often learned state is made durable, and how much of the past is kept.
+
+    `history_mb` bounds the journal: labels in it can be taken back exactly, and the device can return to any
+    moment in it. What is older stays learned, but as a whole.
+    """
 
     commit_ms: float = 50.0
     snapshot_labels: int = 1000
+    history_mb: float = 24.0
 
 
 class MqttSettings(Section, frozen=True, kw_only=True):
@@ -196,6 +201,7 @@ def _bounds(s: Settings) -> list[tuple[str, object, bool, str]]:
         ("sleep.slice_ms", s.sleep.slice_ms),
         ("sleep.steps", s.sleep.steps),
         ("state.snapshot_labels", s.state.snapshot_labels),
+        ("state.history_mb", s.state.history_mb),
         ("mqtt.status_s", s.mqtt.status_s),
     ]
     not_negative = [

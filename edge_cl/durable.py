@@ -5,13 +5,24 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator
+from typing import Literal
 
 import msgspec
 
-from edge_cl.errors import BudgetExceeded, StateCorrupt, StateUnwritable
+from edge_cl.errors import BudgetExceeded, StateCorrupt, StateError, StateUnwritable
 from edge_cl.knowledge import Knowledge, Lesson
 from edge_cl.records import FloatArray, Label, SleepPlan, SleepProgress, Status
-from edge_cl.state import Entry, Snapshot, StateStore
+from edge_cl.revisions import HeadRecord, HeldLabel, Outcome, Revision
+from edge_cl.state import (
+    DamagedEntry,
+    Entry,
+    Snapshot,
+    StateStore,
+    heads_of,
+    held_labels,
+    holds,
+    revise,
+)
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +76,8 @@ class DurableKnowledge:
         self._snapshot_labels = snapshot_labels
         self._describe = describe
         self._alarm = self._recovery_alarm = ""
+        self._distrust = False  # a write failed: what the disk holds is to be written anew
+        self._n_replayed = self._checked = 0
         self.recovered = "nothing is kept on disk"
         self.seq = self._snapshot_seq = 0
         self.knowledge = make()
@@ -84,13 +97,17 @@ class DurableKnowledge:
                 f"is {store.disk.capacity_bytes:,}; raise budget.disk_mb, lower memory.max_mb, or choose a "
                 "smaller head"
             )
+        if knowledge.memory.disk_bytes:
+            store.retention.extra = 0  # a file of exemplars goes with the two newest snapshots only
 
     @property
     def alarms(self) -> list[str]:
         """What a person should know: a snapshot that could not be written, damage found at the start."""
         return [self._alarm, self._recovery_alarm]
 
-    def learn(self, label: Label, reading_id: str, feature: FloatArray) -> tuple[int, Lesson]:
+    def learn(
+        self, label: Label, reading_id: str, feature: FloatArray, *, trust: float = 1.0
+    ) -> tuple[int, Lesson]:
         """Journal and learn one label; returns its journal number and what it changed.
 
         Raises StateUnwritable or BudgetExceeded, and has then learned nothing of it.
@@ -98,17 +115,37 @@ class DurableKnowledge:
         self.knowledge.check_room(label.label)
         if self.knowledge.must_wake(label.label):
             self.end_sleep()
+        seq = self._journal_label("label", label, reading_id, feature, trust)
+        return seq, self.knowledge.learn(feature, label.label)
+
+    def hold(self, label: Label, reading_id: str, feature: FloatArray, *, trust: float, why: str) -> int:
+        """Journal a label that is not learned but waits for a review; returns its journal number."""
+        return self._journal_label("held", label, reading_id, feature, trust, detail=why)
+
+    def _journal_label(
+        self,
+        kind: Literal["label", "held"],
+        label: Label,
+        reading_id: str,
+        feature: FloatArray,
+        trust: float,
+        *,
+        detail: str = "",
+    ) -> int:
         entry = Entry(
             seq=self.seq + 1,
-            kind="label",
+            kind=kind,
             label=label.label,
             reading_id=reading_id,
             source=label.source,
+            trust=trust,
             t_s=label.t_s,
+            at_s=round(time.time(), 3),
+            detail=detail,
             feature=feature,
         )
         self._journal(entry)
-        return entry.seq, self.knowledge.learn(feature, label.label)
+        return entry.seq
 
     def sleep(
         self, plan: SleepPlan, *, slice_s: float, cpu_s: float, busy: Callable[[], bool]
@@ -126,8 +163,8 @@ class DurableKnowledge:
                     seq=self.seq + 1,
                     kind="sleep",
                     label=plan.cause,
-                    source=msgspec.json.encode(plan).decode(),
-                    t_s=plan.began_s,
+                    at_s=plan.began_s,
+                    detail=msgspec.json.encode(plan).decode(),
                 )
             )
             self.knowledge.begin_sleep(plan)
@@ -150,7 +187,7 @@ class DurableKnowledge:
         self._wake(drop, spent_s + time.process_time() - cpu_began, tried=bool(drop))
         yield SleepProgress(phase="snapshot", done=0, total=1)
         if knowledge is self.knowledge:
-            self.snapshot()
+            self.snapshot(f"sleep {knowledge.n_sleeps}")
 
     def end_sleep(self, drop: str = "") -> None:
         """End a sleep under way at once: with its verdict as soon as the head allows, or, for the reason
@@ -168,21 +205,42 @@ class DurableKnowledge:
         n_steps, ended_early = self.knowledge.steps_done()
         woken = Woken(n_steps=n_steps if ended_early else None, drop=drop, tried=tried, cpu_s=round(cpu_s, 4))
         self._journal(
-            Entry(seq=self.seq + 1, kind="wake", label="", source=msgspec.json.encode(woken).decode())
+            Entry(
+                seq=self.seq + 1,
+                kind="wake",
+                at_s=round(time.time(), 3),
+                detail=msgspec.json.encode(woken).decode(),
+            )
         )
         self.knowledge.wake(drop=drop, tried=tried, cpu_s=cpu_s)
 
     def label_of(self, reading_id: str) -> str | None:
-        """The label the journal holds for a reading, None when it holds none."""
-        return self._store.journal.label_of(reading_id) if self._store else None
+        """The label that a reading has by the journal, None when it has none or is from long ago."""
+        if self._store is None:
+            return None
+        found = self._store.journal.label_of(reading_id)
+        return found[1] if found and holds(self._store.counts, found[0]) else None
+
+    def labelled_lately(self) -> set[str]:
+        """Readings that have a label by the journal's last entries."""
+        if self._store is None:
+            return set()
+        counts = self._store.counts
+        return {reading for seq, reading in self._store.journal.labelled_lately() if holds(counts, seq)}
 
     def commit(self) -> None:
         """Make everything learned so far durable.
 
         Raises StateUnwritable; call `rollback` then, to know again what the disk holds.
         """
-        if self._store is not None:
+        if self._store is None:
+            return
+        try:
             self._store.journal.commit()
+            self._store.journal.checkpoint_if_due()
+        except StateUnwritable:
+            self._distrust = True
+            raise
 
     def snapshot_if_due(self) -> None:
         """After a commit: a snapshot when the journal has grown long; a sleep that stands in its way ends.
@@ -192,30 +250,87 @@ class DurableKnowledge:
         """
         if self._store is None:
             return
-        if self.seq - self._snapshot_seq >= self._snapshot_labels * (2 if self.knowledge.asleep else 1):
+        grown = self.seq - self._snapshot_seq
+        if self._distrust or grown >= self._snapshot_labels * (2 if self.knowledge.asleep else 1):
             self.end_sleep()
-            self.snapshot()
+            self.snapshot(f"{grown:,} journal entries" if not self._distrust else "the disk had failed")
 
     def rollback(self) -> None:
         """Forget what was not committed."""
         if self._store is not None and self.seq != self._store.journal.committed_seq:
             self._store.journal.rollback()
-            self.knowledge = self._make()
-            self.recover()
+            self._rebuild()
 
-    def snapshot(self) -> None:
+    def revise(self, asked: Revision, source: str) -> Outcome:
+        """Take labels back, go back, rename or review: journal it, know what counts now, snapshot.
+
+        Raises StateError when it cannot be done, StateUnwritable when the disk takes nothing.
+        """
+        if self._store is None:
+            raise StateError(
+                "this device keeps nothing on disk, so nothing can be taken back; give it a state folder"
+            )
+        self.end_sleep(drop=f"{asked.__class__.__name__.lower()} was asked")
+        self.commit()
+        began = time.monotonic()
+        outcome = revise(
+            self._store,
+            asked,
+            source=source,
+            at_s=round(time.time(), 3),
+            class_names=self.knowledge.class_names,
+        )
+        self._rebuild()
+        self.end_sleep(drop="it had not ended at the moment that was returned to")
+        self.snapshot(outcome.message)
+        return msgspec.structs.replace(
+            outcome, n_replayed=self._n_replayed, took_s=round(time.monotonic() - began, 3)
+        )
+
+    def held_labels(self) -> list[HeldLabel]:
+        """Labels that wait for a review, oldest first."""
+        return held_labels(self._store) if self._store else []
+
+    def heads(self) -> list[HeadRecord]:
+        """The heads that are kept, oldest first."""
+        return heads_of(self._store.folder) if self._store else []
+
+    def snapshot(self, cause: str) -> None:
         """Write everything learned; a failure raises the alarm and only costs a longer replay."""
         if self._store is None or self.seq == self._snapshot_seq:
             return
         self._store.journal.commit()
         try:
-            self._store.save(self._as_snapshot())
+            self._store.save(self._as_snapshot(cause))
             self.knowledge.memory.persisted()
         except StateUnwritable as error:
             self._alarm = f"no snapshot was written: {error}"
             log.error("%s", self._alarm)
             return
-        self._snapshot_seq, self._alarm = self.seq, ""
+        self._snapshot_seq, self._alarm, self._distrust = self.seq, "", False
+
+    def check_history(self, n_entries: int) -> bool:
+        """Read on through the whole journal and check the next so many entries; whether it is through.
+
+        What is damaged there is reported in `alarms`: it is not needed for what is known now, but was lost
+        for taking back and going back.
+        """
+        store = self._store
+        if store is None or self._checked >= store.journal.committed_seq:
+            return True
+        first = max(self._checked + 1, store.journal.first_seq)
+        last = min(first + n_entries - 1, store.journal.committed_seq)
+        try:
+            for entry in store.journal.read(first, last):
+                self._checked = entry.seq
+        except DamagedEntry as error:
+            store.repair(error.seq)
+            self._note_problems()
+        except StateCorrupt as error:
+            store.problems.append(str(error))
+            self._note_problems()
+            self._checked = store.journal.committed_seq
+        return self._checked >= store.journal.committed_seq
 
     def close(self, *, save: bool) -> None:
         """Let the folder go, after a commit and a snapshot when `save` is true.
@@ -228,7 +343,7 @@ class DurableKnowledge:
             if save:
                 self.commit()
                 if not self.knowledge.asleep:
-                    self.snapshot()
+                    self.snapshot("stopped")
         finally:
             self._store.close()
             self._store = None
@@ -238,50 +353,99 @@ class DurableKnowledge:
             self._store.append(entry)
         self.seq = entry.seq
 
+    # ------------------------------------------------------------------ building knowledge anew
+
     def recover(self) -> None:
-        """New knowledge becomes what the newest sound snapshot and the journal after it hold."""
-        self.seq = self._snapshot_seq = 0
-        if self._store is None:
+        """New knowledge becomes what counts: the newest snapshot that leads there, and what came after it."""
+        self.seq = self._snapshot_seq = self._n_replayed = 0
+        store = self._store
+        if store is None:
             return
-        snapshot = self._store.recover()
-        if snapshot is not None:
-            self.knowledge.restore(snapshot.meta, snapshot.arrays)
-            self.seq = self._snapshot_seq = snapshot.seq
-        self._replay(self._store)
-        start = f"snapshot at entry {self._snapshot_seq}" if snapshot else "a new start"
-        problems = "; ".join(self._store.problems)
-        self.recovered = f"{start}, {self.seq - self._snapshot_seq} journal entries replayed"
-        if problems:
-            self.recovered += f"; {problems}"
+        snapshot = self._restore(store)
+        store.begin(snapshot)
+        self.seq = self._snapshot_seq = snapshot.seq if snapshot else 0
+        self._replay(store)
+        start = f"snapshot at entry {self._snapshot_seq:,}" if snapshot else "a new start"
+        self.recovered = f"{start}, {self._n_replayed:,} journal entries replayed"
+        if store.problems:
+            self.recovered += f"; {'; '.join(store.problems)}"
+            self._note_problems()
+
+    def _rebuild(self) -> None:
+        """From knowledge that is not what counts to knowledge that is."""
+        self.knowledge = self._make()
+        self.recover()
+
+    def _note_problems(self) -> None:
+        problems = "; ".join(self._store.problems) if self._store else ""
+        if problems != self._recovery_alarm:
             self._recovery_alarm = problems
             log.error("%s", problems)
 
+    def _restore(self, store: StateStore) -> Snapshot | None:
+        """Take the newest snapshot that can be built upon, None for a new start."""
+        refused: StateError | None = None
+        for snapshot in store.usable():
+            try:
+                self.knowledge.restore(snapshot.meta, snapshot.arrays)
+            except StateError as error:
+                if not self.knowledge.memory.disk_bytes:
+                    raise
+                refused = error  # of an older file of exemplars
+                continue
+            return snapshot
+        if refused is not None and store.journal.first_seq > 1:
+            raise refused
+        if refused is not None:
+            self.knowledge = self._make()
+        return None
+
     def _replay(self, store: StateStore) -> None:
-        """Relearn what the journal holds after the snapshot, exactly as it was learned then."""
-        try:
-            for entry in store.journal.entries(self.seq):
-                self._replay_one(entry)
-                self.seq = entry.seq
-        except StateCorrupt as error:
-            store.problems.append(f"{error}; it was set aside, labels after it are lost")
-            if self.knowledge.asleep:
-                self.knowledge.wake(drop="the journal after its beginning is damaged")
-            store.replace_journal(self._as_snapshot())
-            self._snapshot_seq = self.seq
+        """Relearn what counts after the snapshot, exactly as it was learned then."""
+        after = self.seq
+        while True:
+            try:
+                for entry in store.entries(after):
+                    self._replay_one(entry)
+                    after = entry.seq
+                    self._n_replayed += 1
+                break
+            except DamagedEntry as error:
+                store.repair(error.seq)
+            except StateCorrupt as error:
+                self._cut_off(store, after, error)
+                return
+        self.knowledge.look()
+        self.seq = store.journal.last_seq
+
+    def _cut_off(self, store: StateStore, after: int, error: StateCorrupt) -> None:
+        """The journal cannot be read on: what is known goes on without it."""
+        store.problems.append(f"{error}; it was set aside, labels after entry {after:,} are lost")
+        if self.knowledge.asleep:
+            self.knowledge.wake(drop="the journal after its beginning is damaged")
+        self.seq = after
+        store.replace_journal(self._as_snapshot("the journal was damaged"))
+        self._snapshot_seq = after
 
     def _replay_one(self, entry: Entry) -> None:
+        knowledge = self.knowledge
         if entry.kind == "label":
-            self.knowledge.learn(entry.feature, entry.label)
+            knowledge.learn(entry.feature, entry.label, look=False)
+        elif entry.kind == "rename":
+            knowledge.rename(entry.label, entry.detail)
         elif entry.kind == "sleep":
-            self.knowledge.begin_sleep(msgspec.json.decode(entry.source, type=SleepPlan))
-        else:
-            woken = msgspec.json.decode(entry.source, type=Woken)
+            if knowledge.asleep:  # how the one before ended is lost
+                knowledge.wake(drop="how it ended is lost")
+            knowledge.begin_sleep(msgspec.json.decode(entry.detail, type=SleepPlan))
+        elif entry.kind == "wake" and knowledge.asleep:
+            woken = msgspec.json.decode(entry.detail, type=Woken)
             if not woken.drop:
-                for _ in self.knowledge.sleep_pieces(woken.n_steps):
+                for _ in knowledge.sleep_pieces(woken.n_steps):
                     pass
-            self.knowledge.wake(drop=woken.drop, tried=woken.tried, cpu_s=woken.cpu_s)
+            knowledge.wake(drop=woken.drop, tried=woken.tried, cpu_s=woken.cpu_s)
 
-    def _as_snapshot(self) -> Snapshot:
+    def _as_snapshot(self, cause: str) -> Snapshot:
         meta, arrays = self.knowledge.state()
         meta["status"] = msgspec.to_builtins(self._describe())
+        meta["cause"], meta["at_s"] = cause, round(time.time(), 3)
         return Snapshot(seq=self.seq, bundle_id=self._describe().bundle_id, meta=meta, arrays=arrays)

@@ -20,6 +20,7 @@ from edge_cl.config import MemorySettings
 from edge_cl.errors import BudgetExceeded, ConfigError, NumericalError, StateError
 from edge_cl.heads import Head, HeadState, StepProgram
 from edge_cl.memory import Exemplars, RowFile
+from edge_cl.naming import ClassNames
 from edge_cl.nap import Nap
 from edge_cl.records import FloatArray, SleepPlan, SleepProgress, SleepReport, under
 from edge_cl.trust import Calibrator, Stability
@@ -75,18 +76,18 @@ class Knowledge:
         name = head_name or spec.name
         options = heads.device_options(name, {**({} if head_name else spec.options), **(head_options or {})})
         self._asked_options = options
-        self.class_names: list[str] = list(bundle.manifest.class_names)
+        self.naming = ClassNames(list(bundle.manifest.class_names))
         self.calibrate = Calibrator()
         self.n_labels = self.n_sleeps = self.labels_since_sleep = 0
         self.reports: list[SleepReport] = []
         """Of the last sleeps, oldest first."""
         self._ledger = ledger
         shares.release(ledger)  # what this one replaces, after a rollback
-        self._memory_settings = memory
-        self._prior = bundle.prior()
+        self._memory_settings, self._prior = memory, bundle.prior()
         self.stability = Stability()
         """Of the head awake, on held-back exemplars."""
         self._offered_at_sleep = 0
+        self._unlooked: FloatArray | None = None
         self._nap: Nap | None = None
         self._program = StepProgram.load(bundle) if name == "step" else None
         n_features = bundle.manifest.feature_size
@@ -95,7 +96,7 @@ class Knowledge:
             self.head = heads.create(
                 name,
                 n_features=n_features,
-                n_classes=len(self.class_names),
+                n_classes=len(self.naming.inner),
                 max_bytes=shares.head_share(ledger.free_bytes, n_features),
                 program=self._program,
                 **options,
@@ -134,37 +135,66 @@ class Knowledge:
         if prior is None:
             return
         self.head.warm_start(prior, strength=PRIOR_STRENGTH)
-        remembered = np.zeros(len(self.class_names), dtype=int)
+        remembered = np.zeros(len(self.naming.inner), dtype=int)
         for x, y in zip(prior.exemplars, prior.exemplar_labels, strict=True):
             if remembered[y] < PRIOR_STRENGTH:  # so that sleep, too, weighs the source as a start
                 remembered[y] += 1
                 self.memory.add(x.astype(np.float32), int(y))
 
+    @property
+    def class_names(self) -> list[str]:
+        """What answers are called, by index; grows when a label brings a new name."""
+        return self.naming.names
+
     def predict(self, X: FloatArray) -> FloatArray:
         """Calibrated class probabilities: (n, D) → (n, C)."""
-        return self.calibrate(self.head.predict_many(X))
+        return self.naming.gathered(self.calibrate(self.head.predict_many(X)))
 
     def predict_one(self, x: FloatArray) -> FloatArray:
         """Calibrated class probabilities: (D,) → (C,)."""
-        return self.calibrate(self.head.predict_one(x))
+        return self.naming.gathered(self.calibrate(self.head.predict_one(x)))
 
-    def learn(self, x: FloatArray, label: str) -> Lesson:
-        """Learn feature x (D,) as class `label`, a new class when the name is new."""
+    def learn(self, x: FloatArray, label: str, *, look: bool = True) -> Lesson:
+        """Learn feature x (D,) as class `label`, a new class when the name is new.
+
+        Without `look` the answer afterwards is not asked for, and is 0; call `look` after the last.
+        """
+        label = self.naming.resolve(label)
         new_class = label not in self.class_names
         if new_class:
             self._make_room(label)
-            self.class_names.append(label)
-        y = self.class_names.index(label)
-        before = self._teach(self.head, self.calibrate, x, y)
+            self.naming.add(label)
+        k = self._taught_class(x, label)
+        before = self._teach(self.head, self.calibrate, x, k)
         self.n_labels += 1
         self.labels_since_sleep += 1
         if self.n_labels % EVALUATE_EVERY == 0:
             self._evaluate()
         if self._nap is None:
-            self.memory.add(x, y)
+            self.memory.add(x, k)
         else:  # a sleep reads the memory as it was when it began
-            self._nap.learned.append((x, y))
-        return Lesson(y, new_class, before, float(self.predict_one(x)[y]))
+            self._nap.learned.append((x, k))
+        y = self.class_names.index(label)
+        self._unlooked = None if look else x
+        return Lesson(y, new_class, before, float(self.predict_one(x)[y]) if look else 0.0)
+
+    def look(self) -> None:
+        """Ask for the answer to what was learned last, if nobody did: heads may put work off until then."""
+        if self._unlooked is not None:
+            self.head.predict_one(self._unlooked)
+            self._unlooked = None
+
+    def _taught_class(self, x: FloatArray, label: str) -> int:
+        """Which of the head's classes is taught: of merged ones that which x is like."""
+        candidates = self.naming.of_head(label)
+        if len(candidates) == 1:
+            return candidates[0]
+        scores = self.head.predict_one(x)
+        return max(candidates, key=lambda k: float(scores[k]))
+
+    def rename(self, old: str, new: str) -> None:
+        """Call class `old` `new`; when `new` is known both become one."""
+        self.naming.rename(old, new)
 
     def _teach(self, head: Head, calibrate: Calibrator, x: FloatArray, y: int) -> float:
         """Calibrate on the head's answer, then let the head learn; y may be the next new class.
@@ -206,11 +236,12 @@ class Knowledge:
         """Whether the sleep has to end before `label` is learned: no room for it beside the sleep."""
         if self._nap is None:
             return False
-        new_class = label not in self.class_names
+        new_class = self.naming.resolve(label) not in self.class_names
         return self._nap.full or (new_class and self._memory_bytes_beside(label) < self.memory.nbytes)
 
     def begin_sleep(self, plan: SleepPlan) -> None:
         """Start a sleep; what is known now, the plan and the number of steps decide its outcome."""
+        self.look()
         self.n_sleeps += 1
         self.memory.refresh()
         self._nap = Nap(
@@ -244,6 +275,7 @@ class Knowledge:
         The memory takes in what was learned meanwhile.
         """
         nap = self._asleep()
+        self.look()
         for _ in self.sleep_pieces() if not drop else ():
             pass
         self._evaluate()
@@ -260,7 +292,7 @@ class Knowledge:
         for x, y in nap.learned:
             self.memory.add(x, y)
         report = nap.report(
-            self.class_names, self.stability, drop=drop, cpu_s=cpu_s, held_bytes=self._ledger.held_bytes
+            self.naming.inner, self.stability, drop=drop, cpu_s=cpu_s, held_bytes=self._ledger.held_bytes
         )
         self.reports = [*self.reports[1 - N_REPORTS :], report]
         self.stability.mark()
@@ -283,7 +315,7 @@ class Knowledge:
 
     def check_room(self, label: str) -> None:
         """Raise BudgetExceeded when `label` is a new class that fits in no way; changes nothing."""
-        if label not in self.class_names:
+        if self.naming.resolve(label) not in self.class_names:
             self._memory_bytes_beside(label)
 
     def _make_room(self, label: str) -> None:
@@ -315,7 +347,7 @@ class Knowledge:
         meta = {
             "head": msgspec.to_builtins(msgspec.structs.replace(head, arrays={})),
             "memory": memory_meta,
-            "class_names": list(self.class_names),
+            **self.naming.state(),
             "log_temperature": self.calibrate.log_temperature,
             "n_labels": self.n_labels,
             "n_sleeps": self.n_sleeps,
@@ -345,7 +377,7 @@ class Knowledge:
         self.memory.restore(under(arrays, "memory."), meta["memory"])
         self.head = heads.from_state(state, self._program)
         self.head.prior = None if self._prior is None else (self._prior, PRIOR_STRENGTH)
-        self.class_names = list(meta["class_names"])
+        self.naming.restore(meta)
         self.calibrate.log_temperature = meta["log_temperature"]
         self.n_labels, self.n_sleeps = meta["n_labels"], meta["n_sleeps"]
         self.labels_since_sleep = meta["labels_since_sleep"]

@@ -23,7 +23,7 @@ from typing import Self
 import numpy as np
 
 from edge_cl import encoders, receipts
-from edge_cl.budget import Budget, Ledger
+from edge_cl.budget import MIB, Budget, Ledger
 from edge_cl.bundle import Bundle
 from edge_cl.config import Settings
 from edge_cl.durable import DurableKnowledge
@@ -46,6 +46,7 @@ from edge_cl.records import (
     Status,
 )
 from edge_cl.rest import Rest
+from edge_cl.revisions import HeadRecord, HeldLabel, Outcome, Revision
 from edge_cl.shares import exemplars_file, make_pending
 from edge_cl.state import StateStore
 from edge_cl.trust import PrequentialAccuracy
@@ -55,6 +56,8 @@ log = logging.getLogger(__name__)
 N_COMPARED = 16
 """A receipt says which of this many last readings would now be answered differently."""
 N_SCORES = 5
+CHECKED_AT_ONCE = 64
+"""Journal entries whose hashes are checked when nothing else is to be done."""
 
 
 class Learner:
@@ -84,7 +87,10 @@ class Learner:
         self.other_alarm: Callable[[], str] = str
         """What somebody outside (the MQTT link, say) wants the status to say, or ""."""
         self._folder = None if state_dir is None else Path(state_dir)
-        store = None if state_dir is None else StateStore(state_dir, bundle.bundle_id, budget.disk_bytes)
+        store = None
+        if state_dir is not None:
+            history_bytes = int(settings.state.history_mb * MIB)
+            store = StateStore(state_dir, bundle.bundle_id, budget.disk_bytes, history_bytes=history_bytes)
         try:
             self._durable = DurableKnowledge(
                 self._make_knowledge,
@@ -175,6 +181,27 @@ class Learner:
         yield from self._rest.sleep(cause)
         self._refresh()
 
+    def revise(self, asked: Revision, *, source: str = "local") -> Outcome:
+        """Take labels back, go back in time, rename or merge classes, review labels that wait.
+
+        What counts afterwards is learned anew from the journal, so the head is bit for bit the one that never
+        saw what was taken back. Costs the replay of what came after the newest head that knows nothing of it.
+
+        Raises StateError, and changes nothing, when it cannot be done.
+        """
+        self._owed += self._commit()
+        names = list(self.class_names)
+        try:
+            outcome = self._durable.revise(asked, source)
+        except StateUnwritable as error:
+            self._owed += self._predict_only(error)
+            raise
+        self._rest.forget()
+        self.pending.rename(names, self.class_names)
+        self.pending.keep_taught(self._durable.labelled_lately())
+        self._refresh()
+        return outcome
+
     def run(
         self,
         events: Iterable[Event],
@@ -208,6 +235,8 @@ class Learner:
                 for asked in source.poll():
                     self._handle(asked, sinks)
             self._handle(event, sinks)
+            if event is None and not self._rest.asleep:
+                self._durable.check_history(CHECKED_AT_ONCE)
             if time.monotonic() - self._committed_at >= self.settings.state.commit_ms / 1000:
                 _emit(sinks, self._commit())
             self._doze(sinks, busy)
@@ -251,6 +280,14 @@ class Learner:
             recovered=self._durable.recovered,
             alarm="; ".join(filter(None, [self._refusing, *self._durable.alarms, self.other_alarm()])),
         )
+
+    def heads(self) -> list[HeadRecord]:
+        """The heads that are kept, oldest first."""
+        return self._durable.heads()
+
+    def held_labels(self) -> list[HeldLabel]:
+        """Labels that wait for a review, oldest first."""
+        return self._durable.held_labels()
 
     def sleep_reports(self) -> list[SleepReport]:
         """What the last sleeps did, oldest first."""

@@ -101,7 +101,7 @@ def test_a_sleep_dropped_late_is_repeated_exactly(tmp_path, bundle):
         state = tmp_path / f"s{n_pieces}"
         learner = Learner.from_bundle(bundle, state_dir=state, settings=settings)
         run(learner, World(seed=4, shift=1.0).events(300))
-        learner._durable.snapshot()
+        learner._durable.snapshot("test")
         pieces = list(itertools.islice(learner.sleep(), n_pieces))
         if pieces[-1].phase == "snapshot":
             break

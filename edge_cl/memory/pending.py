@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from typing import NamedTuple, Self
 
 import numpy as np
@@ -109,3 +110,16 @@ class Pending:
                 self._taught[self._slot_of[reading_id]] = -1
         for answers in (self._answers, self._current, self._taught):
             answers[answers >= n_classes] = -1
+
+    def keep_taught(self, reading_ids: Collection[str]) -> None:
+        """Only the named readings still have the label they were taught."""
+        for reading_id, slot in self._slot_of.items():
+            if reading_id not in reading_ids:
+                self._taught[slot] = -1
+
+    def rename(self, old: Sequence[str], new: Sequence[str]) -> None:
+        """Classes have other numbers now: what an index of `old` named is found in `new`, or is unknown."""
+        number = {name: k for k, name in enumerate(new)}
+        to = np.array([*(number.get(name, -1) for name in old), -1], dtype=np.int32)
+        for answers in (self._answers, self._current, self._taught):
+            answers[:] = to[answers]

@@ -1,53 +1,31 @@
-"""The journal: every label and every sleep, in order, before anything is promised."""
+"""The journal: everything that changed what a device knows, in order, before anything is promised."""
 
 from __future__ import annotations
 
 import contextlib
-import math
+import os
 import sqlite3
+import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Literal
-
-import msgspec
-import numpy as np
 
 from edge_cl.errors import StateCorrupt, StateUnwritable
-from edge_cl.records import FloatArray
+from edge_cl.state import entries, migrations
+from edge_cl.state.entries import RARE, Entry
 
-SCHEMA_VERSION = 1
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS journal (
-    seq INTEGER PRIMARY KEY,
-    kind TEXT NOT NULL,
-    reading_id TEXT NOT NULL,
-    label TEXT NOT NULL,
-    source TEXT NOT NULL,
-    t_s REAL NOT NULL,
-    feature BLOB NOT NULL,
-    crc INTEGER NOT NULL
-);
-CREATE INDEX IF NOT EXISTS journal_reading ON journal (reading_id) WHERE kind = 'label';
-CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
-"""
+RECENT = 4096
+"""Entries in which the label of a reading is looked for: a message that comes twice comes soon."""
+CHECKPOINT_ROWS, CHECKPOINT_COMMITS = 512, 128
+"""The write-ahead log goes into the database after so many entries or commits; it stays below 2 MB."""
 
 
-class Entry(msgspec.Struct, frozen=True, kw_only=True):
-    """One line of the journal.
+class DamagedEntry(StateCorrupt):
+    """Entry `seq` is missing or failed its checksum."""
 
-    `kind` is ``label`` (`feature` was learned as class `label`), ``sleep`` (one began, `label` is its cause
-    and `source` its plan) or ``wake`` (it ended, `source` says how). Learned state is a pure function of the
-    bundle and the entries in order.
-    """
-
-    seq: int
-    kind: Literal["label", "sleep", "wake"]
-    label: str
-    reading_id: str = ""
-    source: str = ""
-    t_s: float = 0.0
-    feature: FloatArray = msgspec.field(default_factory=lambda: np.zeros(0, dtype=np.float32))
+    def __init__(self, path: Path, seq: int) -> None:
+        super().__init__(f"{path}: journal entry {seq:,} is missing or damaged")
+        self.seq = seq
 
 
 class Journal:
@@ -55,41 +33,80 @@ class Journal:
 
     `append` opens a transaction when none is open; nothing is durable before `commit`. So a caller
     may learn many labels and pay for one fsync, as long as it gives receipts only after `commit`.
+
+    Each entry carries a hash of itself and of the one before (BLAKE2b, 16 bytes), so damage and later
+    changes show. A second file notes, unsynced, how far it was committed: when the end of the log is lost,
+    the next start can tell.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.problems: list[str] = []
+        """What was found wrong when it was opened, although it can be used."""
         try:
             self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+            self._db.text_factory = _text
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=FULL")
-            self._db.execute("PRAGMA wal_autocheckpoint=128")  # pages: the log stays below a megabyte
+            self._db.execute("PRAGMA wal_autocheckpoint=0")  # it would hide a disk that fails
             self._db.execute("PRAGMA cache_size=-256")  # KiB; by default 2 MB would fill as labels come
-            self._db.executescript(_SCHEMA)
-            row = self._db.execute("SELECT max(seq) FROM journal").fetchone()
+            migrations.migrate(self._db, path)
+            self.last_seq, self._chain = self._end()
         except sqlite3.DatabaseError as error:
             raise _typed(error, path) from error
-        self.last_seq = max(int(row[0] or 0), int(self.get_meta("pruned_to") or 0))
         self._open = False
+        self._rows = self._commits = 0
         self._committed_seq = self.last_seq
+        self._mark = _Mark(path.with_suffix(".mark"))
+        self._compare_with_mark()
+
+    # ------------------------------------------------------------------ writing
 
     def append(self, entry: Entry) -> None:
         """Add the next entry (its seq must be `last_seq` + 1); durable after `commit`."""
         if entry.seq != self.last_seq + 1:
             raise ValueError(f"journal entry {entry.seq} does not follow {self.last_seq}")
-        feature = np.ascontiguousarray(entry.feature, dtype=np.float32).tobytes()
-        t_s = float(entry.t_s) if math.isfinite(entry.t_s) else 0.0
-        texts = (str(entry.kind), str(entry.reading_id), str(entry.label), str(entry.source))
-        row = (int(entry.seq), *texts, t_s, feature)
+        row = entries.row(entry)
+        chain = entries.link(self._chain, entries.digest(row))
         try:
-            if not self._open:
-                self._db.execute("BEGIN IMMEDIATE")
-                self._open = True
-            self._db.execute("INSERT INTO journal VALUES (?,?,?,?,?,?,?,?)", (*row, _crc(row)))
+            self._begin()
+            self._db.execute(entries.INSERT, (*row, chain))
         except sqlite3.DatabaseError as error:
             self.rollback()
             raise _typed(error, self.path) from error
-        self.last_seq = entry.seq
+        self.last_seq, self._chain = entry.seq, chain
+        self._rows += 1
+
+    def erase(self, seqs: Iterable[int]) -> None:
+        """Replace what entries hold by a digest of it, so that nobody can read or relearn them.
+
+        Part of the open transaction; the bytes on disk are overwritten.
+        """
+        try:
+            self._db.execute("PRAGMA secure_delete=ON")
+            self._begin()
+            for seq in seqs:
+                *row, _ = self._db.execute(
+                    f"SELECT {entries.COLUMNS}, chain FROM journal WHERE seq = ?", (seq,)
+                ).fetchone()
+                self._db.execute(
+                    "UPDATE journal SET kind = 'forgotten', reading_id = '', label = '', detail = '', "
+                    "feature = ? WHERE seq = ? AND kind != 'forgotten'",
+                    (entries.digest(tuple(row)), seq),
+                )
+        except sqlite3.DatabaseError as error:
+            self.rollback()
+            raise _typed(error, self.path) from error
+
+    def mark_damaged(self, seq: int) -> None:
+        """Note for good that an entry is lost, so that those after it can still be used."""
+        blank = Entry(seq=seq, kind="damaged")
+        row = self._db.execute("SELECT chain FROM journal WHERE seq = ?", (seq,)).fetchone()
+        try:
+            self._db.execute("DELETE FROM journal WHERE seq = ?", (seq,))
+            self._db.execute(entries.INSERT, (*entries.row(blank), row[0] if row else b""))
+        except sqlite3.DatabaseError as error:
+            raise _typed(error, self.path) from error
 
     def commit(self) -> None:
         """Make everything appended so far durable; raises StateUnwritable and keeps nothing of it."""
@@ -102,6 +119,31 @@ class Journal:
             raise _typed(error, self.path) from error
         self._open = False
         self._committed_seq = self.last_seq
+        self._mark.write(self.last_seq)
+        self._commits += 1
+
+    def checkpoint_if_due(self) -> None:
+        """Now and then, after a commit: take the write-ahead log into the database.
+
+        Raises StateUnwritable; what was committed stays, but this disk is not to be trusted.
+        """
+        if self._rows >= CHECKPOINT_ROWS or self._commits >= CHECKPOINT_COMMITS:
+            self._rows = self._commits = 0
+            try:
+                self._db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+            except sqlite3.DatabaseError as error:
+                raise _typed(error, self.path) from error
+
+    def shrink_log(self) -> bool:
+        """Between two groups: empty the write-ahead log and give its bytes back; False when it has none."""
+        log = self.path.with_name(self.path.name + "-wal")
+        if not log.exists() or not log.stat().st_size:
+            return False
+        try:
+            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        except sqlite3.DatabaseError as error:
+            raise _typed(error, self.path) from error
+        return not log.stat().st_size
 
     def rollback(self) -> None:
         """Forget what was appended since the last commit."""
@@ -109,63 +151,119 @@ class Journal:
             self._db.execute("ROLLBACK")
         self._open = False
         with contextlib.suppress(sqlite3.DatabaseError):
-            row = self._db.execute("SELECT max(seq) FROM journal").fetchone()
-            self.last_seq = self._committed_seq = max(int(row[0] or 0), int(self.get_meta("pruned_to") or 0))
+            self.last_seq, self._chain = self._end()
+            self._committed_seq = self.last_seq
+
+    def prune(self, up_to_seq: int) -> None:
+        """Drop the oldest entries for good, those up to `up_to_seq`."""
+        row = self._db.execute("SELECT chain FROM journal WHERE seq = ?", (up_to_seq,)).fetchone()
+        try:
+            with self._db:
+                self._db.execute("PRAGMA secure_delete=OFF")  # nobody asked to erase; it would wear the card
+                self._db.execute("BEGIN IMMEDIATE")
+                self._db.execute("DELETE FROM journal WHERE seq <= ?", (up_to_seq,))
+                self._put_meta("pruned_to", str(up_to_seq))
+                self._put_meta("pruned_chain", row[0].hex() if row else "")
+        except sqlite3.DatabaseError as error:
+            raise _typed(error, self.path) from error
 
     def skip_to(self, seq: int) -> None:
         """Begin after `seq`: a snapshot holds everything up to it."""
         self.prune(seq)
-        self.last_seq = self._committed_seq = seq
+        self.last_seq, self._chain = self._end()
+        self._committed_seq = self.last_seq
+        self._mark.write(seq)
+
+    # ------------------------------------------------------------------ reading
 
     @property
     def committed_seq(self) -> int:
         """The last seq that is durable."""
         return self._committed_seq
 
-    def entries(self, after_seq: int) -> Iterator[Entry]:
-        """Entries with a seq above `after_seq`, in order; raises StateCorrupt on a damaged one."""
-        query = "SELECT * FROM journal WHERE seq > ? ORDER BY seq"
-        expected = after_seq + 1
-        try:
-            for *row, crc in self._db.execute(query, (after_seq,)):
-                if row[0] != expected or _crc(tuple(row)) != crc:
-                    raise StateCorrupt(f"{self.path}: journal entry {expected} is missing or damaged")
-                expected += 1
-                yield Entry(
-                    seq=row[0],
-                    kind=row[1],
-                    reading_id=row[2],
-                    label=row[3],
-                    source=row[4],
-                    t_s=row[5],
-                    feature=np.frombuffer(row[6], dtype=np.float32),
-                )
-        except sqlite3.DatabaseError as error:
-            raise _typed(error, self.path) from error
-
-    def label_of(self, reading_id: str) -> str | None:
-        """The last label journalled for a reading, None when there is none."""
-        query = "SELECT label FROM journal WHERE reading_id = ? AND kind = 'label' ORDER BY seq DESC LIMIT 1"
-        try:
-            row = self._db.execute(query, (reading_id,)).fetchone()
-        except sqlite3.DatabaseError as error:
-            raise _typed(error, self.path) from error
-        return None if row is None else str(row[0])
-
-    def prune(self, up_to_seq: int) -> None:
-        """Drop entries that both snapshots already hold."""
-        try:
-            with self._db:
-                self._db.execute("BEGIN IMMEDIATE")
-                self._db.execute("DELETE FROM journal WHERE seq <= ?", (up_to_seq,))
-                self._db.execute("INSERT OR REPLACE INTO meta VALUES ('pruned_to', ?)", (str(up_to_seq),))
-        except sqlite3.DatabaseError as error:
-            raise _typed(error, self.path) from error
-
     @property
     def first_seq(self) -> int:
-        """The oldest seq that can still be replayed."""
+        """The oldest seq that is still here."""
         return int(self.get_meta("pruned_to") or 0) + 1
+
+    @property
+    def chain(self) -> str:
+        """Hash of the newest entry, hex: whoever noted it can tell later that nothing before was changed."""
+        return self._chain.hex()
+
+    @property
+    def in_transaction(self) -> bool:
+        """Whether something was appended and not committed yet."""
+        return self._open
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the entries take."""
+        return self._pages("page_count") - self.free_bytes
+
+    @property
+    def free_bytes(self) -> int:
+        """Bytes of the file that new entries will use first."""
+        return self._pages("freelist_count")
+
+    def _pages(self, which: str) -> int:
+        count, size = (self._db.execute(f"PRAGMA {name}").fetchone()[0] for name in (which, "page_size"))
+        return int(count) * int(size)
+
+    def read(self, first: int, last: int) -> Iterator[Entry]:
+        """Entries `first` to `last`, in order, each checked; raises DamagedEntry."""
+        chain = self._chain_of(first - 1)
+        query = f"SELECT {entries.COLUMNS}, chain FROM journal WHERE seq BETWEEN ? AND ? ORDER BY seq"
+        expected = first
+        try:
+            for *row, stored in self._db.execute(query, (first, last)):
+                if row[0] != expected or not entries.sound(row, chain, stored):
+                    raise DamagedEntry(self.path, expected)
+                chain = stored
+                expected += 1
+                yield entries.entry(row)
+        except sqlite3.DatabaseError as error:
+            raise _typed(error, self.path) from error
+        if expected <= last:
+            raise DamagedEntry(self.path, expected)
+
+    def rare(self, *kinds: str) -> list[Entry]:
+        """Entries of some of the kinds in `RARE`, in order; not checked."""
+        where = ",".join(f"'{kind}'" for kind in RARE)
+        query = f"SELECT {entries.COLUMNS} FROM journal WHERE kind IN ({where}) ORDER BY seq"
+        try:
+            return [found for row in self._db.execute(query) if (found := entries.entry(row)).kind in kinds]
+        except sqlite3.DatabaseError as error:
+            raise _typed(error, self.path) from error
+
+    def label_of(self, reading_id: str) -> tuple[int, str] | None:
+        """Seq and label of the last label journalled lately for a reading, None when there is none."""
+        query = (
+            "SELECT seq, label FROM journal WHERE seq > ? AND kind = 'label' AND reading_id = ? "
+            "ORDER BY seq DESC LIMIT 1"
+        )
+        try:
+            row = self._db.execute(query, (self.last_seq - RECENT, reading_id)).fetchone()
+        except sqlite3.DatabaseError as error:
+            raise _typed(error, self.path) from error
+        return None if row is None else (int(row[0]), str(row[1]))
+
+    def labelled_lately(self) -> list[tuple[int, str]]:
+        """Seq and reading of the labels among the last entries."""
+        query = "SELECT seq, reading_id FROM journal WHERE seq > ? AND kind = 'label'"
+        try:
+            return self._db.execute(query, (self.last_seq - RECENT,)).fetchall()
+        except sqlite3.DatabaseError as error:
+            raise _typed(error, self.path) from error
+
+    def about(self) -> Iterator[tuple[int, str, str, str, str, float]]:
+        """(seq, kind, reading_id, label, source, at_s) of every entry, in order, without features."""
+        try:
+            yield from self._db.execute(
+                "SELECT seq, kind, reading_id, label, source, at_s FROM journal ORDER BY seq"
+            )
+        except sqlite3.DatabaseError as error:
+            raise _typed(error, self.path) from error
 
     def get_meta(self, key: str) -> str | None:
         """A small value kept beside the journal."""
@@ -173,29 +271,103 @@ class Journal:
             row = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
         except sqlite3.DatabaseError as error:
             raise _typed(error, self.path) from error
-        return None if row is None else str(row[0])
+        if row is None:
+            return None
+        value, _, check = str(row[0]).rpartition("|")
+        if check != entries.check(key, value):
+            raise StateCorrupt(f"{self.path}: its {key} failed its checksum")
+        return value
 
     def set_meta(self, key: str, value: str) -> None:
-        """Keep a small value, durable at once."""
+        """Keep a small value; durable at once, or with the open transaction."""
         try:
-            self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
+            self._put_meta(key, value)
         except sqlite3.DatabaseError as error:
             raise _typed(error, self.path) from error
 
     def close(self) -> None:
         """Commit nothing more; close the file."""
+        self._mark.close()
         self._db.close()
 
+    # ------------------------------------------------------------------ within
 
-def _crc(row: tuple[object, ...]) -> int:
-    text = repr(row[:6]).encode()
-    blob = row[6]
-    return zlib.crc32(blob if isinstance(blob, bytes) else b"", zlib.crc32(text))
+    def _begin(self) -> None:
+        if not self._open:
+            self._db.execute("BEGIN IMMEDIATE")
+            self._open = True
+
+    def _put_meta(self, key: str, value: str) -> None:
+        self._db.execute(
+            "INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, f"{value}|{entries.check(key, value)}")
+        )
+
+    def _end(self) -> tuple[int, bytes]:
+        row = self._db.execute("SELECT seq, chain FROM journal ORDER BY seq DESC LIMIT 1").fetchone()
+        pruned_to = int(self.get_meta("pruned_to") or 0)
+        if row is None or row[0] < pruned_to:
+            return pruned_to, bytes.fromhex(self.get_meta("pruned_chain") or "")
+        return int(row[0]), bytes(row[1])
+
+    def _chain_of(self, seq: int) -> bytes:
+        row = self._db.execute("SELECT chain FROM journal WHERE seq = ?", (seq,)).fetchone()
+        return bytes(row[0]) if row else bytes.fromhex(self.get_meta("pruned_chain") or "")
+
+    def _compare_with_mark(self) -> None:
+        marked = self._mark.read()
+        if marked is None:
+            self.problems.append(f"{self._mark.path.name} failed its checksum; it was written anew")
+        elif marked > self.last_seq:
+            self.problems.append(
+                f"{self.path}: ends at entry {self.last_seq:,}, but entry {marked:,} had been committed: "
+                f"the end of the log is damaged, what came after entry {self.last_seq:,} is lost"
+            )
+        self._mark.write(self.last_seq)
+
+
+class _Mark:
+    """How far the journal was committed, in a file that is written over and never synced.
+
+    A power cut may leave an older number there, never a newer one, so it costs no fsync and still tells
+    when committed entries have gone.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        except OSError as error:
+            raise StateUnwritable(f"{path}: cannot be opened ({error.strerror})") from error
+
+    def read(self) -> int | None:
+        """The number, 0 when there is none yet, None when it is damaged."""
+        raw = os.pread(self._file, 13, 0)
+        if not raw.strip(b"\0"):
+            return 0
+        if len(raw) != 12 or zlib.crc32(raw[:8]) != struct.unpack_from("<I", raw, 8)[0]:
+            return None
+        return int(struct.unpack_from("<Q", raw)[0])
+
+    def write(self, seq: int) -> None:
+        number = struct.pack("<Q", seq)
+        with contextlib.suppress(OSError):  # a full disk has its say at the next commit
+            os.pwrite(self._file, number + struct.pack("<I", zlib.crc32(number)), 0)
+
+    def close(self) -> None:
+        os.close(self._file)
+
+
+def _text(raw: bytes) -> str:
+    return raw.decode(errors="replace")  # a damaged text shows in its hash
+
+
+_CAN_HEAL = (3, 5, 6, 7, 8, 10, 13, 14, 23)
+"""SQLite's codes for permission, locks, memory, read-only, I/O, full, cannot open, not allowed."""
 
 
 def _typed(error: sqlite3.DatabaseError, path: Path) -> StateUnwritable | StateCorrupt:
     """SQLite's error as ours: a full or failing disk can heal, a damaged file cannot."""
-    if isinstance(error, sqlite3.OperationalError):
+    if getattr(error, "sqlite_errorcode", 0) & 0xFF in _CAN_HEAL:
         return StateUnwritable(
             f"{path}: cannot write learned state ({error}); free some disk space or check the card"
         )

@@ -1,8 +1,8 @@
-"""Two immutable snapshots of everything learned, written so that a power cut never costs both.
+"""Immutable files of everything learned, one per moment.
 
-A snapshot file is one JSON line (format, seq, small values, name, type and shape of every array, SHA-256 of
-it all) and the arrays' bytes, one after another. It is written to a temporary file, synced, renamed over the
-older of ``slot-a.snapshot`` and ``slot-b.snapshot``, and the folder is synced.
+A file ``head-<seq>.snapshot`` is one JSON line (format, seq, small values, name, type and shape of every
+array, SHA-256 of it all) and the arrays' bytes, one after another. It is written to a temporary file, synced,
+renamed, and the folder is synced; it is never written again.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,11 @@ import numpy as np
 
 from edge_cl.errors import StateCorrupt, StateError, StateUnwritable
 
-FORMAT_VERSION = 3
-SLOTS = ("slot-a.snapshot", "slot-b.snapshot")
+FORMAT_VERSION = 4
+READABLE = (3, 4)
+"""Format 3 lay in two slots and had no cause or time."""
+_OLD_SLOTS = ("slot-a.snapshot", "slot-b.snapshot")
+_NAME = re.compile(r"head-(\d+)\.snapshot")
 
 
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
@@ -29,7 +33,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     seq: int
     bundle_id: str
     meta: dict[str, Any]
-    arrays: dict[str, Any]
+    arrays: dict[str, Any] = {}
 
 
 class _Array(msgspec.Struct, frozen=True, array_like=True):
@@ -49,47 +53,36 @@ class _Header(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Snapshots:
-    """The two slots of one state folder."""
+    """The snapshots of one state folder, by journal number."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def newest(self) -> tuple[Snapshot | None, list[str]]:
-        """The newest sound snapshot, and what was wrong with any slot that was set aside.
+    def paths(self) -> dict[int, Path]:
+        """Where they lie, oldest first. Nothing is read but names, and headers of format 3."""
+        found: dict[int, Path] = {}
+        for path in self.folder.glob("*.snapshot"):
+            if name := _NAME.fullmatch(path.name):
+                found[int(name[1])] = path
+            elif path.name in _OLD_SLOTS:
+                found[_seq_of(path)] = path
+        return dict(sorted(found.items()))
 
-        A damaged slot is renamed to ``…​.damaged``, never deleted.
+    def read(self, path: Path) -> Snapshot:
+        """Read and check one.
+
+        A damaged one is renamed to ``….damaged``, never deleted. Raises StateCorrupt then, or StateError for
+        a newer format.
         """
-        found: list[Snapshot] = []
-        problems: list[str] = []
-        newer: StateError | None = None
-        for path in self._existing():
-            try:
-                found.append(read_snapshot(path))
-            except StateCorrupt as error:
-                problems.append(str(error))
-                path.rename(path.with_suffix(".damaged"))
-            except StateError as error:
-                newer = error
-                problems.append(str(error))
-        if newer is not None and not found:
-            raise newer
-        return max(found, key=lambda snapshot: snapshot.seq, default=None), problems
+        try:
+            return read_snapshot(path)
+        except StateCorrupt:
+            aside(path)
+            raise
 
-    def write(self, snapshot: Snapshot) -> int:
-        """Write into the older slot; returns the seq that the *other* slot holds (0: none).
-
-        Raises StateUnwritable when the disk is full or failing; both slots are then as before.
-        """
-        seqs = {name: _seq_of(self.folder / name) for name in SLOTS}
-        target = min(SLOTS, key=lambda name: seqs[name])
-        other = SLOTS[1 - SLOTS.index(target)]
-        self._replace(self.folder / target, snapshot)
-        return max(seqs[other], 0)
-
-    def _existing(self) -> list[Path]:
-        return [self.folder / name for name in SLOTS if (self.folder / name).exists()]
-
-    def _replace(self, path: Path, snapshot: Snapshot) -> None:
+    def write(self, snapshot: Snapshot) -> None:
+        """Write one more. Raises StateUnwritable when the disk is full or failing; all is then as before."""
+        path = self.folder / f"head-{snapshot.seq:012d}.snapshot"
         part = path.with_suffix(".part")
         try:
             with part.open("wb") as file:
@@ -98,36 +91,80 @@ class Snapshots:
                 file.flush()
                 os.fsync(file.fileno())
             part.replace(path)
-            directory = os.open(self.folder, os.O_RDONLY)
-            try:
-                os.fsync(directory)
-            finally:
-                os.close(directory)
+            sync_folder(self.folder)
         except OSError as error:
             part.unlink(missing_ok=True)
             raise StateUnwritable(
                 f"{path}: cannot write a snapshot ({error.strerror}); free some disk space or check the card"
             ) from error
 
+    def delete(self, path: Path) -> None:
+        """Drop one that is not needed any more."""
+        path.unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make names made, changed or dropped in a folder durable."""
+    directory = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def aside(path: Path) -> Path:
+    """Rename a damaged file, so that it is kept and not used: ``….damaged``, ``….damaged.2``."""
+    names = (path.with_name(f"{path.name}.damaged{n}") for n in ("", *(f".{i}" for i in range(2, 1000))))
+    target = next(name for name in names if not name.exists())
+    return path.rename(target)
+
 
 def read_snapshot(path: Path) -> Snapshot:
     """Read and verify one snapshot file; raises StateCorrupt, or StateError for a newer format."""
     try:
         line, _, payload = path.read_bytes().partition(b"\n")
-        if (other := _other_format(line, payload)) is not None:
-            raise StateError(
-                f"{path}: snapshot format {other}; this edge-cl reads {FORMAT_VERSION}: "
-                f"{'upgrade it' if other > FORMAT_VERSION else 'use the release that wrote it'}"
-            )
-        header = msgspec.json.decode(line, type=_Header)
-        if header.format_version != FORMAT_VERSION or _digest(header, [payload]) != header.sha256:
-            raise StateCorrupt(f"{path.name} failed its checksum")
-        arrays = _cut(payload, header.arrays)
-        return Snapshot(seq=header.seq, bundle_id=header.bundle_id, meta=header.meta, arrays=arrays)
+        header = _header(path, line, [payload])
+        return Snapshot(
+            seq=header.seq,
+            bundle_id=header.bundle_id,
+            meta=header.meta,
+            arrays=_cut(payload, header.arrays),
+        )
     except (msgspec.MsgspecError, UnicodeDecodeError, KeyError, TypeError, ValueError) as error:
         raise StateCorrupt(f"{path.name} is not a readable snapshot ({error})") from error
     except OSError as error:
         raise StateCorrupt(f"{path.name} cannot be read ({error.strerror})") from error
+
+
+def peek(path: Path) -> Snapshot:
+    """A snapshot's small values, without its arrays, and so unchecked; raises StateCorrupt."""
+    try:
+        with path.open("rb") as file:
+            header = msgspec.json.decode(file.readline(), type=_Header)
+        return Snapshot(seq=header.seq, bundle_id=header.bundle_id, meta=header.meta)
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise StateCorrupt(f"{path.name} is not a readable snapshot ({error})") from error
+
+
+def _header(path: Path, line: bytes, payload: Sequence[bytes]) -> _Header:
+    found = msgspec.json.decode(line)["format_version"]
+    header = None
+    try:
+        header = msgspec.json.decode(line, type=_Header)
+    except msgspec.MsgspecError:
+        if found in READABLE:
+            raise
+    if header is not None and found in READABLE and _digest(header, payload, found) == header.sha256:
+        return header
+    sound_but_for_its_number = header is not None and any(
+        _digest(header, payload, version) == header.sha256 for version in READABLE
+    )
+    if sound_but_for_its_number or found in READABLE or not isinstance(found, int):
+        raise StateCorrupt(f"{path.name} failed its checksum")
+    raise StateError(
+        f"{path}: snapshot format {found}; this edge-cl reads {READABLE[0]} to {FORMAT_VERSION}: "
+        f"{'upgrade it' if found > FORMAT_VERSION else 'use the release that wrote it'}"
+    )
 
 
 def _pieces(snapshot: Snapshot) -> Iterator[bytes | memoryview]:
@@ -142,20 +179,9 @@ def _pieces(snapshot: Snapshot) -> Iterator[bytes | memoryview]:
         sha256="",
     )
     views = [memoryview(array.reshape(-1).view(np.uint8).data) for array in arrays.values()]
-    yield msgspec.json.encode(msgspec.structs.replace(header, sha256=_digest(header, views))) + b"\n"
+    digest = _digest(header, views, FORMAT_VERSION)
+    yield msgspec.json.encode(msgspec.structs.replace(header, sha256=digest)) + b"\n"
     yield from views
-
-
-def _other_format(line: bytes, payload: bytes) -> int | None:
-    """The format's number if it is not ours; None too when only that number is damaged."""
-    version = msgspec.json.decode(line)["format_version"]
-    if version == FORMAT_VERSION or not isinstance(version, int):
-        return None
-    try:
-        header = msgspec.json.decode(line, type=_Header)
-    except msgspec.MsgspecError:
-        return version
-    return None if _digest(header, [payload]) == header.sha256 else version
 
 
 def _cut(payload: bytes, table: list[_Array]) -> dict[str, np.ndarray]:
@@ -168,9 +194,8 @@ def _cut(payload: bytes, table: list[_Array]) -> dict[str, np.ndarray]:
     return arrays
 
 
-def _digest(header: _Header, payload: Sequence[bytes | memoryview]) -> str:
-    """As a snapshot of this format has it, whatever format the header claims."""
-    covered = [FORMAT_VERSION, header.seq, header.bundle_id, header.meta, header.arrays]
+def _digest(header: _Header, payload: Sequence[bytes | memoryview], version: int) -> str:
+    covered = [version, header.seq, header.bundle_id, header.meta, header.arrays]
     digest = hashlib.sha256(msgspec.json.encode(covered))
     for piece in payload:
         digest.update(piece)
@@ -178,9 +203,8 @@ def _digest(header: _Header, payload: Sequence[bytes | memoryview]) -> str:
 
 
 def _seq_of(path: Path) -> int:
-    """The seq a slot claims, -1 when empty or unreadable (it is then the one to overwrite)."""
+    """The seq a file claims, 0 when it is unreadable."""
     try:
-        with path.open("rb") as file:
-            return msgspec.json.decode(file.readline(), type=_Header).seq
-    except (OSError, msgspec.MsgspecError):
-        return -1
+        return peek(path).seq
+    except StateCorrupt:
+        return 0

@@ -1,18 +1,31 @@
-"""One state folder: locked, matched to its bundle, recovered."""
+"""One state folder: locked, matched to its bundle, recovered, kept within its bytes."""
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
+
+import msgspec
 
 from edge_cl.budget import Ledger
 from edge_cl.errors import StateCorrupt, StateError, StateUnwritable
-from edge_cl.state.journal import Entry, Journal
-from edge_cl.state.snapshots import Snapshot, Snapshots
+from edge_cl.state.entries import LEARNED, REVISIONS, Entry
+from edge_cl.state.journal import Journal
+from edge_cl.state.retention import Retention
+from edge_cl.state.snapshots import Snapshot, Snapshots, aside
+from edge_cl.state.timeline import Back, Ranges, Taken, Timeline
 
 JOURNAL = "journal.db"
-KINDS = {"journal": JOURNAL, "snapshots": "slot-", "exemplars": "exemplars", "outbox": "outbox"}
+KINDS: dict[str, tuple[str, ...]] = {
+    "journal": ("journal.",),
+    "snapshots": ("head-", "slot-"),
+    "exemplars": ("exemplars",),
+    "outbox": ("outbox",),
+}
 """What lies in the folder, by how the names of its files begin."""
 CHECK_EVERY = 8
 """Journal entries between two looks at the folder's size."""
@@ -21,14 +34,20 @@ CHECK_EVERY = 8
 class StateStore:
     """Journal and snapshots of one device.
 
+    Learned state at any moment is a fold over the journal's entries that counted then; see
+    :class:`Timeline`. A snapshot only makes that fold shorter, so all but two of them can go, and the
+    journal's beginning can go once a snapshot stands for it.
+
     Parameters
     ----------
     folder
         Made when absent. Locked while open: two processes never learn into one folder.
     bundle_id
-        The bundle this state belongs to.
+        The bundle this state belongs to; "" for whatever it is.
     capacity_bytes
         What the folder may hold.
+    history_bytes
+        What the journal may hold before its beginning is dropped.
 
     Raises
     ------
@@ -36,7 +55,9 @@ class StateStore:
         When another process holds the folder, or it belongs to another bundle.
     """
 
-    def __init__(self, folder: str | Path, bundle_id: str, capacity_bytes: int) -> None:
+    def __init__(
+        self, folder: str | Path, bundle_id: str, capacity_bytes: int, *, history_bytes: int = 2**62
+    ) -> None:
         self.folder = Path(folder)
         self.disk = Ledger(capacity_bytes, setting="budget.disk_mb")
         """Who holds how much of the disk."""
@@ -49,49 +70,128 @@ class StateStore:
                 f"{self.folder}: cannot make the state folder ({error.strerror})"
             ) from error
         self._lock = _locked(self.folder)
-        self.bundle_id = bundle_id
+        self._check_at = 0
         self.problems: list[str] = []
         self.snapshots = Snapshots(self.folder)
         try:
             self.journal = self._open_journal()
+            self.problems += self.journal.problems
+            self.bundle_id = bundle_id or self.journal.get_meta("bundle_id") or ""
             self._match(self.journal.get_meta("bundle_id"))
+            self.timeline = Timeline(self.journal.rare(*REVISIONS))
+            """Which entries count."""
         except BaseException:
+            with contextlib.suppress(AttributeError):
+                self.journal.close()
             os.close(self._lock)
             raise
+        self.retention = Retention(history_bytes)
 
-    def recover(self) -> Snapshot | None:
-        """The newest sound snapshot; the journal's later entries are to be replayed onto it.
+    # ------------------------------------------------------------------ what is there
 
-        Raises StateCorrupt when the journal does not reach back to it: then nothing here can be trusted
-        to be complete.
+    @property
+    def counts(self) -> Ranges:
+        """The entries that count now."""
+        return self.timeline.at(self.journal.last_seq)
+
+    def usable(self) -> Iterator[Snapshot]:
+        """Sound snapshots that what counts now can be built upon, newest first; damaged ones are set aside.
+
+        When there is none, what counts can be built from nothing, or this raises StateCorrupt: the journal
+        does not reach back to the beginning.
         """
-        snapshot, problems = self.snapshots.newest()
-        self.problems += problems
-        self._match(snapshot.bundle_id if snapshot else None)
+        newer: StateError | None = None
+        found = False
+        for seq, path in reversed(self.snapshots.paths().items()):
+            last = self.journal.last_seq
+            if seq + 1 < self.journal.first_seq or (seq <= last and not self.timeline.leads_to(seq, last)):
+                continue
+            try:
+                snapshot = self.snapshots.read(path)
+            except StateCorrupt as error:
+                self.problems.append(f"{error}; it was set aside")
+                continue
+            except StateError as error:
+                newer = error
+                self.problems.append(str(error))
+                continue
+            self._match(snapshot.bundle_id)
+            found = True
+            yield snapshot
+        if newer is not None and not found:
+            raise newer
+        if not found and self.journal.first_seq > 1:
+            raise StateCorrupt(
+                f"{self.folder}: {'; '.join(self.problems) or 'snapshots are missing'}, and the journal "
+                f"begins at entry {self.journal.first_seq:,}; restore a backup, or start with an empty folder"
+            )
+
+    def begin(self, snapshot: Snapshot | None) -> None:
+        """Learned state was taken from `snapshot`, None for nothing: it stands for what the journal lacks."""
         if self.journal.get_meta("bundle_id") is None:
             self.journal.set_meta("bundle_id", self.bundle_id)
-        reached = snapshot.seq if snapshot else 0
-        if self.journal.first_seq > reached + 1:
-            raise StateCorrupt(
-                f"{self.folder}: {'; '.join(problems) or 'snapshots are missing'}, and the journal begins at "
-                f"entry {self.journal.first_seq}; restore a backup of the folder, or start with an empty one"
-            )
-        if self.journal.last_seq < reached:
-            self.journal.skip_to(reached)
-        return snapshot
+        if snapshot is not None and self.journal.last_seq < snapshot.seq:
+            self.journal.skip_to(snapshot.seq)
 
-    def save(self, snapshot: Snapshot) -> None:
-        """Write a snapshot and drop journal entries that both slots now hold."""
-        self._require_room(sum(array.nbytes for array in snapshot.arrays.values()))
-        older = self.snapshots.write(snapshot)
-        if older:
-            self.journal.prune(older)
+    def entries(self, after: int) -> Iterator[Entry]:
+        """Entries after `after` that count and that learned state is made of; raises DamagedEntry."""
+        for first, last in self.counts:
+            if last > after:
+                for entry in self.journal.read(max(first, after + 1), last):
+                    if entry.kind in LEARNED:
+                        yield entry
+
+    # ------------------------------------------------------------------ what changes it
 
     def append(self, entry: Entry) -> None:
         """Journal one entry; durable after `journal.commit`. Raises StateUnwritable when there is no room."""
-        if entry.seq % CHECK_EVERY == 0:
-            self._require_room(0)
+        if entry.seq >= self._check_at and not self.journal.in_transaction:
+            self._make_room(0)
+            self._check_at = entry.seq + CHECK_EVERY
         self.journal.append(entry)
+
+    def take_out(self, kind: str, ranges: Ranges, *, what: str, source: str, at_s: float) -> None:
+        """Let entries count no more, ever: ``forget`` erases them, ``hold`` leaves them for a review.
+
+        Durable on return. Snapshots that know them go at once: what counts is built anew from an older one
+        or from nothing.
+        """
+        detail = msgspec.json.encode(Taken(ranges=ranges, what=what)).decode()
+        seq = self.journal.last_seq + 1
+        self.journal.append(Entry(seq=seq, kind=kind, source=source, at_s=at_s, detail=detail))  # type: ignore[arg-type]
+        if kind == "forget":
+            self.journal.erase(seq for first, last in ranges for seq in range(first, last + 1))
+        self._revised()
+        for seq, path in self.snapshots.paths().items():
+            if self.timeline.tainted(seq):
+                self.snapshots.delete(path)
+
+    def go_back(self, to: int, *, why: str, source: str, at_s: float) -> None:
+        """Let count what counted at entry `to`, except what was taken out since; durable on return."""
+        seq = self.journal.last_seq + 1
+        detail = msgspec.json.encode(Back(to=to, why=why)).decode()
+        self.journal.append(Entry(seq=seq, kind="rollback", source=source, at_s=at_s, detail=detail))
+        self._revised()
+
+    def _revised(self) -> None:
+        self.journal.commit()
+        self.timeline = Timeline(self.journal.rare(*REVISIONS))
+
+    def save(self, snapshot: Snapshot) -> None:
+        """Write a snapshot; older ones, and the journal's beginning, go as the limits ask."""
+        self._make_room(sum(array.nbytes for array in snapshot.arrays.values()))
+        self.snapshots.write(snapshot)
+        self.retention.tidy(self.journal, self.snapshots, self.timeline)
+
+    def repair(self, seq: int) -> None:
+        """Keep a copy of a journal with a damaged entry, and note the entry as lost."""
+        kept = self.folder / f"{JOURNAL}.damaged"
+        if not kept.exists():
+            shutil.copyfile(self.folder / JOURNAL, kept)
+        self.journal.mark_damaged(seq)
+        self.problems.append(
+            f"journal entry {seq:,} was damaged, its label is lost; a copy of the journal is in {kept.name}"
+        )
 
     def replace_journal(self, snapshot: Snapshot) -> None:
         """Set a damaged journal aside and begin a new one at `snapshot`, which holds what was readable."""
@@ -100,31 +200,45 @@ class StateStore:
         self.journal.set_meta("bundle_id", self.bundle_id)
         self.snapshots.write(snapshot)
         self.journal.skip_to(snapshot.seq)
-
-    def _require_room(self, nbytes: int) -> None:
-        held = self.disk.held()
-        total = sum(held.values()) + nbytes
-        if total > self.disk.capacity_bytes:
-            who = ", ".join(f"{kind} {n:,}" for kind, n in held.items() if n)
-            raise StateUnwritable(
-                f"{self.folder}: would hold {total:,} bytes of a disk budget of {self.disk.capacity_bytes:,} "
-                f"(now {who}); raise {self.disk.setting}"
-            )
-
-    def _nbytes(self, kind: str) -> int:
-        """Bytes of the folder's files of one kind."""
-        known = tuple(KINDS.values())
-        return sum(
-            entry.stat().st_size
-            for entry in os.scandir(self.folder)
-            if entry.is_file()
-            and (entry.name.startswith(KINDS[kind]) if kind in KINDS else not entry.name.startswith(known))
-        )
+        self.timeline = Timeline()
 
     def close(self) -> None:
         """Close the journal and let the folder go."""
         self.journal.close()
         os.close(self._lock)
+
+    # ------------------------------------------------------------------ within
+
+    def _make_room(self, nbytes: int) -> None:
+        for give in (self.journal.shrink_log, self._give):
+            while True:
+                held = self.disk.held()
+                total = sum(held.values()) + nbytes
+                if total <= self.disk.capacity_bytes:
+                    return
+                if not give():
+                    break
+        who = ", ".join(f"{kind} {n:,}" for kind, n in held.items() if n)
+        raise StateUnwritable(
+            f"{self.folder}: would hold {total:,} bytes of a disk budget of {self.disk.capacity_bytes:,} "
+            f"(now {who}); raise {self.disk.setting}"
+        )
+
+    def _give(self) -> bool:
+        given = self.retention.give(self.journal, self.snapshots, self.timeline)
+        self.journal.shrink_log()  # dropping entries is written there, too
+        return given
+
+    def _nbytes(self, kind: str) -> int:
+        """Bytes of the folder's files of one kind; pages that the journal can use again do not count."""
+        known = tuple(begins for begin in KINDS.values() for begins in begin)
+        reusable = self.journal.free_bytes if kind == "journal" else 0
+        return -reusable + sum(
+            entry.stat().st_size
+            for entry in os.scandir(self.folder)
+            if entry.is_file()
+            and (entry.name.startswith(KINDS[kind]) if kind in KINDS else not entry.name.startswith(known))
+        )
 
     def _open_journal(self) -> Journal:
         try:
@@ -137,7 +251,7 @@ class StateStore:
         for suffix in ("", "-wal", "-shm"):
             part = self.folder / (JOURNAL + suffix)
             if part.exists():
-                part.rename(part.with_name(part.name + ".damaged"))
+                aside(part)
         return Journal(self.folder / JOURNAL)
 
     def _match(self, found: str | None) -> None:

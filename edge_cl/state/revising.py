@@ -1,0 +1,250 @@
+"""Taking back, going back, renaming and reviewing: revisions as entries of a journal."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from datetime import datetime
+
+import msgspec
+
+from edge_cl.errors import StateError
+from edge_cl.revisions import Forget, HeldLabel, Outcome, Rename, Review, Revision, Rollback
+from edge_cl.state.entries import Entry
+from edge_cl.state.store import StateStore
+from edge_cl.state.timeline import Ranges, Taken, holds, ranges_of
+
+TAUGHT = ("label", "not", "held")
+
+
+def revise(
+    store: StateStore, asked: Revision, *, source: str, at_s: float, class_names: Iterable[str]
+) -> Outcome:
+    """Do what was asked, durable on return; what is known must then be built anew by `StateStore.entries`.
+
+    Parameters
+    ----------
+    source
+        Who asked.
+    at_s
+        Wall clock.
+    class_names
+        The classes that are known now.
+
+    Raises
+    ------
+    StateError
+        What was asked cannot be done; nothing has changed.
+    StateUnwritable
+        The disk takes nothing; nothing has changed.
+    """
+    if isinstance(asked, Forget):
+        return _forget(store, asked, source, at_s)
+    if isinstance(asked, Rollback):
+        return _go_back(store, asked, source, at_s)
+    if isinstance(asked, Rename):
+        return _rename(store, asked, source, at_s, list(class_names))
+    return _review(store, asked, source, at_s)
+
+
+def held_labels(store: StateStore) -> list[HeldLabel]:
+    """Labels that wait for a review, oldest first."""
+    return [
+        HeldLabel(
+            seq=entry.seq,
+            kind="not" if entry.kind == "not" or entry.detail.startswith("not: ") else "is",
+            label=entry.label,
+            reading_id=entry.reading_id,
+            source=entry.source,
+            at_s=entry.at_s,
+            reason=reason,
+        )
+        for entry, reason in _waiting(store)
+    ]
+
+
+def _waiting(store: StateStore) -> list[tuple[Entry, str]]:
+    """Entries that wait for a review and why: held when they came, or held back later."""
+    journal = store.journal
+    reviewed = {
+        seq for entry in journal.rare("review") for seq in msgspec.json.decode(entry.detail, type=Review).seqs
+    }
+    found = {entry.seq: (entry, entry.detail) for entry in journal.rare("held")}
+    for hold in journal.rare("hold"):
+        taken = msgspec.json.decode(hold.detail, type=Taken)
+        for first, last in taken.ranges:
+            for entry in journal.read(max(first, journal.first_seq), last):
+                if entry.kind in TAUGHT:
+                    found[entry.seq] = entry, taken.what
+    return [found[seq] for seq in sorted(found.keys() - reviewed)]
+
+
+def _forget(store: StateStore, asked: Forget, source: str, at_s: float) -> Outcome:
+    if not any((asked.reading, asked.source, asked.class_name)) and asked.since_s is None:
+        raise StateError("forget what? name a reading, a source, a class, or a span of time")
+    counts = store.counts
+    names = _names_of(store, asked.class_name, counts) if asked.class_name else set()
+    seqs, n_counting = [], 0
+    for seq, kind, reading_id, label, who, when in store.journal.about():
+        if kind not in TAUGHT or not _matches(asked, reading_id, label, who, when, names):
+            continue
+        seqs.append(seq)
+        n_counting += kind != "held" and holds(counts, seq)
+    if not seqs:
+        raise StateError(f"nothing to forget: no label {_describe(asked)}; {_what_there_is(store)}")
+    what = f"labels {_describe(asked)}"
+    store.take_out("forget", ranges_of(seqs), what=what, source=source, at_s=at_s)
+    more = f", and {len(seqs) - n_counting:,} that did not count" if len(seqs) > n_counting else ""
+    return Outcome(
+        seq=store.journal.last_seq,
+        n_labels=n_counting,
+        message=f"forgot {n_counting:,} labels {_describe(asked)}{more}",
+    )
+
+
+def _matches(asked: Forget, reading_id: str, label: str, who: str, when: float, names: set[str]) -> bool:
+    return (
+        asked.reading in ("", reading_id)
+        and (not asked.source or who == asked.source or who.startswith(f"{asked.source}/"))
+        and (not names or label in names)
+        and (asked.since_s is None or when >= asked.since_s)
+        and (asked.until_s is None or when < asked.until_s)
+    )
+
+
+def _names_of(store: StateStore, name: str, counts: Ranges) -> set[str]:
+    """All names under which labels of a class were ever given: its own, and those that became it."""
+    names = {name}
+    for entry in reversed(store.journal.rare("rename")):
+        if entry.detail in names and holds(counts, entry.seq):
+            names.add(entry.label)
+    return names
+
+
+def _describe(asked: Forget) -> str:
+    parts = []
+    if asked.reading:
+        parts.append(f"of reading {asked.reading!r}")
+    if asked.source:
+        parts.append(f"of source {asked.source!r}")
+    if asked.class_name:
+        parts.append(f"of class {asked.class_name!r}")
+    if asked.since_s is not None:
+        parts.append(f"since {_when(asked.since_s)}")
+    if asked.until_s is not None:
+        parts.append(f"before {_when(asked.until_s)}")
+    return " ".join(parts)
+
+
+def _what_there_is(store: StateStore) -> str:
+    """For a person whose request matched nothing."""
+    sources: Counter[str] = Counter()
+    first_s = 0.0
+    for _, kind, _, _, who, when in store.journal.about():
+        if kind in TAUGHT:
+            sources[who] += 1
+            first_s = first_s or when
+    if not sources:
+        return "the history holds no labels"
+    known = ", ".join(f"{who} ({n:,})" for who, n in sources.most_common(5))
+    since = f" since {_when(first_s)}" if first_s else ""
+    return f"the history{since} holds labels of {known}"
+
+
+def _go_back(store: StateStore, asked: Rollback, source: str, at_s: float) -> Outcome:
+    journal = store.journal
+    to = asked.to
+    if to is None:
+        if asked.before_s is None:
+            raise StateError("roll back to what? name a head of `edge-cl history`, or a time")
+        to = _before(store, asked.before_s)
+    if not 0 <= to < journal.last_seq + 1:
+        raise StateError(f"there is no entry {to:,}; the history ends at {journal.last_seq:,}")
+    if not _reachable(store, to):
+        raise StateError(
+            f"cannot go back to entry {to:,}: the history begins at entry {journal.first_seq:,}, and no head "
+            f"of that moment is kept; `edge-cl history` lists those that are"
+        )
+    before = _n_labels(store, store.counts)
+    after = _n_labels(store, store.timeline.at(to))
+    store.go_back(to, why="asked", source=source, at_s=at_s)
+    return Outcome(
+        seq=journal.last_seq,
+        n_labels=before - after,
+        message=f"back to entry {to:,}: {after:,} labels of the history count, before it were {before:,}",
+    )
+
+
+def _before(store: StateStore, time_s: float) -> int:
+    """The entry just before the first that counts and was written at that time or later."""
+    counts = store.counts
+    for seq, _, _, _, _, when in store.journal.about():
+        if when >= time_s and holds(counts, seq):
+            return seq - 1
+    raise StateError(f"nothing to roll back: nothing was learned since {_when(time_s)}")
+
+
+def _reachable(store: StateStore, to: int) -> bool:
+    first = store.journal.first_seq
+    return first == 1 or any(
+        first - 1 <= seq <= to and store.timeline.leads_to(seq, to) for seq in store.snapshots.paths()
+    )
+
+
+def _n_labels(store: StateStore, ranges: Ranges) -> int:
+    return sum(kind == "label" and holds(ranges, seq) for seq, kind, *_ in store.journal.about())
+
+
+def _rename(store: StateStore, asked: Rename, source: str, at_s: float, class_names: list[str]) -> Outcome:
+    known = ", ".join(class_names)
+    if asked.old not in class_names:
+        raise StateError(f"there is no class {asked.old!r}; known: {known}")
+    if not asked.new.strip() or not asked.new.isprintable():
+        raise StateError(f"{asked.new!r} cannot be the name of a class; give printable characters")
+    if asked.old == asked.new:
+        raise StateError(f"class {asked.old!r} has that name already")
+    if asked.merge and asked.new not in class_names:
+        raise StateError(f"there is no class {asked.new!r} to merge into; known: {known}")
+    if not asked.merge and asked.new in class_names:
+        raise StateError(f"there is a class {asked.new!r} already; `edge-cl merge-classes` makes one of both")
+    journal = store.journal
+    entry = Entry(
+        seq=journal.last_seq + 1, kind="rename", label=asked.old, detail=asked.new, source=source, at_s=at_s
+    )
+    journal.append(entry)
+    journal.commit()
+    verb = "is now part of" if asked.merge else "is now called"
+    return Outcome(seq=entry.seq, n_labels=0, message=f"class {asked.old!r} {verb} {asked.new!r}")
+
+
+def _review(store: StateStore, asked: Review, source: str, at_s: float) -> Outcome:
+    waiting = {entry.seq: entry for entry, _ in _waiting(store)}
+    unknown = [seq for seq in asked.seqs if seq not in waiting]
+    if unknown or not asked.seqs:
+        raise StateError(
+            f"no label {', '.join(map(str, unknown)) or '…'} waits for a review; `edge-cl review` lists them"
+        )
+    journal = store.journal
+    detail = msgspec.json.encode(asked).decode()
+    journal.append(Entry(seq=journal.last_seq + 1, kind="review", source=source, at_s=at_s, detail=detail))
+    for seq in asked.seqs if asked.accept else ():
+        held = waiting[seq]
+        kind = "not" if held.kind == "not" or held.detail.startswith("not: ") else "label"
+        journal.append(
+            msgspec.structs.replace(
+                held,
+                seq=journal.last_seq + 1,
+                kind=kind,
+                trust=1.0,
+                at_s=at_s,
+                detail=f"accepted by {source}",
+            )
+        )
+    journal.commit()
+    verb = "learned" if asked.accept else "rejected"
+    n = len(asked.seqs)
+    return Outcome(seq=journal.last_seq, n_labels=n, message=f"{verb} {n:,} labels that waited for a review")
+
+
+def _when(time_s: float) -> str:
+    return datetime.fromtimestamp(time_s).strftime("%Y-%m-%d %H:%M:%S")

@@ -1,0 +1,196 @@
+"""Taking back, going back, renaming: the head is bit for bit the one that never saw what was taken back."""
+
+import msgspec
+import numpy as np
+import pytest
+
+from edge_cl.config import settings_from
+from edge_cl.errors import StateError
+from edge_cl.heads import HEADS
+from edge_cl.learner import Learner
+from edge_cl.records import Label, Reading
+from edge_cl.revisions import Forget, Rename, Review, Rollback
+from tests.worlds import World, make_bundle
+
+NO_SLEEP = {"sleep": {"after_labels": 10**6, "idle_s": 0}}
+SLEEPY = {"sleep": {"after_labels": 40, "idle_s": 0}, "state": {"snapshot_labels": 25}}
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    return make_bundle(tmp_path_factory.mktemp("b") / "b.ecl", "dual")
+
+
+def run(learner, events):
+    learner.run(iter(events))
+
+
+def taught(folder, bundle, events, sources, **settings):
+    """A device that was taught these events, each label by the source that `sources` gives for its place."""
+    learner = Learner.from_bundle(bundle, state_dir=folder, settings=settings_from(settings or NO_SLEEP))
+    said = []
+    for k, event in enumerate(events):
+        if isinstance(event, Label):
+            event = msgspec.structs.replace(event, source=sources(k))
+        said.append(event)
+    run(learner, said)
+    return learner
+
+
+def by_turns(k):
+    return "bad" if k % 10 < 2 else "good"
+
+
+@pytest.mark.parametrize("head", list(HEADS))
+def test_forgetting_a_source_is_as_if_it_had_never_spoken(tmp_path, head):
+    bundle = make_bundle(tmp_path / "b.ecl", head)
+    events = list(World(seed=4).events(120))
+    both = taught(tmp_path / "both", bundle, events, by_turns)
+    kept = [e for k, e in enumerate(events) if not isinstance(e, Label) or by_turns(k) == "good"]
+    with taught(tmp_path / "good", bundle, kept, lambda k: "good") as good, both:
+        wanted = good.knowledge.digest()
+        assert both.knowledge.digest() != wanted
+        outcome = both.revise(Forget(source="bad"))
+        assert outcome.n_labels > 10
+        assert both.knowledge.digest() == wanted
+    with Learner.from_bundle(bundle, state_dir=tmp_path / "both", settings=settings_from(NO_SLEEP)) as again:
+        assert again.knowledge.digest() == wanted, "also after a restart"
+
+
+def test_forgetting_reaches_through_sleeps_and_snapshots(tmp_path, bundle):
+    """With sleeps at the same places in the journal, whatever was learned between."""
+    events = list(World(seed=4).events(150))
+    with taught(tmp_path / "s", bundle, events, by_turns, **SLEEPY) as learner:
+        n_sleeps = learner.knowledge.n_sleeps
+        assert n_sleeps > 1 and len(learner.heads()) > 3
+        learner.revise(Forget(source="bad"))
+        digest = learner.knowledge.digest()
+        assert learner.knowledge.n_sleeps == n_sleeps
+        heads = learner.heads()
+        assert [head.id for head in heads] == [learner.status().journal_seq], (
+            "no head knows what was forgotten"
+        )
+        assert heads[0].cause.startswith("forgot")
+    for path in (tmp_path / "s").glob("*.snapshot"):
+        path.unlink()
+    with Learner.from_bundle(bundle, state_dir=tmp_path / "s", settings=settings_from(SLEEPY)) as again:
+        assert again.knowledge.digest() == digest, "from the journal alone"
+
+
+@pytest.mark.parametrize("what", ["reading", "class", "time", "all"])
+def test_what_is_forgotten_is_chosen_by_anything(tmp_path, bundle, what):
+    events = list(World(seed=4).events(60))
+    labels = [e for e in events if isinstance(e, Label)]
+    with taught(tmp_path / "s", bundle, events, by_turns) as learner:
+        n = learner.status().n_labels
+        asked, expected = {
+            "reading": (Forget(reading=labels[5].reading_id), 1),
+            "class": (Forget(class_name="walk"), sum(e.label == "walk" for e in labels)),
+            "time": (Forget(since_s=0.0, until_s=4e9), n),
+            "all": (Forget(source="bad", class_name="walk"), None),
+        }[what]
+        outcome = learner.revise(asked)
+        assert outcome.n_labels == expected or (expected is None and 0 < outcome.n_labels < n)
+        assert learner.status().n_labels == n - outcome.n_labels
+
+
+@pytest.mark.parametrize(
+    ("asked", "says"),
+    [
+        (Forget(source="nobody"), r"no label of source 'nobody'.*labels of good \(\d+\), bad"),
+        (Forget(reading="r999"), "no label of reading 'r999'"),
+        (Forget(), "forget what"),
+        (Rollback(to=999), "no entry 999"),
+        (Rollback(), "roll back to what"),
+        (Rollback(before_s=4e9), "nothing was learned since"),
+        (Rename(old="x", new="y"), "no class 'x'; known: rest, walk"),
+        (Rename(old="rest", new="walk"), "merge-classes"),
+        (Rename(old="rest", new="q", merge=True), "no class 'q'"),
+        (Rename(old="rest", new="\n"), "printable"),
+        (Review(seqs=[3], accept=True), "no label 3 waits"),
+    ],
+)
+def test_what_cannot_be_done_is_said_and_changes_nothing(tmp_path, bundle, asked, says):
+    with taught(tmp_path / "s", bundle, World(seed=4).events(30), by_turns) as learner:
+        digest = learner.knowledge.digest()
+        with pytest.raises(StateError, match=says):
+            learner.revise(asked)
+        assert learner.knowledge.digest() == digest
+
+
+def test_a_label_can_be_given_again_after_it_was_forgotten(tmp_path, bundle):
+    with taught(tmp_path / "s", bundle, World(seed=4).events(30), by_turns) as learner:
+        label = Label(label="rest", reading_id=learner.pending.newest_id)
+        assert learner.teach(label).status in ("learned", "duplicate")
+        assert learner.teach(label).status == "duplicate"
+        learner.revise(Forget(reading=label.reading_id))
+        assert learner.teach(label).status == "learned"
+
+
+@pytest.mark.parametrize("settings", [NO_SLEEP, SLEEPY])
+def test_going_back_and_forth(tmp_path, bundle, settings):
+    events = list(World(seed=4).events(120))
+    with taught(tmp_path / "s", bundle, events[:80], by_turns, **settings) as learner:
+        learner._durable.snapshot("test")
+        then, at = learner.knowledge.digest(), learner.status().journal_seq
+        run(learner, events[80:])
+        learner._durable.snapshot("test")
+        later, last = learner.knowledge.digest(), learner.status().journal_seq
+        learner.revise(Rollback(to=at))
+        assert learner.knowledge.digest() == then
+        learner.revise(Rollback(to=last))
+        assert learner.knowledge.digest() == later, "a rollback can be undone"
+        learner.revise(Rollback(to=at))
+    with Learner.from_bundle(bundle, state_dir=tmp_path / "s", settings=settings_from(settings)) as again:
+        assert again.knowledge.digest() == then
+        run(again, events[80:])
+        assert again.knowledge.digest() == later or settings is SLEEPY
+
+
+def test_what_was_forgotten_never_comes_back_by_a_rollback(tmp_path, bundle):
+    events = list(World(seed=4).events(60))
+    with taught(tmp_path / "s", bundle, events, by_turns) as learner:
+        last = learner.status().journal_seq
+        learner.revise(Forget(source="bad"))
+        clean = learner.knowledge.digest()
+        learner.revise(Rollback(to=last))
+        assert learner.knowledge.digest() == clean
+
+
+def test_a_renamed_class_keeps_what_it_knows(tmp_path, bundle):
+    events = list(World(seed=4).events(60))
+    with taught(tmp_path / "s", bundle, events, by_turns) as learner:
+        reading = next(e for e in events if isinstance(e, Reading))
+        before = learner.observe(reading)
+        learner.revise(Rename(old=before.label, new="it"))
+        after = learner.observe(reading)
+        assert after.label == "it" and after.confidence == before.confidence
+        old = learner.teach(Label(label=before.label, reading_id=reading.id))
+        assert old.status == "learned" and not old.new_class, "the old name means the same class"
+        assert before.label not in learner.class_names
+        learner.revise(Forget(class_name="it"))
+        digest = learner.knowledge.digest()
+    with Learner.from_bundle(bundle, state_dir=tmp_path / "s", settings=settings_from(NO_SLEEP)) as again:
+        assert again.knowledge.digest() == digest and "it" in again.class_names
+
+
+@pytest.mark.parametrize("head", list(HEADS))
+def test_merged_classes_answer_as_one(tmp_path, head):
+    bundle = make_bundle(tmp_path / "b.ecl", head)
+    events = list(World(seed=4).events(80))
+    with taught(tmp_path / "s", bundle, events, by_turns) as learner:
+        windows = np.stack([e.window for e in events if isinstance(e, Reading)])
+        names, before = list(learner.class_names), learner.predict(windows)
+        learner.revise(Rename(old="rest", new="walk", merge=True))
+        assert learner.class_names == [name for name in names if name != "rest"]
+        after = learner.predict(windows)
+        together = before[:, names.index("rest")] + before[:, names.index("walk")]
+        np.testing.assert_allclose(after[:, learner.class_names.index("walk")], together, atol=1e-6)
+        run(learner, World(seed=5).events(60))
+        next(iter(learner.sleep()), None)
+        for _ in learner.sleep():
+            pass
+        assert "rest" not in learner.class_names
+        digest = learner.knowledge.digest()
+    with Learner.from_bundle(bundle, state_dir=tmp_path / "s", settings=settings_from(NO_SLEEP)) as again:
+        assert again.knowledge.digest() == digest
