@@ -45,33 +45,37 @@ SHOWN_FAILURES = 20
 
 
 class Size(NamedTuple):
-    """How much of everything is done."""
+    """How much of everything is done; cuts and kills also of a device that forgets."""
 
     cuts: int
     default_cuts: int
+    forgetting_cuts: int
     kills: int
+    forgetting_kills: int
     corruptions: int
     every_call: int
     worn_labels: int
     history_labels: int
 
 
-FULL = Size(300, 50, 1000, 10_000, 1, 10_000, 100_000)
-QUICK = Size(20, 4, 40, 300, 11, 1200, 2500)
+FULL = Size(240, 30, 60, 900, 100, 10_000, 1, 10_000, 100_000)
+QUICK = Size(15, 4, 5, 30, 10, 300, 11, 1200, 2500)
 
 
 def cut_power(size: Size, folder: Path) -> dict[str, Any]:
-    """Of a small head, and of the default bundle."""
+    """Of a small head, learning and forgetting, and of the default bundle."""
     if why := loop_disk.why_not():
         return {"skipped": why}
     found = power_cuts.measure(lives.small(folder), size.cuts)
+    found += power_cuts.measure(lives.forgetting(folder), size.forgetting_cuts)
     found += power_cuts.measure(lives.default(), size.default_cuts, image_mib=48)
     return dict(found)
 
 
 def kill(size: Size, folder: Path) -> dict[str, Any]:
-    """Of a small head."""
-    return dict(kills.measure(lives.small(folder), size.kills))
+    """Of a small head, learning and forgetting."""
+    found = kills.measure(lives.small(folder), size.kills)
+    return dict(found + kills.measure(lives.forgetting(folder), size.forgetting_kills))
 
 
 def corrupt(size: Size, folder: Path) -> dict[str, Any]:
@@ -117,8 +121,8 @@ PARTS: dict[str, Callable[[Size, Path], dict[str, Any]]] = {
 def measure(parts: Iterable[str], size: Size) -> dict[str, Any]:
     """The figures of `TARGETS`, null where no part gave one; and what each part found, under ``parts``."""
     found = {}
-    with tempfile.TemporaryDirectory(dir=loop_disk.in_memory()) as place:
-        for name in parts:
+    for name in parts:
+        with tempfile.TemporaryDirectory(dir=loop_disk.in_memory()) as place:
             found[name] = PARTS[name](size, Path(place))
             print(f"{name}: {found[name]}", flush=True)
     figures: dict[str, Any] = dict.fromkeys(TARGETS)

@@ -17,24 +17,24 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.lives import Life
+from bench.lives import Forgetting, Life
 from bench.loop_disk import LoopDisk, in_memory, make_image
 from bench.subject import BAD, Subject, judge
 
 CUTS_PER_DEVICE = 4
-N_RECEIPTS = 40
-"""Between two cuts of one device, at most."""
-MOST_WAIT_S = 0.004
-"""After the last of them."""
+MOST_WAIT_S = 0.01
+"""After the last of a random number of receipts."""
 STATE = "state"
 
 
-def measure(life: Life, n_cuts: int, *, seed: int = 0, image_mib: int = 16) -> Counter[str]:
+def measure(life: Life | Forgetting, n_cuts: int, *, seed: int = 0, image_mib: int = 16) -> Counter[str]:
     """Cut `n_cuts` times; what `judge` found, and how many cuts met a snapshot being written."""
     rng = np.random.default_rng(seed)
     found: Counter[str] = Counter()
     with tempfile.TemporaryDirectory(dir=in_memory()) as place:
         blank = make_image(Path(place) / "blank", image_mib)
+        with LoopDisk(blank) as disk:
+            life.begin(disk.folder / STATE)
         image = Path(place) / "image"
         n_receipted: int | None = None
         while found["power_cuts"] < n_cuts:
@@ -51,7 +51,12 @@ def measure(life: Life, n_cuts: int, *, seed: int = 0, image_mib: int = 16) -> C
 
 
 def _cut(
-    life: Life, disk: LoopDisk, device: Subject, n_cuts: int, rng: np.random.Generator, found: Counter[str]
+    life: Life | Forgetting,
+    disk: LoopDisk,
+    device: Subject,
+    n_cuts: int,
+    rng: np.random.Generator,
+    found: Counter[str],
 ) -> int | None:
     """Cut the power of one device some times; how many labels it had receipted at the last cut.
 
@@ -60,7 +65,7 @@ def _cut(
     cut, judged = disk.image.with_suffix(".cut"), disk.image.with_suffix(".judged")
     n_receipted = device.n_receipted
     for _ in range(n_cuts):
-        device.wait(int(rng.integers(N_RECEIPTS)))
+        device.wait(int(rng.integers(life.n_between)))
         time.sleep(rng.uniform(0, MOST_WAIT_S))
         device.drain()
         n_receipted = device.n_receipted

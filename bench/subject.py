@@ -14,11 +14,11 @@ from typing import Self
 
 import numpy as np
 
-from bench.lives import Life, live
+from bench.lives import Forgetting, Life, live
 from edge_cl.errors import EdgeCLError
 
 PATIENCE_S = 60.0
-BAD = ("labels_lost", "unreadable_heads", "hash_mismatches")
+BAD = ("labels_lost", "unreadable_heads", "hash_mismatches", "false_alarms")
 """Of what `judge` counts: what must never be."""
 
 
@@ -33,7 +33,7 @@ class Subject:
         Labels that were receipted before, by devices whose folder this was.
     """
 
-    def __init__(self, life: Life, state: Path, n_receipted: int = 0) -> None:
+    def __init__(self, life: Life | Forgetting, state: Path, n_receipted: int = 0) -> None:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["bench.lives"])
         self._heard, said = context.Pipe(duplex=False)
@@ -92,38 +92,40 @@ class Subject:
         if word == "done":
             self.ended = self.ended_well = True
             return
-        n = int(word.removeprefix("r"))
+        n = int(word)
         # the first one may follow labels that were safe before the fault, and not receipted
         if n < self.n_receipted or (self._heard_any and n > self.n_receipted):
             raise RuntimeError(f"receipted {word} after {self.n_receipted} labels: twice, or out of order")
         self.n_receipted, self._heard_any = n + 1, True
 
 
-def judge(life: Life, state: Path, n_receipted: int) -> Counter[str]:
+def judge(life: Life | Forgetting, state: Path, n_receipted: int) -> Counter[str]:
     """Start from what a device left and compare it with one that was never interrupted.
 
-    Counts ``labels_lost`` (receipted and not known any more), ``unreadable_heads`` (no start, or no answer),
-    ``hash_mismatches`` (other knowledge than as many labels give), ``asleep`` (starts within a sleep) and
+    Counts ``labels_lost`` (receipted and not known any more; of a life that forgets: forgotten, and known
+    again), ``unreadable_heads`` (no start, or no answer), ``hash_mismatches`` (other knowledge than as many
+    labels give), ``false_alarms`` (a problem is reported), ``asleep`` (starts within a sleep) and
     ``unreceipted`` (labels known that had no receipt yet).
     """
     found: Counter[str] = Counter()
     try:
         with life.open(state) as learner:
             found["asleep"] += learner.knowledge.asleep
+            found["false_alarms"] += bool(learner.status().alarm)
             learner.run([None])  # a sleep that was cut off is taken up
-            n_labels = learner.knowledge.n_labels
+            n_done = life.n_done(learner)
             answer = learner.observe(life.events()[0])  # type: ignore[arg-type]
             found["unreadable_heads"] += not np.isfinite(answer.confidence)
-            found["hash_mismatches"] += learner.knowledge.digest() != life.digests()[n_labels]
+            found["hash_mismatches"] += learner.knowledge.digest() != life.digests()[n_done]
     except EdgeCLError as error:
         print(f"no start: {error}", flush=True)
         return Counter(unreadable_heads=1, labels_lost=n_receipted)
-    found["labels_lost"] += max(n_receipted - n_labels, 0)
-    found["unreceipted"] += max(n_labels - n_receipted, 0)
+    found["labels_lost"] += max(n_receipted - n_done, 0)
+    found["unreceipted"] += max(n_done - n_receipted, 0)
     return found
 
 
-def _alone(life: Life, state: Path, said: Connection) -> None:
+def _alone(life: Life | Forgetting, state: Path, said: Connection) -> None:
     """Live, in the new process: an interrupt from the keyboard is the parent's to handle."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     live(life, state, said)
