@@ -30,12 +30,18 @@ def why_not() -> str:
     return "" if shutil.which("cc") and sys.platform == "linux" else "no C compiler (cc) on Linux"
 
 
+def build(folder: Path) -> Path:
+    """Compile the library."""
+    library = folder / "failing_disk.so"
+    command = ["cc", "-O2", "-shared", "-fPIC", "-o", str(library), str(SOURCE), "-ldl"]
+    subprocess.run(command, check=True, capture_output=True)
+    return library
+
+
 def measure(*, every: int = 1, patience_s: float = 600.0) -> tuple[Counter[str], list[Trial]]:
     """Fail each `every`-th call in each way; counts by outcome and ``faults``, and the trials that failed."""
     with tempfile.TemporaryDirectory(dir=in_memory()) as place:
-        library = Path(place) / "failing_disk.so"
-        build = ["cc", "-O2", "-shared", "-fPIC", "-o", str(library), str(SOURCE), "-ldl"]
-        subprocess.run(build, check=True, capture_output=True)
+        library = build(Path(place))
         folder = Path(place) / "disk"
         folder.mkdir()
         ended = subprocess.run(

@@ -1,6 +1,8 @@
 """The fault bench: short versions, long ones for `make faults`, and that it sees what it looks for."""
 
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -106,6 +108,41 @@ def test_nothing_is_left_attached_when_a_mount_fails(tmp_path):
         pass
     assert not list(tmp_path.glob("mnt-*"))
     assert str(tmp_path) not in loop_disk._run("losetup", "-a")
+
+
+WRITES = """
+import ctypes, os, sys
+disk = ctypes.CDLL(sys.argv[1])
+path = sys.argv[2] + "/f"
+file = os.open(path, os.O_RDWR | os.O_CREAT)
+os.write(file, b"old old old ")
+os.fsync(file)
+disk.disk_fail(2, 1, 5)
+os.pwrite(file, b"NEW", 0)
+try:
+    os.fsync(file)
+    sys.exit("fsync should fail")
+except OSError as error:
+    assert error.errno == 5
+os.pwrite(file, b"AGAIN", 6)
+os.fsync(file)
+assert os.pread(file, 12, 0) == b"NEW olAGAIN ", "until then the cache has it"
+disk.disk_lose()
+print(os.pread(file, 12, 0).decode(), end="")
+"""
+
+
+@needs_cc
+def test_what_a_failed_fsync_was_to_keep_is_lost_even_if_a_later_one_succeeds(tmp_path):
+    library = injected.build(tmp_path)
+    ended = subprocess.run(
+        [sys.executable, "-c", WRITES, str(library), str(tmp_path)],
+        env={**os.environ, "LD_PRELOAD": str(library), "FAILING_DISK": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "old olAGAIN ", "")
 
 
 def test_every_promised_key_is_there_and_what_was_not_measured_is_null(monkeypatch, capsys):
