@@ -11,6 +11,7 @@ import msgspec
 
 from edge_cl.errors import BudgetExceeded, StateCorrupt, StateError, StateUnwritable
 from edge_cl.knowledge import Knowledge, Lesson
+from edge_cl.memory import PendingFeature
 from edge_cl.records import FloatArray, Label, SleepPlan, SleepProgress, Status
 from edge_cl.revisions import HeadRecord, HeldLabel, Outcome, Revision
 from edge_cl.state import (
@@ -18,6 +19,7 @@ from edge_cl.state import (
     Entry,
     Snapshot,
     StateStore,
+    Wear,
     heads_of,
     held_labels,
     holds,
@@ -28,6 +30,8 @@ log = logging.getLogger(__name__)
 
 ROW_BYTES = 256
 """What a journal entry takes on disk beside its feature."""
+TRY_AGAIN = 64
+"""Journal entries until a snapshot that could not be written is tried again."""
 FIXED_BYTES = 64 * 1024
 """What a snapshot takes beside head and memory."""
 
@@ -61,6 +65,8 @@ class DurableKnowledge:
         Journal entries between two snapshots: bounds the replay after a stop.
     describe
         Gives the status that a snapshot keeps for whoever looks at a stopped device.
+    wear
+        Counts what is written and paces it.
     """
 
     def __init__(
@@ -70,17 +76,20 @@ class DurableKnowledge:
         *,
         snapshot_labels: int,
         describe: Callable[[], Status],
+        wear: Wear,
     ) -> None:
         self._make = make
         self._store = store
         self._snapshot_labels = snapshot_labels
+        self.wear = wear
         self._describe = describe
         self._alarm = self._recovery_alarm = ""
         self._distrust = False  # a write failed: what the disk holds is to be written anew
-        self._n_replayed = self._checked = 0
+        self._n_replayed = self._checked = self._snapshot_again = 0
         self.recovered = "nothing is kept on disk"
         self.seq = self._snapshot_seq = 0
         self.knowledge = make()
+        self._bundle_classes = list(self.knowledge.class_names)
         if store is not None:
             self._require_room(store)
 
@@ -88,7 +97,7 @@ class DurableKnowledge:
         """Two snapshots, a third while it is written, the journal between them and exemplars in a file must
         fit on the disk."""
         knowledge = self.knowledge
-        snapshot = knowledge.head.nbytes + knowledge.memory.nbytes + FIXED_BYTES
+        snapshot = self._snapshot_bytes()
         journal = 4 * self._snapshot_labels * (4 * knowledge.head.n_features + ROW_BYTES)
         needed = 3 * snapshot + journal + knowledge.memory.disk_bytes
         if needed > store.disk.capacity_bytes:
@@ -99,6 +108,10 @@ class DurableKnowledge:
             )
         if knowledge.memory.disk_bytes:
             store.retention.extra = 0  # a file of exemplars goes with the two newest snapshots only
+
+    def _snapshot_bytes(self) -> int:
+        knowledge = self.knowledge
+        return knowledge.head.nbytes + knowledge.memory.nbytes + knowledge.refusals.nbytes + FIXED_BYTES
 
     @property
     def alarms(self) -> list[str]:
@@ -112,19 +125,24 @@ class DurableKnowledge:
 
         Raises StateUnwritable or BudgetExceeded, and has then learned nothing of it.
         """
-        self.knowledge.check_room(label.label)
-        if self.knowledge.must_wake(label.label):
-            self.end_sleep()
-        seq = self._journal_label("label", label, reading_id, feature, trust)
-        return seq, self.knowledge.learn(feature, label.label)
+        refused = label.kind == "not"
+        if not refused:
+            self.knowledge.check_room(label.label)
+            if self.knowledge.must_wake(label.label):
+                self.end_sleep()
+        seq = self._journal_label("not" if refused else "label", label, reading_id, feature, trust)
+        learn = self.knowledge.learn_not if refused else self.knowledge.learn
+        return seq, learn(feature, label.label)
 
     def hold(self, label: Label, reading_id: str, feature: FloatArray, *, trust: float, why: str) -> int:
         """Journal a label that is not learned but waits for a review; returns its journal number."""
+        if label.kind == "not":
+            why = f"not: {why}"
         return self._journal_label("held", label, reading_id, feature, trust, detail=why)
 
     def _journal_label(
         self,
-        kind: Literal["label", "held"],
+        kind: Literal["label", "not", "held"],
         label: Label,
         reading_id: str,
         feature: FloatArray,
@@ -214,12 +232,22 @@ class DurableKnowledge:
         )
         self.knowledge.wake(drop=drop, tried=tried, cpu_s=cpu_s)
 
-    def label_of(self, reading_id: str) -> str | None:
-        """The label that a reading has by the journal, None when it has none or is from long ago."""
-        if self._store is None:
-            return None
-        found = self._store.journal.label_of(reading_id)
-        return found[1] if found and holds(self._store.counts, found[0]) else None
+    def heard_before(self, label: Label, reading_id: str, known: PendingFeature | None) -> bool:
+        """Whether this was said of the reading already; of one no longer `known` the journal tells."""
+        knowledge = self.knowledge
+        name = knowledge.naming.resolve(label.label)
+        if known is not None:
+            if label.kind == "not":
+                return knowledge.refuses(known.feature, name)
+            return known.taught >= 0 and knowledge.class_names[known.taught] == name
+        if self._store is None or not reading_id:
+            return False
+        counts, last = self._store.counts, None
+        for seq, kind, said in self._store.journal.said_of(reading_id):
+            said = knowledge.naming.resolve(said)
+            if holds(counts, seq) and (kind == "label" or said == name):
+                last = kind, said
+        return last == ("not" if label.kind == "not" else "label", name)
 
     def labelled_lately(self) -> set[str]:
         """Readings that have a label by the journal's last entries."""
@@ -237,10 +265,14 @@ class DurableKnowledge:
             return
         try:
             self._store.journal.commit()
-            self._store.journal.checkpoint_if_due()
         except StateUnwritable:
             self._distrust = True
             raise
+        try:
+            self._store.journal.checkpoint_if_due()
+        except StateUnwritable as error:  # what was committed is in the log all the same
+            self._distrust, self._alarm = True, str(error)
+            log.error("%s", error)
 
     def snapshot_if_due(self) -> None:
         """After a commit: a snapshot when the journal has grown long; a sleep that stands in its way ends.
@@ -250,10 +282,17 @@ class DurableKnowledge:
         """
         if self._store is None:
             return
-        grown = self.seq - self._snapshot_seq
-        if self._distrust or grown >= self._snapshot_labels * (2 if self.knowledge.asleep else 1):
+        if self.seq < self._snapshot_again:
+            return
+        if self._distrust:
             self.end_sleep()
-            self.snapshot(f"{grown:,} journal entries" if not self._distrust else "the disk had failed")
+            self.snapshot("the disk had failed")
+            return
+        grown = self.seq - self._snapshot_seq
+        usual = self._snapshot_labels * (2 if self.knowledge.asleep else 1)
+        if grown >= usual and self.wear.snapshot_due(grown, usual, self._snapshot_bytes()):
+            self.end_sleep()
+            self.snapshot(f"{grown:,} journal entries")
 
     def rollback(self) -> None:
         """Forget what was not committed."""
@@ -305,6 +344,7 @@ class DurableKnowledge:
             self.knowledge.memory.persisted()
         except StateUnwritable as error:
             self._alarm = f"no snapshot was written: {error}"
+            self._snapshot_again = self.seq + TRY_AGAIN
             log.error("%s", self._alarm)
             return
         self._snapshot_seq, self._alarm, self._distrust = self.seq, "", False
@@ -362,8 +402,10 @@ class DurableKnowledge:
         if store is None:
             return
         snapshot = self._restore(store)
-        store.begin(snapshot)
+        store.begin(snapshot, self._bundle_classes)
         self.seq = self._snapshot_seq = snapshot.seq if snapshot else 0
+        if snapshot is not None and not self.wear.written_before:
+            self.wear.written_before = snapshot.meta.get("written_bytes", 0)
         self._replay(store)
         start = f"snapshot at entry {self._snapshot_seq:,}" if snapshot else "a new start"
         self.recovered = f"{start}, {self._n_replayed:,} journal entries replayed"
@@ -431,6 +473,8 @@ class DurableKnowledge:
         knowledge = self.knowledge
         if entry.kind == "label":
             knowledge.learn(entry.feature, entry.label, look=False)
+        elif entry.kind == "not":
+            knowledge.learn_not(entry.feature, entry.label)
         elif entry.kind == "rename":
             knowledge.rename(entry.label, entry.detail)
         elif entry.kind == "sleep":
@@ -448,4 +492,5 @@ class DurableKnowledge:
         meta, arrays = self.knowledge.state()
         meta["status"] = msgspec.to_builtins(self._describe())
         meta["cause"], meta["at_s"] = cause, round(time.time(), 3)
+        meta["written_bytes"] = self.wear.written_bytes
         return Snapshot(seq=self.seq, bundle_id=self._describe().bundle_id, meta=meta, arrays=arrays)

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from edge_cl import heads, shares
 from edge_cl.budget import Ledger
@@ -28,6 +29,8 @@ from edge_cl.trust import Calibrator, Stability
 PRIOR_STRENGTH = 10.0
 """Labels per class that the bundle's prior counts for: a start, not a verdict. 20 keeps the source a point
 better, and learns new people and sensors 0.3 worse."""
+N_KNOWN = 256
+"""At most so many exemplars say how far a refusal reaches, and as many in which units."""
 EVALUATE_EVERY = 128
 """Labels between two looks at how well the head awake still answers held-back exemplars, for the reports."""
 N_EVALUATED = 32
@@ -45,7 +48,7 @@ class Lesson(NamedTuple):
 
 
 class Knowledge:
-    """Head, replay memory, class names and calibration.
+    """Head, replay memory, class names, calibration and refusals.
 
     Parameters
     ----------
@@ -61,6 +64,8 @@ class Knowledge:
         Where exemplars are kept instead of RAM.
     """
 
+    _unlooked: FloatArray | None = None
+
     def __init__(
         self,
         bundle: Bundle,
@@ -74,11 +79,11 @@ class Knowledge:
         memory = memory or MemorySettings()
         spec = bundle.manifest.head
         name = head_name or spec.name
-        options = heads.device_options(name, {**({} if head_name else spec.options), **(head_options or {})})
-        self._asked_options = options
+        asked = {**({} if head_name else spec.options), **(head_options or {})}
+        self._asked_options = options = heads.device_options(name, asked)
         self.naming = ClassNames(list(bundle.manifest.class_names))
         self.calibrate = Calibrator()
-        self.n_labels = self.n_sleeps = self.labels_since_sleep = 0
+        self.n_labels = self.n_sleeps = self.labels_since_sleep = self._offered_at_sleep = 0
         self.reports: list[SleepReport] = []
         """Of the last sleeps, oldest first."""
         self._ledger = ledger
@@ -86,11 +91,11 @@ class Knowledge:
         self._memory_settings, self._prior = memory, bundle.prior()
         self.stability = Stability()
         """Of the head awake, on held-back exemplars."""
-        self._offered_at_sleep = 0
-        self._unlooked: FloatArray | None = None
         self._nap: Nap | None = None
         self._program = StepProgram.load(bundle) if name == "step" else None
         n_features = bundle.manifest.feature_size
+        self.refusals = shares.make_refusals(ledger, n_features)
+        """What readings are not, applied to the answers of whichever head is awake."""
         self.memory = shares.smallest_memory(memory, bundle, file)
         try:
             self.head = heads.create(
@@ -147,12 +152,20 @@ class Knowledge:
         return self.naming.names
 
     def predict(self, X: FloatArray) -> FloatArray:
-        """Calibrated class probabilities: (n, D) → (n, C)."""
-        return self.naming.gathered(self.calibrate(self.head.predict_many(X)))
+        """Calibrated class probabilities: (n, D) → (n, C); zeros where every class was refused."""
+        return self._answered(X, self.head.predict_many(X))
 
     def predict_one(self, x: FloatArray) -> FloatArray:
-        """Calibrated class probabilities: (D,) → (C,)."""
-        return self.naming.gathered(self.calibrate(self.head.predict_one(x)))
+        """Calibrated class probabilities: (D,) → (C,); zeros where every class was refused."""
+        return self._answered(x, self.head.predict_one(x))
+
+    def _answered(self, X: FloatArray, scores: FloatArray) -> FloatArray:
+        return self.naming.gathered(self.refusals(X, self.calibrate(scores)))
+
+    def answers(self, X: FloatArray) -> NDArray[np.int64]:
+        """The best class of each of X (n, D), -1 where there is none: (n,)."""
+        scores = self.predict(X)
+        return np.where(scores.any(axis=1), scores.argmax(axis=1), -1)
 
     def learn(self, x: FloatArray, label: str, *, look: bool = True) -> Lesson:
         """Learn feature x (D,) as class `label`, a new class when the name is new.
@@ -166,6 +179,8 @@ class Knowledge:
             self.naming.add(label)
         k = self._taught_class(x, label)
         before = self._teach(self.head, self.calibrate, x, k)
+        for behind in self.naming.of_head(label):
+            self.refusals.learn(x, behind)
         self.n_labels += 1
         self.labels_since_sleep += 1
         if self.n_labels % EVALUATE_EVERY == 0:
@@ -196,13 +211,41 @@ class Knowledge:
         """Call class `old` `new`; when `new` is known both become one."""
         self.naming.rename(old, new)
 
+    def learn_not(self, x: FloatArray, label: str) -> Lesson:
+        """Learn that feature x (D,) is not of class `label`; of a class nobody knows, nothing.
+
+        Head and calibration learn nothing from it, no sleep rehearses it, and it is not counted as a label.
+        """
+        label = self.naming.resolve(label)
+        if label not in self.class_names:
+            return Lesson(-1, False, 0.0, 0.0)
+        y = self.class_names.index(label)
+        before = float(self.predict_one(x)[y])
+        labels = self.memory.rehearsed.labels
+        typical = self._exemplars_among(np.arange(len(labels)))
+        for k in self.naming.of_head(label):
+            self.refusals.add(x, k, self._exemplars_among(np.flatnonzero(labels == k)), typical)
+        return Lesson(y, False, before, float(self.predict_one(x)[y]))
+
+    def refuses(self, x: FloatArray, label: str) -> bool:
+        """Whether exactly this feature (D,) was learned not to be of class `label`."""
+        return label in self.class_names and all(
+            self.refusals.holds(x, k) for k in self.naming.of_head(label)
+        )
+
+    def _exemplars_among(self, rows: NDArray[np.int64]) -> FloatArray:
+        """Features of at most `N_KNOWN` of the given exemplars, spread over them."""
+        if len(rows) > N_KNOWN:
+            rows = rows[np.linspace(0, len(rows) - 1, N_KNOWN).astype(np.int64)]
+        return self.memory.rehearsed.features(rows)
+
     def _teach(self, head: Head, calibrate: Calibrator, x: FloatArray, y: int) -> float:
         """Calibrate on the head's answer, then let the head learn; y may be the next new class.
 
         Returns the probability that the answer gave class y.
         """
         scores = head.predict_one(x)
-        before = float(calibrate(scores)[y]) if y < len(scores) else 0.0
+        before = float(self.refusals(x, calibrate(scores))[y]) if y < len(scores) else 0.0
         if y < head.n_classes and head.class_counts[y]:
             calibrate.update(scores, y)
         if y == head.n_classes:
@@ -357,6 +400,7 @@ class Knowledge:
             "reports": msgspec.to_builtins(self.reports),
         }
         arrays = {f"head.{key}": value for key, value in head.arrays.items()}
+        arrays |= {f"refusals.{key}": value for key, value in self.refusals.state().items()}
         return meta, arrays | {f"memory.{key}": value for key, value in memory_arrays.items()}
 
     def restore(self, meta: dict[str, Any], arrays: dict[str, Any]) -> None:
@@ -379,6 +423,7 @@ class Knowledge:
         self.head.prior = None if self._prior is None else (self._prior, PRIOR_STRENGTH)
         self.naming.restore(meta)
         self.calibrate.log_temperature = meta["log_temperature"]
+        self.refusals.restore(under(arrays, "refusals."))
         self.n_labels, self.n_sleeps = meta["n_labels"], meta["n_sleeps"]
         self.labels_since_sleep = meta["labels_since_sleep"]
         self._offered_at_sleep = meta["offered_at_sleep"]

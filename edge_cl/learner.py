@@ -28,7 +28,7 @@ from edge_cl.bundle import Bundle
 from edge_cl.config import Settings
 from edge_cl.durable import DurableKnowledge
 from edge_cl.errors import BadReading, BudgetExceeded, StateUnwritable
-from edge_cl.knowledge import Knowledge
+from edge_cl.knowledge import Knowledge, Lesson
 from edge_cl.memory import PendingFeature
 from edge_cl.records import (
     Answer,
@@ -48,7 +48,7 @@ from edge_cl.records import (
 from edge_cl.rest import Rest
 from edge_cl.revisions import HeadRecord, HeldLabel, Outcome, Revision
 from edge_cl.shares import exemplars_file, make_pending
-from edge_cl.state import StateStore
+from edge_cl.state import StateStore, Wear
 from edge_cl.trust import PrequentialAccuracy
 
 log = logging.getLogger(__name__)
@@ -75,12 +75,12 @@ class Learner:
         self.ledger = Ledger(budget.ram_bytes)
         self.pending = make_pending(self.ledger, bundle.manifest.feature_size)
         self.accuracy = PrequentialAccuracy()
-        self.n_readings = 0
-        self.n_bad_readings = 0
+        self.n_readings = self.n_bad_readings = 0
         self.n_bad_inputs = 0
         """Lines and samples that the source dropped before they were readings; set by whoever knows."""
         self._shape = (bundle.manifest.window_samples, bundle.manifest.n_channels)
         self._committed_at = time.monotonic()
+        self._commit_s = settings.state.commit_ms / 1000
         self._uncommitted: list[Receipt] = []
         self._owed: list[Receipt] = []
         self._refusing = ""
@@ -97,6 +97,7 @@ class Learner:
                 store,
                 snapshot_labels=settings.state.snapshot_labels,
                 describe=self.status,
+                wear=Wear(settings.state.daily_write_mb * 1e6),
             )
             self._rest = Rest(self._durable, settings.sleep, self.accuracy)
             self._durable.recover()
@@ -237,7 +238,7 @@ class Learner:
             self._handle(event, sinks)
             if event is None and not self._rest.asleep:
                 self._durable.check_history(CHECKED_AT_ONCE)
-            if time.monotonic() - self._committed_at >= self.settings.state.commit_ms / 1000:
+            if time.monotonic() - self._committed_at >= self._commit_s:
                 _emit(sinks, self._commit())
             self._doze(sinks, busy)
         while self._rest.asleep and not self._rest.waits and not busy():
@@ -278,6 +279,7 @@ class Learner:
             last_sleep=self.knowledge.last_sleep,
             sleep_state=self._rest.describe(),
             recovered=self._durable.recovered,
+            written_bytes=self._durable.wear.written_bytes,
             alarm="; ".join(filter(None, [self._refusing, *self._durable.alarms, self.other_alarm()])),
         )
 
@@ -346,40 +348,41 @@ class Learner:
             return [*lost, receipts.refusal(label, reading_id, "refused", self._refusing)]
         except BudgetExceeded as error:
             return [receipts.refusal(label, reading_id, "refused", str(error))]
-        if known.answer >= 0:
-            self.accuracy.update(known.answer == lesson.class_index)
-            self._rest.note_label()
-        self.pending.mark_taught(reading_id, lesson.class_index)
+        self._note(label, known, lesson)
         changed, n_compared = self._compare()
         self._uncommitted.append(receipts.learned(label, reading_id, seq, lesson, changed, n_compared))
         return []
 
     def _refuse(self, label: Label, reading_id: str, known: PendingFeature | None) -> Receipt | None:
         """The receipt for a label that teaches nothing, None for one that can be learned."""
-        if problem := receipts.unusable(label):
+        if problem := receipts.unusable(label, self.class_names):
             return receipts.refusal(label, reading_id, "refused", problem)
-        taught = self._durable.label_of(reading_id) if known is None and reading_id else None
-        if known is not None and known.taught >= 0:
-            taught = self.class_names[known.taught]
-        if taught == label.label:
-            return receipts.refusal(label, reading_id, "duplicate", "this reading already has this label")
-        if known is not None:
-            return None
-        return receipts.not_remembered(label, reading_id, self.pending.capacity)
+        if self._durable.heard_before(label, reading_id, known):
+            return receipts.duplicate(label, reading_id)
+        return receipts.not_remembered(label, reading_id, self.pending.capacity) if known is None else None
+
+    def _note(self, label: Label, known: PendingFeature, lesson: Lesson) -> None:
+        """Remember that a reading was labelled, and count its answer right or wrong."""
+        taught = label.kind == "is"  # "not" tells of wrong answers only: counted, it would bias the accuracy
+        if taught or known.taught == lesson.class_index:
+            self.pending.mark_taught(known.reading_id, lesson.class_index if taught else -1)
+        if taught and known.answer >= 0:
+            self.accuracy.update(known.answer == lesson.class_index)
+            self._rest.note_label()
 
     def _refresh(self) -> None:
         """Note how a head that just changed would answer the last readings, so that no label is blamed."""
         ids, features, _ = self.pending.recent(N_COMPARED)
         if ids:
-            self.pending.set_current(ids, self.knowledge.predict(features).argmax(axis=1))
+            self.pending.set_current(ids, self.knowledge.answers(features))
 
     def _compare(self) -> tuple[dict[str, str], int]:
         """Answers to the last readings that the newest label changed: {id: "old → new"}."""
         ids, features, old = self.pending.recent(N_COMPARED)
-        new = self.knowledge.predict(features).argmax(axis=1)
+        new = self.knowledge.answers(features)
         changed = np.flatnonzero((new != old) & (old >= 0))
         self.pending.set_current([ids[i] for i in changed], new[changed])
-        names = self.class_names
+        names = [*self.class_names, "(none)"]
         return {ids[i]: f"{names[old[i]]} → {names[new[i]]}" for i in changed}, len(ids)
 
     def _commit(self) -> list[Receipt]:
@@ -392,6 +395,7 @@ class Learner:
         given, self._uncommitted = self._uncommitted, []
         if given:
             self._refusing = ""
+            self._commit_s = self._durable.wear.commit_s(self.settings.state.commit_ms / 1000)
         given, self._owed = self._owed + given, []
         try:
             self._durable.snapshot_if_due()
@@ -409,8 +413,7 @@ class Learner:
         lost, self._uncommitted = self._uncommitted, []
         self._rest.forget()
         self._durable.rollback()
-        if lost:
-            self.pending.take_back([receipt.reading_id for receipt in lost], len(self.class_names))
+        self.pending.take_back([r.reading_id for r in lost if r.kind == "is"], len(self.class_names))
         self._refresh()
         return [receipts.taken_back(receipt, self._refusing) for receipt in lost]
 

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
 from edge_cl.knowledge import Lesson
 from edge_cl.records import Label, Receipt, ReceiptStatus
+
+N_NAMED = 8
 
 
 def learned(
     label: Label, reading_id: str, seq: int, lesson: Lesson, changed: dict[str, str], n_compared: int
 ) -> Receipt:
     """The receipt of a label that was learned as journal entry `seq`; to be given after the commit."""
-    new = "a new class; " if lesson.new_class else ""
+    what = f"not {label.label!r}; " if label.kind == "not" else "a new class; " if lesson.new_class else ""
     return Receipt(
         reading_id=reading_id,
         label=label.label,
+        kind=label.kind,
         status="learned",
         source=label.source,
         seq=seq,
@@ -24,7 +29,7 @@ def learned(
         new_class=lesson.new_class,
         changed=changed,
         n_compared=n_compared,
-        message=f"learned: {new}before {lesson.before:.2f}, now {lesson.after:.2f}; "
+        message=f"learned: {what}before {lesson.before:.2f}, now {lesson.after:.2f}; "
         f"{len(changed)} of the last {n_compared} answers changed",
     )
 
@@ -32,8 +37,21 @@ def learned(
 def refusal(label: Label, reading_id: str, status: ReceiptStatus, message: str) -> Receipt:
     """The receipt of a label that taught nothing."""
     return Receipt(
-        reading_id=reading_id, label=label.label, source=label.source, status=status, message=message
+        reading_id=reading_id,
+        label=label.label,
+        kind=label.kind,
+        source=label.source,
+        status=status,
+        message=message,
     )
+
+
+def duplicate(label: Label, reading_id: str) -> Receipt:
+    """The receipt of what was said of this reading before."""
+    said = "this reading already has this label"
+    if label.kind == "not":
+        said = f"this reading is already known not to be {label.label!r}"
+    return refusal(label, reading_id, "duplicate", said)
 
 
 def taken_back(receipt: Receipt, message: str) -> Receipt:
@@ -43,14 +61,17 @@ def taken_back(receipt: Receipt, message: str) -> Receipt:
     )
 
 
-def unusable(label: Label) -> str:
-    """What is wrong with the label itself, "" when nothing is."""
+def unusable(label: Label, class_names: Sequence[str]) -> str:
+    """What is wrong with the label itself where these classes are known, "" when nothing is."""
     if not label.label.strip():
         return "the label is empty; name a class"
     try:
         f"{label.label}{label.reading_id}{label.source}".encode()
     except UnicodeEncodeError:
         return "the label holds characters that are not valid text; send UTF-8"
+    if label.kind == "not" and label.label not in class_names:
+        known = ", ".join(class_names[:N_NAMED]) + (", …" if len(class_names) > N_NAMED else "")
+        return f"no class {label.label!r} is known, so no answer can be it; known: {known or 'none yet'}"
     return ""
 
 

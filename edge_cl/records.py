@@ -41,14 +41,18 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
     urgent: bool = False
 
 
+LabelKind: TypeAlias = Literal["is", "not"]
+
+
 class Label(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What somebody says a reading was: now, late, or never.
+    """What somebody says a reading was, or (`kind` "not") was not: now, late, or never.
 
     `source` names who said it. `reading_id` may be empty: then the label is meant for the
     newest reading.
     """
 
     label: str
+    kind: LabelKind = "is"
     reading_id: str = ""
     source: str = "cli"
     t_s: float = 0.0
@@ -78,8 +82,10 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="
 
     Attributes
     ----------
+    kind
+        As the label's: ``is``, or ``not`` when it said what the reading was not.
     status
-        ``learned``; ``duplicate`` (this reading already has this label); ``unknown-reading``
+        ``learned``; ``duplicate`` (this reading already has this label, or this refusal); ``unknown-reading``
         (never seen, or seen so long ago that its feature is gone); ``refused``.
     seq
         The label's number in the journal, 0 when it was not learned.
@@ -97,6 +103,7 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="
 
     reading_id: str
     label: str
+    kind: LabelKind = "is"
     status: ReceiptStatus
     source: str = ""
     seq: int = 0
@@ -180,9 +187,10 @@ class SleepReport(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", t
 class Status(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="status"):
     """How a device is doing: what `edge-cl status` shows and what goes out over MQTT.
 
-    `accuracy_now` is prequential (predicted before learned) over the last 200 labels, or None
-    before the first label. `held` is bytes by holder; `held_bytes` their sum. `sleep_state` says how far a
-    sleep is, what it waits for, or how many labels it would have.
+    `accuracy_now` is prequential (predicted before learned) over the last 200 labels, or None before the
+    first label. `held` is bytes by holder; `held_bytes` their sum; `written_bytes` what was written to disk
+    since this state began. `sleep_state` says how far a sleep is, what it waits for, or how many labels it
+    would have.
     """
 
     bundle_name: str
@@ -202,6 +210,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="s
     last_sleep: SleepReport | None
     sleep_state: str = ""
     recovered: str
+    written_bytes: int = 0
     alarm: str
 
 

@@ -11,6 +11,7 @@ from edge_cl.errors import BudgetExceeded, ConfigError
 from edge_cl.heads import Head
 from edge_cl.memory import LEAST_EXEMPLARS, Pending, ReplayMemory, Reservoir, RowFile
 from edge_cl.nap import MAX_LEARNED
+from edge_cl.trust import Refusals
 
 EXEMPLARS_FILE = "exemplars"
 """In the state folder, with the name of the memory's part behind it."""
@@ -18,6 +19,8 @@ QUEUE_BYTES = 256 * 1024
 """Set aside for the outbox in memory and other queues, used or not: what fits must not depend on them."""
 PENDING_SHARE = 0.1
 """Part of the budget for features that wait for a label."""
+REFUSALS_SHARE = 0.01
+"""Part of the budget for what readings are not."""
 CHOICE_BYTES = 100
 """What a sleep holds of every exemplar it can choose: class, age, recall, the sampler's orders; measured."""
 
@@ -30,6 +33,14 @@ def make_pending(ledger: Ledger, n_features: int) -> Pending:
     ledger.require("queues", QUEUE_BYTES)
     ledger.register("queues", lambda: QUEUE_BYTES)
     return pending
+
+
+def make_refusals(ledger: Ledger, n_features: int) -> Refusals:
+    """Room for what readings are not; it is registered with the ledger."""
+    refusals = Refusals.within(int(REFUSALS_SHARE * ledger.capacity_bytes), n_features)
+    ledger.require("refusals", refusals.nbytes)
+    ledger.register("refusals", lambda: refusals.nbytes)
+    return refusals
 
 
 def smallest_memory(settings: MemorySettings, bundle: Bundle, file: RowFile | None) -> ReplayMemory:
@@ -131,7 +142,7 @@ def memory_bytes_beside_one_more_class(ledger: Ledger, head: Head, memory: Repla
 
 def release(ledger: Ledger) -> None:
     """Give back what knowledge took of the budget."""
-    for name in ("head", "sleep", "memory"):
+    for name in ("refusals", "head", "sleep", "memory"):
         ledger.release(name)
 
 

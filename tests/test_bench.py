@@ -3,11 +3,14 @@
 import time
 
 import msgspec
+import numpy as np
 import pytest
 
-from bench import pipeline, recording, resident, stages, throughput
+from bench import pipeline, recording, refusals, resident, stages, throughput
 from edge_cl.bundle import Bundle
+from edge_cl.datasets.streams import Stream
 from edge_cl.learner import Learner
+from tests.worlds import World
 
 WRIST = "edge_cl/assets/wrist.ecl"
 
@@ -45,6 +48,17 @@ def test_the_table_and_the_file_hold_them(figures, capsys):
     text = capsys.readouterr().out
     assert all(name in text for name in pipeline.TARGETS)
     assert msgspec.json.decode(msgspec.json.encode(figures | {"versions": pipeline.versions()}))
+
+
+def test_refusing_wrong_answers_helps_and_no_reading_is_answered_so_again():
+    X, y = World(seed=4).draw(refusals.N_TAUGHT + 900)
+    X[refusals.N_TAUGHT :] += [4, -4, 4, -4, 4, -4]  # a sensor was moved
+    stream = Stream("moved", X, y, np.zeros(len(y), dtype=bool))
+    for when in refusals.WHEN:
+        found = refusals.study(stream, "slda", when)
+        assert found["plain"] < 95 and found["gain"] > 0 and found["mended"] > found["harm"]
+        assert found["again"] == found["none"] == 0
+    assert refusals.attack(stream, "slda").keys() == {"recall", "all"}
 
 
 def test_every_window_of_a_labelled_recording_is_receipted(tmp_path):

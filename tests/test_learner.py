@@ -84,7 +84,7 @@ def test_labels_that_teach_nothing_are_answered(bundle, tmp_path):
 
 
 def test_an_expired_reading_is_said_to_be_so(bundle):
-    learner = Learner.from_bundle(bundle, budget=Budget(ram_bytes=400_000))
+    learner = Learner.from_bundle(bundle, budget=Budget(ram_bytes=420_000))
     for k in range(learner.pending.capacity + 1):
         learner.observe(reading(np.zeros(D), f"r{k}"))
     assert learner.teach(Label(label="walk", reading_id="r0")).status == "unknown-reading"

@@ -19,10 +19,18 @@ if TYPE_CHECKING:
     from importlib.metadata import EntryPoints
 
 _COMMANDS = {
+    "backup": "edge_cl.cli.backup:backup",
     "bench": "edge_cl.cli.bench:bench",
     "data": "edge_cl.cli.data:data",
+    "forget": "edge_cl.cli.past:forget",
     "heads": "edge_cl.cli.heads:heads",
+    "history": "edge_cl.cli.past:history",
     "label": "edge_cl.cli.device:label",
+    "merge-classes": "edge_cl.cli.past:merge_classes",
+    "rename-class": "edge_cl.cli.past:rename_class",
+    "restore": "edge_cl.cli.backup:restore",
+    "review": "edge_cl.cli.past:review",
+    "rollback": "edge_cl.cli.past:rollback",
     "run": "edge_cl.cli.run:run",
     "sleep": "edge_cl.cli.sleep:sleep",
     "simulate": "edge_cl.cli.simulate:simulate",

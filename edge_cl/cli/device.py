@@ -8,7 +8,7 @@ import click
 import msgspec
 
 from edge_cl.errors import DeviceNotRunning
-from edge_cl.records import Receipt, SleepReport, Status
+from edge_cl.records import LabelKind, Receipt, SleepReport, Status
 from edge_cl.sync.control import SOCKET_NAME, Request, ask
 
 state_option = click.option(
@@ -46,11 +46,13 @@ def status(state_dir: Path, as_json: bool) -> None:
 @click.command()
 @click.argument("label")
 @click.option("--reading", default="", help="The reading's id; without it the newest reading is meant.")
+@click.option("--not", "is_not", is_flag=True, help="The reading was not LABEL.")
 @state_option
 @json_option
-def label(label: str, reading: str, state_dir: Path, as_json: bool) -> None:
-    """Teach a running device: its newest (or the named) reading was LABEL."""
-    reply = ask(state_dir / SOCKET_NAME, Request(op="label", label=label, reading_id=reading))
+def label(label: str, reading: str, is_not: bool, state_dir: Path, as_json: bool) -> None:
+    """Teach a running device: its newest (or the named) reading was LABEL, or, with --not, was no LABEL."""
+    kind: LabelKind = "not" if is_not else "is"
+    reply = ask(state_dir / SOCKET_NAME, Request(op="label", label=label, kind=kind, reading_id=reading))
     receipt = reply.receipt
     if receipt is None:
         raise click.ClickException(
@@ -90,6 +92,7 @@ def _rows(status: Status) -> list[tuple[str, str]]:
             f"{_kb(status.held_bytes)} of {_kb(status.budget_bytes)}" + (f": {holders}" if holders else ""),
         ),
         ("sleeps", _sleep_text(status.n_sleeps, status.last_sleep)),
+        ("written", f"{status.written_bytes / 1e6:,.1f} MB to disk so far" if status.written_bytes else ""),
         ("recovered", status.recovered),
         ("alarm", status.alarm),
     ]
@@ -104,9 +107,9 @@ def _sleep_text(n_sleeps: int, last: SleepReport | None) -> str:
 
 
 def _receipt_text(receipt: Receipt) -> str:
-    subject = (
-        f"“{receipt.label}” for reading {receipt.reading_id}" if receipt.reading_id else f"“{receipt.label}”"
-    )
+    subject = ("not " if receipt.kind == "not" else "") + f"“{receipt.label}”"
+    if receipt.reading_id:
+        subject += f" for reading {receipt.reading_id}"
     lines = [f"{receipt.status}: {subject}" + (" (a new class)" if receipt.new_class else "")]
     if receipt.status == "learned":
         lines[0] += f", confidence {receipt.confidence_before:.2f} → {receipt.confidence_after:.2f}"

@@ -117,9 +117,7 @@ def _peripherals(
     stack: contextlib.ExitStack, settings: Settings, state: Path, learner: Learner
 ) -> tuple[list[LabelSource], list[Sink]]:
     """The control socket and, when asked for, MQTT: sources of labels, sinks of answers."""
-    control = stack.enter_context(
-        ControlServer(state / SOCKET_NAME, describe=learner.status, history=learner.sleep_reports)
-    )
+    control = stack.enter_context(ControlServer(state / SOCKET_NAME, learner))
     sources: list[LabelSource] = [control]
     sinks: list[Sink] = [control.sink]
     mqtt = settings.mqtt

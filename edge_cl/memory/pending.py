@@ -89,7 +89,7 @@ class Pending:
         )
 
     def mark_taught(self, reading_id: str, class_index: int) -> None:
-        """Note that the reading was labelled; it stays for `recent`."""
+        """Note what the reading was labelled (-1: nothing that still holds); it stays for `recent`."""
         self._taught[self._slot_of[reading_id]] = class_index
 
     def recent(self, n: int) -> tuple[list[str], FloatArray, NDArray[np.int32]]:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from edge_cl.bundle import Manifest
 from edge_cl.errors import BadReading, SensorUnavailable
-from edge_cl.records import FloatArray, Label
+from edge_cl.records import FloatArray, Label, LabelKind
 
 
 class Samples(msgspec.Struct, frozen=True):
@@ -47,11 +47,15 @@ class _Line(msgspec.Struct, forbid_unknown_fields=True):
     id: str = ""
     reading_id: str = ""
     source: str = "stream"
+    kind: LabelKind = "is"
     urgent: bool = False
 
 
 class JsonDecoder:
-    """``{"t": 1.2, "x": [...]}``, ``{"t": 1.2, "window": [[...]]}`` or ``{"label": "walking"}``."""
+    """``{"t": 1.2, "x": [...]}``, ``{"t": 1.2, "window": [[...]]}`` or ``{"label": "walking"}``.
+
+    A label may name its reading (``"reading_id": "r7"``), and say what that was not (``"kind": "not"``).
+    """
 
     def __init__(self, manifest: Manifest) -> None:
         self._manifest = manifest
@@ -65,6 +69,8 @@ class JsonDecoder:
             parsed = self._decoder.decode(line)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise BadReading(f"not a usable JSON line ({error}): {_excerpt(line)}") from error
+        if parsed.kind == "not" and (parsed.window is not None or parsed.x is not None):
+            raise BadReading('"kind": "not" beside data; say what a reading was not in a line of its own')
         if parsed.window is not None:
             return self._window(parsed)
         if parsed.x is not None:
@@ -72,6 +78,7 @@ class JsonDecoder:
         if isinstance(parsed.label, str) and parsed.label:
             return Label(
                 label=parsed.label,
+                kind=parsed.kind,
                 reading_id=parsed.reading_id,
                 source=parsed.source,
                 t_s=parsed.t if isinstance(parsed.t, float) else 0.0,

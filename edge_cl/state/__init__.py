@@ -1,12 +1,14 @@
 """Learned state on disk: the journal of all that was taught, snapshots, which of it counts, recovery."""
 
+from edge_cl.state.backup import back_up, merge_backup, restore_backup
 from edge_cl.state.describe import audit, describe, heads_of, sleep_reports
 from edge_cl.state.entries import Entry
 from edge_cl.state.journal import DamagedEntry, Journal
-from edge_cl.state.revising import held_labels, revise
+from edge_cl.state.revising import class_names_now, held_labels, revise
 from edge_cl.state.snapshots import Snapshot, Snapshots
 from edge_cl.state.store import StateStore
 from edge_cl.state.timeline import holds
+from edge_cl.state.wear import Wear
 
 __all__ = [
     "DamagedEntry",
@@ -15,11 +17,16 @@ __all__ = [
     "Snapshot",
     "Snapshots",
     "StateStore",
+    "Wear",
     "audit",
+    "back_up",
+    "class_names_now",
     "describe",
     "heads_of",
     "held_labels",
     "holds",
+    "merge_backup",
+    "restore_backup",
     "revise",
     "sleep_reports",
 ]

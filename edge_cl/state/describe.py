@@ -168,8 +168,8 @@ def _newest(folder: Path) -> tuple[Snapshot | None, list[str]]:
         raise StateCorrupt(f"{folder}: {'; '.join(problems)}")
     if last:
         raise StateError(
-            f"{folder}: the device was cut off before its first snapshot; "
-            f"labels safe in the journal: {last:,}; start edge-cl run again to see its status"
+            f"{folder}: no snapshot is there yet, the device was cut off before its first or had to forget; "
+            f"journal entries that are safe: {last:,}; start edge-cl run again to see its status"
         )
     return None, []
 

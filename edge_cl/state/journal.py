@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import sqlite3
 import struct
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+
+import msgspec
 
 from edge_cl.errors import StateCorrupt, StateUnwritable
 from edge_cl.state import entries, migrations
@@ -51,6 +54,8 @@ class Journal:
             self._db.execute("PRAGMA wal_autocheckpoint=0")  # it would hide a disk that fails
             self._db.execute("PRAGMA cache_size=-256")  # KiB; by default 2 MB would fill as labels come
             migrations.migrate(self._db, path)
+            if self.get_meta("uid") is None:
+                self.set_meta("uid", secrets.token_hex(8))
             self.last_seq, self._chain = self._end()
         except sqlite3.DatabaseError as error:
             raise _typed(error, path) from error
@@ -90,7 +95,8 @@ class Journal:
                     f"SELECT {entries.COLUMNS}, chain FROM journal WHERE seq = ?", (seq,)
                 ).fetchone()
                 self._db.execute(
-                    "UPDATE journal SET kind = 'forgotten', reading_id = '', label = '', detail = '', "
+                    "UPDATE journal SET kind = 'forgotten', reading_id = '', label = '', "
+                    "detail = CASE kind WHEN 'held' THEN '' ELSE detail END, "
                     "feature = ? WHERE seq = ? AND kind != 'forgotten'",
                     (entries.digest(tuple(row)), seq),
                 )
@@ -187,6 +193,31 @@ class Journal:
         return int(self.get_meta("pruned_to") or 0) + 1
 
     @property
+    def uid(self) -> str:
+        """Tells this journal from every other, hex: what was merged from where."""
+        return self.get_meta("uid") or ""
+
+    def origin(self, seq: int) -> str:
+        """Where an entry that was taught here was first journalled, ``uid:seq``: here, or in the journal that
+        this one was restored from."""
+        uid = next((uid for uid, last in self._lineage() if seq <= last), self.uid)
+        return f"{uid}:{seq}"
+
+    def is_own(self, origin: str) -> bool:
+        """Whether `origin` names an entry of this journal, or of one that it was restored from."""
+        uid, _, seq = origin.partition(":")
+        return uid == self.uid or any(uid == old and int(seq) <= last for old, last in self._lineage())
+
+    def become_another(self) -> None:
+        """After a restore: from here on this journal and the one it was copied from differ."""
+        lineage = [*self._lineage(), (self.uid, self.last_seq)]
+        self.set_meta("lineage", msgspec.json.encode(lineage).decode())
+        self.set_meta("uid", secrets.token_hex(8))
+
+    def _lineage(self) -> list[tuple[str, int]]:
+        return msgspec.json.decode(self.get_meta("lineage") or "[]", type=list[tuple[str, int]])
+
+    @property
     def chain(self) -> str:
         """Hash of the newest entry, hex: whoever noted it can tell later that nothing before was changed."""
         return self._chain.hex()
@@ -236,23 +267,30 @@ class Journal:
         except sqlite3.DatabaseError as error:
             raise _typed(error, self.path) from error
 
-    def label_of(self, reading_id: str) -> tuple[int, str] | None:
-        """Seq and label of the last label journalled lately for a reading, None when there is none."""
+    def said_of(self, reading_id: str) -> list[tuple[int, str, str]]:
+        """(seq, ``label`` or ``not``, class) of what was lately said of a reading, in order."""
         query = (
-            "SELECT seq, label FROM journal WHERE seq > ? AND kind = 'label' AND reading_id = ? "
-            "ORDER BY seq DESC LIMIT 1"
+            "SELECT seq, kind, label FROM journal WHERE seq > ? AND kind IN ('label','not') "
+            "AND reading_id = ? ORDER BY seq"
         )
         try:
-            row = self._db.execute(query, (self.last_seq - RECENT, reading_id)).fetchone()
+            return self._db.execute(query, (self.last_seq - RECENT, reading_id)).fetchall()
         except sqlite3.DatabaseError as error:
             raise _typed(error, self.path) from error
-        return None if row is None else (int(row[0]), str(row[1]))
 
     def labelled_lately(self) -> list[tuple[int, str]]:
         """Seq and reading of the labels among the last entries."""
         query = "SELECT seq, reading_id FROM journal WHERE seq > ? AND kind = 'label'"
         try:
             return self._db.execute(query, (self.last_seq - RECENT,)).fetchall()
+        except sqlite3.DatabaseError as error:
+            raise _typed(error, self.path) from error
+
+    def origins(self) -> set[str]:
+        """Where labels came from that were merged from other devices: ``uid:seq``."""
+        query = "SELECT detail FROM journal WHERE kind IN ('label','not','forgotten') AND detail LIKE '%:%'"
+        try:
+            return {str(row[0]) for row in self._db.execute(query)}
         except sqlite3.DatabaseError as error:
             raise _typed(error, self.path) from error
 
@@ -354,7 +392,9 @@ class _Mark:
             os.pwrite(self._file, number + struct.pack("<I", zlib.crc32(number)), 0)
 
     def close(self) -> None:
-        os.close(self._file)
+        if self._file >= 0:
+            os.close(self._file)
+        self._file = -1
 
 
 def _text(raw: bytes) -> str:

@@ -9,6 +9,7 @@ from datetime import datetime
 import msgspec
 
 from edge_cl.errors import StateError
+from edge_cl.naming import ClassNames
 from edge_cl.revisions import Forget, HeldLabel, Outcome, Rename, Review, Revision, Rollback
 from edge_cl.state.entries import Entry
 from edge_cl.state.store import StateStore
@@ -45,6 +46,25 @@ def revise(
     if isinstance(asked, Rename):
         return _rename(store, asked, source, at_s, list(class_names))
     return _review(store, asked, source, at_s)
+
+
+def class_names_now(store: StateStore) -> list[str]:
+    """The classes of a device that is not running.
+
+    Raises StateError when no snapshot is kept that could tell those of its bundle.
+    """
+    newest = next(store.usable(), None)
+    naming = ClassNames(msgspec.json.decode(store.journal.get_meta("bundle_classes") or "[]"))
+    if newest is not None:
+        naming.restore(newest.meta)
+    elif not naming.names:
+        raise StateError(f"{store.folder}: does not know its bundle's classes yet; start edge-cl run once")
+    for entry in store.entries(newest.seq if newest else 0):
+        if entry.kind == "rename":
+            naming.rename(entry.label, entry.detail)
+        elif entry.kind == "label" and naming.resolve(entry.label) not in naming.names:
+            naming.add(entry.label)
+    return naming.names
 
 
 def held_labels(store: StateStore) -> list[HeldLabel]:

@@ -6,17 +6,18 @@ import contextlib
 import fcntl
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Self
 
 import msgspec
 
 from edge_cl.budget import Ledger
 from edge_cl.errors import StateCorrupt, StateError, StateUnwritable
 from edge_cl.state.entries import LEARNED, REVISIONS, Entry
-from edge_cl.state.journal import Journal
+from edge_cl.state.journal import DamagedEntry, Journal
 from edge_cl.state.retention import Retention
-from edge_cl.state.snapshots import Snapshot, Snapshots, aside
+from edge_cl.state.snapshots import Snapshot, Snapshots, aside, read_snapshot
 from edge_cl.state.timeline import Back, Ranges, Taken, Timeline
 
 JOURNAL = "journal.db"
@@ -126,10 +127,12 @@ class StateStore:
                 f"begins at entry {self.journal.first_seq:,}; restore a backup, or start with an empty folder"
             )
 
-    def begin(self, snapshot: Snapshot | None) -> None:
+    def begin(self, snapshot: Snapshot | None, bundle_classes: Sequence[str] = ()) -> None:
         """Learned state was taken from `snapshot`, None for nothing: it stands for what the journal lacks."""
         if self.journal.get_meta("bundle_id") is None:
             self.journal.set_meta("bundle_id", self.bundle_id)
+        if self.journal.get_meta("bundle_classes") is None and bundle_classes:
+            self.journal.set_meta("bundle_classes", msgspec.json.encode(bundle_classes).decode())
         if snapshot is not None and self.journal.last_seq < snapshot.seq:
             self.journal.skip_to(snapshot.seq)
 
@@ -202,10 +205,36 @@ class StateStore:
         self.journal.skip_to(snapshot.seq)
         self.timeline = Timeline()
 
+    def check_all(self) -> None:
+        """Read everything and check every hash; what is wrong is added to `problems`, nothing is changed."""
+        for path in self.snapshots.paths().values():
+            try:
+                read_snapshot(path)
+            except StateError as error:
+                self.problems.append(str(error))
+        first = self.journal.first_seq
+        while first <= self.journal.last_seq:
+            try:
+                for entry in self.journal.read(first, self.journal.last_seq):
+                    first = entry.seq + 1
+                return
+            except DamagedEntry as error:
+                self.problems.append(str(error))
+                first = error.seq + 1
+            except StateCorrupt as error:
+                self.problems.append(str(error))
+                return
+
     def close(self) -> None:
         """Close the journal and let the folder go."""
         self.journal.close()
         os.close(self._lock)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     # ------------------------------------------------------------------ within
 

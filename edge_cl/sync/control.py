@@ -17,12 +17,13 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from pathlib import Path
-from typing import IO, Literal, TypeVar
+from typing import IO, Literal, Protocol, TypeVar
 
 import msgspec
 
-from edge_cl.errors import DeviceNotRunning, StateError, SyncError
-from edge_cl.records import Answer, Label, Receipt, SleepReport, SleepRequest, Status
+from edge_cl.errors import DeviceNotRunning, EdgeCLError, StateError, SyncError
+from edge_cl.records import Answer, Label, LabelKind, Receipt, SleepReport, SleepRequest, Status
+from edge_cl.revisions import HeldLabel, Outcome, Revision
 from edge_cl.sync.messages import MAX_INBOUND_BYTES, answers, check_label
 
 SOCKET_NAME = "control.sock"
@@ -31,6 +32,8 @@ MAX_PATH_BYTES = 107
 READ_S = 5.0
 RECEIPT_S = 30.0
 STATUS_S = 1.0
+REVISE_S = 300.0
+"""A revision may have to learn the whole history anew."""
 
 A = TypeVar("A")
 
@@ -38,19 +41,44 @@ A = TypeVar("A")
 class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """What a client asks."""
 
-    op: Literal["status", "label", "sleep", "sleeps"]
+    op: Literal["status", "label", "sleep", "sleeps", "revise", "held"]
     label: str = ""
+    kind: LabelKind = "is"
     reading_id: str = ""
+    revision: Revision | None = None
 
 
 class Reply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The answer: a status and its age, or a receipt, or reports of past sleeps, or what was wrong."""
+    """The answer: a status and its age, a receipt, reports of past sleeps, what came of a revision, labels
+    that wait for a review, or what was wrong."""
 
     status: Status | None = None
     age_s: float = 0.0
     receipt: Receipt | None = None
     sleeps: list[SleepReport] | None = None
+    outcome: Outcome | None = None
+    held: list[HeldLabel] | None = None
     error: str = ""
+
+
+class Device(Protocol):
+    """What a control socket asks of the device behind it, on the run loop's thread."""
+
+    def status(self) -> Status:
+        """How it is doing now."""
+        ...
+
+    def sleep_reports(self) -> list[SleepReport]:
+        """What its last sleeps did, oldest first."""
+        ...
+
+    def held_labels(self) -> list[HeldLabel]:
+        """Labels that wait for a review, oldest first."""
+        ...
+
+    def revise(self, asked: Revision, *, source: str) -> Outcome:
+        """Change what counts of the past; raises EdgeCLError."""
+        ...
 
 
 class ControlServer:
@@ -63,11 +91,9 @@ class ControlServer:
     ----------
     path
         The socket.
-    describe
-        Gives the status of this moment; called by `poll`. Without it, and while the loop is busy, a
-        client gets the last status that `sink` saw, and its age.
-    history
-        Gives the reports of past sleeps; called by `poll`.
+    device
+        Is asked by `poll`. Without it, and while the loop is busy, a client gets the last status that `sink`
+        saw, and its age.
 
     Raises
     ------
@@ -78,12 +104,10 @@ class ControlServer:
     def __init__(
         self,
         path: Path,
-        describe: Callable[[], Status] | None = None,
-        history: Callable[[], list[SleepReport]] = list,
+        device: Device | None = None,
     ) -> None:
         self._path = path
-        self._describe = describe
-        self._history = history
+        self._device = device
         self._asked: deque[Callable[[], None]] = deque()
         self._status: tuple[Status, float] | None = None
         self._arrived: deque[Label | SleepRequest] = deque()
@@ -144,8 +168,8 @@ class ControlServer:
             return Reply(error=f'not a request: {error}; send {{"op": "status"}} or {{"op": "label", …}}')
         if request.op == "status":
             return self._status_reply()
-        if request.op == "sleeps":
-            return self._sleeps_reply()
+        if request.op in ("sleeps", "held", "revise"):
+            return self._device_reply(request)
         if request.op == "sleep":
             self._arrived.append(SleepRequest())
             return Reply()
@@ -153,28 +177,46 @@ class ControlServer:
             check_label(request.label, request.reading_id)
         except SyncError as error:
             return Reply(error=str(error))
-        return self._teach(Label(label=request.label, reading_id=request.reading_id, source=SOURCE))
+        label, kind = request.label, request.kind
+        return self._teach(Label(label=label, kind=kind, reading_id=request.reading_id, source=SOURCE))
 
     def _status_reply(self) -> Reply:
-        if self._describe is not None:
+        if self._device is not None:
             with contextlib.suppress(FutureTimeout):
-                return Reply(status=self._in_the_loop(self._describe))
+                return Reply(status=self._in_the_loop(self._device.status, STATUS_S))
         if self._status is None:
             return Reply(error="the device is starting and has no status yet; ask again in a moment")
         status, at_s = self._status
         return Reply(status=status, age_s=round(time.monotonic() - at_s, 1))
 
-    def _sleeps_reply(self) -> Reply:
+    def _device_reply(self, request: Request) -> Reply:
+        device, revision = self._device, request.revision
+        if device is None or (request.op == "revise" and revision is None):
+            return Reply(error=f"cannot {request.op}: nothing was said of what, or nobody is there to do it")
         try:
-            return Reply(sleeps=self._in_the_loop(self._history))
+            if request.op == "sleeps":
+                return Reply(sleeps=self._in_the_loop(device.sleep_reports, STATUS_S))
+            if request.op == "held":
+                return Reply(held=self._in_the_loop(device.held_labels, REVISE_S))
+            assert revision is not None
+            return Reply(outcome=self._in_the_loop(lambda: device.revise(revision, source=SOURCE), REVISE_S))
         except FutureTimeout:
-            return Reply(error="the device is busy; ask again in a moment")
+            return Reply(error="the device is busy and may still do it; ask for its status in a moment")
+        except EdgeCLError as error:
+            return Reply(error=str(error))
 
-    def _in_the_loop(self, ask: Callable[[], A]) -> A:
-        """What `ask()` gives on the run loop's thread, at its next poll."""
+    def _in_the_loop(self, ask: Callable[[], A], timeout_s: float) -> A:
+        """What `ask()` gives or raises on the run loop's thread, at its next poll."""
         asked = Future[A]()
-        self._asked.append(lambda: asked.set_result(ask()))
-        return asked.result(timeout=STATUS_S)
+
+        def answer() -> None:
+            try:
+                asked.set_result(ask())
+            except EdgeCLError as error:
+                asked.set_exception(error)
+
+        self._asked.append(answer)
+        return asked.result(timeout=timeout_s)
 
     def _teach(self, label: Label) -> Reply:
         waiting = (label, Future[Receipt]())

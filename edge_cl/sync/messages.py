@@ -10,7 +10,7 @@ state      1   yes      `Status` record
 event      0   no       `Decision` record
 receipt    1   no       `Message` around a `Receipt`, kept on disk until acknowledged
 sleep      1   no       `Message` around a `SleepReport`, kept on disk until acknowledged
-cmd/label  1   no       in: ``{"label": …, "reading_id": …, "source": …}``
+cmd/label  1   no       in: ``{"label": …, "reading_id": …, "source": …, "kind": "is" or "not"}``
 ========== === ======== ============================================================
 """
 
@@ -22,7 +22,7 @@ from typing import Any, Generic, Literal, TypeAlias, TypeVar
 import msgspec
 
 from edge_cl.errors import ConfigError, SyncError
-from edge_cl.records import Answer, Decision, Label, Receipt, SleepReport, Status
+from edge_cl.records import Answer, Decision, Label, LabelKind, Receipt, SleepReport, Status
 
 MAX_INBOUND_BYTES = 64 * 1024
 MAX_NAME_CHARS = 200
@@ -78,6 +78,7 @@ class Message(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
 
 class _InboundLabel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     label: str
+    kind: LabelKind = "is"
     reading_id: str = ""
     source: str = ""
 
@@ -146,7 +147,7 @@ def decode_label(payload: bytes) -> Label:
     check_label(found.label, found.reading_id)
     check_name("source", found.source)
     source = f"mqtt/{found.source}" if found.source else "mqtt"
-    return Label(label=found.label, reading_id=found.reading_id, source=source)
+    return Label(label=found.label, kind=found.kind, reading_id=found.reading_id, source=source)
 
 
 def check_label(label: str, reading_id: str) -> None:
@@ -171,6 +172,7 @@ def answers(receipt: Receipt, label: Label) -> bool:
     """True when `receipt` can be the answer to `label`."""
     return (
         receipt.label == label.label
+        and receipt.kind == label.kind
         and receipt.source == label.source
         and label.reading_id in ("", receipt.reading_id)
     )

@@ -50,6 +50,28 @@ def test_a_running_device_is_asked_and_taught_then_a_stopped_one_asked(tmp_path,
     assert text.startswith("device     stopped") and "2 learned, journal at 2" in text and "jump" in text
 
 
+def test_a_running_device_is_told_what_a_reading_was_not(tmp_path, bundle):
+    state = tmp_path / "s"
+    with Device(bundle, state) as device:
+        device.send(*windows(1))
+        given = device.wait_for("decision", reading_id="r0")["label"]
+        told = edge_cl("label", given, "--not", "--state", state)
+        assert told.returncode == 0
+        assert told.stdout.startswith(f"learned: not “{given}” for reading r0, confidence ")
+        assert told.stdout.splitlines()[0].endswith("→ 0.00") or "now 0.00" in told.stdout
+        assert device.wait_for("receipt", reading_id="r0")["kind"] == "not"
+        device.send({"t": 1.0, "id": "again", "window": windows(1)[0]["window"]})
+        assert device.wait_for("decision", reading_id="again")["label"] not in (given, "")
+        junk = edge_cl("label", "dance", "--not", "--json", "--state", state)
+        assert junk.returncode == 1 and "no class 'dance'" in json.loads(junk.stdout)["message"]
+        device.send({"label": given, "kind": "not", "reading_id": "again"})
+        again = device.wait_for("receipt", reading_id="again", label=given)
+        assert again["status"] == "duplicate", "the same feature"
+        assert device.finish() == 0
+    stopped = json.loads(edge_cl("status", "--json", "--state", state).stdout)
+    assert stopped["n_labels"] == 0 and stopped["journal_seq"] == 1 and stopped["accuracy_now"] is None
+
+
 def test_nobody_to_label_and_nothing_to_show(tmp_path):
     label = edge_cl("label", "walk", "--state", tmp_path)
     assert label.returncode == 1 and "start it with edge-cl run" in label.stderr
@@ -67,7 +89,7 @@ def test_a_device_killed_before_its_first_snapshot_says_that_its_labels_are_safe
     done = edge_cl("status", "--state", tmp_path / "s")
     assert (
         done.returncode == 1
-        and "labels safe in the journal: 5" in done.stderr
+        and "journal entries that are safe: 5" in done.stderr
         and "start edge-cl run" in done.stderr
     )
     edge_cl("run", bundle, "--state", tmp_path / "s")

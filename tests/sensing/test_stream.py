@@ -171,6 +171,20 @@ def test_ready_windows_and_labels_by_name(tmp_path, manifest):
     assert events[4] == Label(label="sitting", source="stream")
 
 
+def test_a_line_may_say_what_a_reading_was_not(tmp_path, manifest):
+    window = np.ones((10, 2)).tolist()
+    lines = [
+        {"t": 12.3, "window": window, "id": "r7"},
+        {"label": "walking", "reading_id": "r7", "kind": "not"},
+        {"t": 13.3, "window": window, "label": "walking", "kind": "not"},
+        {"t": 13.4, "x": [1, 2], "label": "walking", "kind": "not"},
+        {"label": "walking", "kind": "never"},
+    ]
+    stream, events = play(write(tmp_path / "a.jsonl", lines), manifest)
+    assert events[1:] == [Label(label="walking", reading_id="r7", source="stream", kind="not")]
+    assert stream.n_bad == 3, "data say what they were, not what they were not"
+
+
 def test_a_label_line_comes_after_the_windows_before_it(tmp_path, manifest):
     lines = [*(sample(k) for k in range(10)), {"label": "walk"}, *(sample(k) for k in range(10, 20))]
     _, events = play(write(tmp_path / "a.jsonl", lines), manifest)

@@ -42,7 +42,7 @@ def test_committed_entries_come_back_in_order(tmp_path):
     again = Journal(tmp_path / "j.db")
     assert [(e.seq, float(e.feature[0])) for e in again.read(1, 2)] == [(1, 1.0), (2, 2.0)]
     assert again.last_seq == 2, "what was not committed is not there"
-    assert again.label_of("r2") == (2, "a") and again.label_of("r3") is None
+    assert again.said_of("r2") == [(2, "label", "a")] and again.said_of("r3") == []
 
 
 def test_a_gap_or_repeat_is_a_bug(tmp_path):

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import click.testing
 import msgspec
@@ -108,6 +109,24 @@ def test_receipts_of_other_sources_are_not_taken_for_an_answer(tmp_path: Path) -
         server.sink(receipt_for(labels[0]))
         client.join(10)
         assert replies == [control.Reply(receipt=receipt_for(labels[0]))]
+
+
+def test_what_a_reading_was_not_is_handed_over_as_such(tmp_path: Path) -> None:
+    path = tmp_path / SOCKET_NAME
+    with ControlServer(path) as server:
+        replies: list[control.Reply] = []
+        request = Request(op="label", label="walk", reading_id="r1", kind="not")
+        client = threading.Thread(target=lambda: replies.append(ask(path, request)))
+        client.start()
+        labels: list[Label] = []
+        while not labels:
+            labels = server.poll()
+        assert labels == [Label(label="walk", reading_id="r1", source="local", kind="not")]
+        server.sink(Receipt(reading_id="r1", label="walk", status="learned", source="local"))
+        refused = Receipt(reading_id="r1", label="walk", kind="not", status="learned", source="local")
+        server.sink(refused)
+        client.join(10)
+        assert replies == [control.Reply(receipt=refused)]
 
 
 def test_every_one_of_many_clients_gets_its_own_receipt(tmp_path: Path) -> None:
@@ -285,9 +304,8 @@ def test_the_status_is_of_this_moment_while_the_loop_polls(tmp_path):
     counter = iter(range(100, 200))
     status = STATUS
     path = tmp_path / SOCKET_NAME
-    with ControlServer(
-        path, describe=lambda: msgspec.structs.replace(status, n_readings=next(counter))
-    ) as server:
+    behind = SimpleNamespace(status=lambda: msgspec.structs.replace(status, n_readings=next(counter)))
+    with ControlServer(path, behind) as server:
         server.sink(status)
         stop = threading.Event()
 

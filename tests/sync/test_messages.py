@@ -70,6 +70,18 @@ def test_a_label_is_marked_as_coming_from_afar() -> None:
     assert messages.decode_label(b'{"label": "walk"}').source == "mqtt"
 
 
+def test_a_label_may_say_what_a_reading_was_not() -> None:
+    said = messages.decode_label(b'{"label": "walk", "reading_id": "r1", "kind": "not"}')
+    assert said == Label(label="walk", reading_id="r1", source="mqtt", kind="not")
+    for payload in (b'{"label": "walk", "kind": "no"}', b'{"label": "walk", "not": true}'):
+        with pytest.raises(SyncError, match="label refused"):
+            messages.decode_label(payload)
+    assert not messages.answers(RECEIPT, said), "a receipt for what it was is none for what it was not"
+    refused = Receipt(reading_id="r1", label="walk", kind="not", status="learned", source="mqtt")
+    assert messages.answers(refused, said)
+    assert messages.decode("receipt", messages.wrap("i", 1, messages.encode(refused))).data.kind == "not"
+
+
 @pytest.mark.parametrize(
     ("payload", "found"),
     [
