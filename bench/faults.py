@@ -54,12 +54,13 @@ class Size(NamedTuple):
     forgetting_kills: int
     corruptions: int
     every_call: int
+    worn_before: int
     worn_labels: int
     history_labels: int
 
 
-FULL = Size(240, 30, 60, 900, 100, 10_000, 1, 10_000, 100_000)
-QUICK = Size(15, 4, 5, 30, 10, 300, 11, 1200, 2500)
+FULL = Size(240, 30, 60, 900, 100, 10_000, 1, 10_000, 10_000, 100_000)
+QUICK = Size(15, 4, 5, 30, 10, 300, 11, 500, 1200, 2500)
 
 
 def cut_power(size: Size, folder: Path) -> dict[str, Any]:
@@ -100,7 +101,7 @@ def wear_out(size: Size, folder: Path) -> dict[str, Any]:
     """Of the default bundle."""
     if why := loop_disk.why_not():
         return {"skipped": why}
-    return dict(wear.measure(size.worn_labels))
+    return dict(wear.measure(size.worn_labels, size.worn_before))
 
 
 def recover(size: Size, folder: Path) -> dict[str, Any]:

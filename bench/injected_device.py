@@ -27,14 +27,14 @@ from edge_cl.records import Answer, Decision, Event, Receipt, SleepRequest
 
 SETTINGS: dict[str, Any] = {
     "sleep": {"after_labels": 0, "idle_s": 0, "slice_ms": 1000},
-    "state": {"snapshot_labels": 6, "commit_ms": 0},
+    "state": {"snapshot_labels": 6, "commit_ms": 0, "daily_write_mb": 0},
 }
 N_BEFORE = 7
 """Labels learned, and a clean stop, before the disk fails."""
 N_UNDER = 10
 """Labels given while it fails or is about to; the middle one is followed by a sleep."""
-N_HEALED = 7
-"""Labels given after it is well again, enough for a snapshot: the last must be learned, no alarm be left."""
+N_HEALED = 72
+"""Labels after it is well again, enough for another try at a snapshot; the last must be learned."""
 N_LABELS = N_BEFORE + N_UNDER + N_HEALED
 FOR_EVER = 1 << 40
 SHORT = -1

@@ -39,7 +39,7 @@ def busy(slice_ms: float) -> dict[str, Any]:
     """
     return {
         "sleep": {"after_labels": 40, "idle_s": 0, "slice_ms": slice_ms},
-        "state": {"snapshot_labels": 25, "commit_ms": 3},
+        "state": {"snapshot_labels": 25, "commit_ms": 3, "daily_write_mb": 0},
     }
 
 
@@ -150,7 +150,7 @@ def forgetting(folder: Path) -> Forgetting:
     """One that has learned, in `folder`, with a snapshot every few labels, so that forgetting meets some."""
     settings: dict[str, Any] = {
         "sleep": {"after_labels": 0, "idle_s": 0},
-        "state": {"snapshot_labels": 7, "commit_ms": 3},
+        "state": {"snapshot_labels": 7, "commit_ms": 3, "daily_write_mb": 0},
     }
     life = small(folder, n_labels=10 * N_SOURCES, **settings)
     with life.open(folder / "learned") as learner:

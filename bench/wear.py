@@ -13,52 +13,65 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from unittest import mock
 
 from bench import lives
 from bench.lives import Life
 from bench.loop_disk import LoopDisk, in_memory, make_image
+from edge_cl import learner as learner_module
 from edge_cl.records import Event
+from edge_cl.state import Wear
 
 LABELS_PER_S = 10.0
 IMAGE_MIB = 128
+UNPACED_FIRST = 500
+UNPACED = {"state": {"daily_write_mb": 0}}
 NO_SNAPSHOTS = {
-    "state": {"snapshot_labels": 10**6},
+    "state": {"snapshot_labels": 10**6, "daily_write_mb": 0},
     "sleep": {"after_labels": 0, "idle_s": 0},
     "budget": {"disk_mb": 1e5},
 }
-N_FIRST = 500
-"""Labels before counting begins: files are made, tables grow."""
 
 
-def measure(n_labels: int) -> dict[str, float]:
-    """Bytes per label over `n_labels`, gigabytes a day, and the part without snapshots and sleeps."""
-    whole = _bytes_per_label(lives.default(n_labels=N_FIRST + n_labels, state={}))
-    journal = _bytes_per_label(lives.default(n_labels=N_FIRST + n_labels, **NO_SNAPSHOTS))
-    per_day = LABELS_PER_S * 86400 / 1e9
+def measure(n_labels: int, n_first: int) -> dict[str, float]:
+    """Bytes per label over `n_labels`, and gigabytes a day; the same where nothing is paced, and split.
+
+    Counting begins after `n_first` labels: files were made, tables have grown, and what may be written in a
+    burst should be used up. `by_the_device` is what its own count of bytes says for the same labels.
+    """
+    whole, counted = _bytes_per_label(lives.default(n_labels=n_first + n_labels, state={}), n_first)
+    unpaced, _ = _bytes_per_label(lives.default(n_labels=n_labels + UNPACED_FIRST, **UNPACED), UNPACED_FIRST)
+    life = lives.default(n_labels=n_labels + UNPACED_FIRST, **NO_SNAPSHOTS)
+    journal, _ = _bytes_per_label(life, UNPACED_FIRST)
     return {
         "bytes_per_label": whole,
-        "journal_bytes_per_label": journal,
-        "snapshot_bytes_per_label": whole - journal,
-        "gb_per_day": whole * per_day,
+        "gb_per_day": whole * LABELS_PER_S * 86400 / 1e9,
+        "by_the_device_bytes_per_label": counted,
+        "unpaced_bytes_per_label": unpaced,
+        "unpaced_journal_bytes_per_label": journal,
+        "unpaced_snapshot_bytes_per_label": unpaced - journal,
     }
 
 
-def _bytes_per_label(life: Life) -> float:
+def _bytes_per_label(life: Life, n_first: int) -> tuple[float, float]:
+    """Of the block device, and of the learner's own count."""
     events = life.events()
     with tempfile.TemporaryDirectory(dir=in_memory()) as place:
         image = make_image(Path(place) / "image", IMAGE_MIB)
         with LoopDisk(image) as disk, _clock() as pace, life.open(disk.folder / "state") as learner:
-            learner.run(pace(events[: 2 * N_FIRST]))
-            before = disk.written()[1]
-            learner.run(pace(events[2 * N_FIRST :]))
+            learner.run(pace(events[: 2 * n_first]))
+            before, counted_before = disk.written()[1], learner.status().written_bytes
+            learner.run(pace(events[2 * n_first :]))
             written = disk.written()[1] - before
+            counted = learner.status().written_bytes - counted_before
             if learner.knowledge.n_labels != life.n_labels:
                 raise RuntimeError(
                     f"only {learner.knowledge.n_labels} of {life.n_labels} labels were learned"
                 )
-    return written / (life.n_labels - N_FIRST)
+    n_counted = life.n_labels - n_first
+    return written / n_counted, counted / n_counted
 
 
 @contextmanager
@@ -71,5 +84,8 @@ def _clock() -> Iterator[Callable[[list[Event]], Iterator[Event]]]:
             now[0] += 0.5 / LABELS_PER_S
             yield event
 
-    with mock.patch.object(time, "monotonic", lambda: now[0]):
+    with (
+        mock.patch.object(time, "monotonic", lambda: now[0]),
+        mock.patch.object(learner_module, "Wear", partial(Wear, clock=lambda: now[0])),
+    ):
         yield paced
