@@ -55,7 +55,6 @@ def test_a_hundred_and_fifty_corruptions(tmp_path):
 
 
 @needs_cc
-@pytest.mark.xfail(strict=True, reason="a lock or a removal that fails is an OSError that ends the loop")
 def test_a_disk_that_fails_at_some_calls():
     found, failed = injected.measure(every=19)
     assert found["faults"] == found["ok"] > 20, told(failed)
@@ -184,7 +183,6 @@ def test_ten_thousand_corruptions(tmp_path):
 
 @needs_cc
 @pytest.mark.slow
-@pytest.mark.xfail(strict=True, reason="a lock or a removal that fails is an OSError that ends the loop")
 def test_a_disk_that_fails_at_each_call():
     found, failed = injected.measure()
     assert found["faults"] == found["ok"], told(failed)
