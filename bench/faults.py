@@ -7,6 +7,7 @@ corruption     a byte of a stopped or killed device's folder changed
 injected       EIO, ENOSPC, short writes at each call that changes a file (a C compiler)
 wear           bytes that reach the block device per label (root and loop devices)
 recovery       seconds to the first prediction after 100,000 labels
+forgetting     a tenth of 10,000 labels taken back: seconds, and the difference to a head that never saw them
 =============  ==========================================================================================
 
 Each part's docstring in its module says what is done and what is not. Everything takes about a quarter of an
@@ -24,7 +25,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from bench import corruption, injected, kills, lives, loop_disk, power_cuts, recovery, wear
+from bench import corruption, forgetting, injected, kills, lives, loop_disk, power_cuts, recovery, wear
 from bench.pipeline import versions
 
 TARGETS: dict[str, tuple[str, Callable[[float], bool]]] = {
@@ -57,10 +58,12 @@ class Size(NamedTuple):
     worn_before: int
     worn_labels: int
     history_labels: int
+    forgotten_from: int
+    compared_after: int
 
 
-FULL = Size(240, 30, 60, 900, 100, 10_000, 1, 10_000, 10_000, 100_000)
-QUICK = Size(15, 4, 5, 30, 10, 300, 11, 500, 1200, 2500)
+FULL = Size(240, 30, 60, 900, 100, 10_000, 1, 20_000, 60_000, 100_000, 10_000, 2_000)
+QUICK = Size(15, 4, 5, 30, 10, 300, 11, 500, 1200, 2500, 500, 200)
 
 
 def cut_power(size: Size, folder: Path) -> dict[str, Any]:
@@ -109,6 +112,11 @@ def recover(size: Size, folder: Path) -> dict[str, Any]:
     return recovery.measure(size.history_labels)
 
 
+def forget(size: Size, folder: Path) -> dict[str, Any]:
+    """Of the default bundle, by head."""
+    return forgetting.measure(size.forgotten_from, size.compared_after)
+
+
 PARTS: dict[str, Callable[[Size, Path], dict[str, Any]]] = {
     "power-cuts": cut_power,
     "kills": kill,
@@ -116,6 +124,7 @@ PARTS: dict[str, Callable[[Size, Path], dict[str, Any]]] = {
     "injected": inject,
     "wear": wear_out,
     "recovery": recover,
+    "forgetting": forget,
 }
 
 
