@@ -21,13 +21,14 @@ lint: $(VENV)/.dev
 	PYTHONPATH=.:export $(BIN)/lint-imports
 	@printf 'edge_cl: %s lines that are not blank\n' "$$(cat $$(git ls-files 'edge_cl/*.py') | grep -c '[^[:space:]]')"
 
-# kill -9 a hundred times, and whatever else takes minutes
+# power cuts, kills, damaged bytes, failing disks by the hundreds, and whatever else takes minutes
 faults: $(VENV)/.dev mosquitto
 	$(BIN)/python -m pytest -m slow
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m bench.pipeline --json pipeline.json
 	$(BIN)/python -m bench.heads --json heads.json
+	$(BIN)/python -m bench.faults --json faults.json
 
 # the bundle that comes with the package, from the simulator's source people (needs torch)
 assets: $(VENV)/.dev

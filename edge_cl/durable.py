@@ -222,7 +222,9 @@ class DurableKnowledge:
                 began, cpu_began = time.monotonic(), time.process_time()
         self._wake(drop, spent_s + time.process_time() - cpu_began, tried=bool(drop))
         yield SleepProgress(phase="snapshot", done=0, total=1)
-        if knowledge is self.knowledge:
+        if knowledge is self.knowledge and (
+            knowledge.head.learns_by_steps or self.wear.affords(self._snapshot_bytes())
+        ):  # another head sleeps again as fast as a card is read
             self.snapshot(f"sleep {knowledge.n_sleeps}")
 
     def end_sleep(self, drop: str = "") -> None:

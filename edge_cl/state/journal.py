@@ -45,9 +45,21 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.problems: list[str] = []
-        """What was found wrong when it was opened, although it can be used."""
+        """What was found wrong, although it can be used."""
         try:
             self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        except sqlite3.DatabaseError as error:
+            raise _typed(error, path) from error
+        try:
+            self._prepare(path)
+            self._mark = _Mark(path.with_suffix(".mark"))
+        except BaseException:
+            self._db.close()
+            raise
+        self._compare_with_mark()
+
+    def _prepare(self, path: Path) -> None:
+        try:
             self._db.text_factory = _text
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=FULL")
@@ -62,8 +74,6 @@ class Journal:
         self._open = False
         self._rows = self._commits = 0
         self._committed_seq = self.last_seq
-        self._mark = _Mark(path.with_suffix(".mark"))
-        self._compare_with_mark()
 
     # ------------------------------------------------------------------ writing
 
@@ -172,6 +182,7 @@ class Journal:
                 self._put_meta("pruned_chain", row[0].hex() if row else "")
         except sqlite3.DatabaseError as error:
             raise _typed(error, self.path) from error
+        self._pruned_to = up_to_seq
 
     def skip_to(self, seq: int) -> None:
         """Begin after `seq`: a snapshot holds everything up to it."""
@@ -190,7 +201,7 @@ class Journal:
     @property
     def first_seq(self) -> int:
         """The oldest seq that is still here."""
-        return int(self.get_meta("pruned_to") or 0) + 1
+        return self._pruned_to + 1
 
     @property
     def uid(self) -> str:
@@ -304,7 +315,7 @@ class Journal:
             raise _typed(error, self.path) from error
 
     def get_meta(self, key: str) -> str | None:
-        """A small value kept beside the journal."""
+        """A small value kept beside the journal, None when there is none or it was damaged."""
         try:
             row = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
         except sqlite3.DatabaseError as error:
@@ -312,9 +323,11 @@ class Journal:
         if row is None:
             return None
         value, _, check = str(row[0]).rpartition("|")
-        if check != entries.check(key, value):
-            raise StateCorrupt(f"{self.path}: its {key} failed its checksum")
-        return value
+        if check == entries.check(key, value):
+            return value
+        self.problems.append(f"{self.path}: its {key} failed its checksum, and was found out anew")
+        self._db.execute("DELETE FROM meta WHERE key = ?", (key,))
+        return None
 
     def set_meta(self, key: str, value: str) -> None:
         """Keep a small value; durable at once, or with the open transaction."""
@@ -341,15 +354,28 @@ class Journal:
         )
 
     def _end(self) -> tuple[int, bytes]:
+        """Seq and chain of the newest entry; notes where the journal begins."""
+        first = self._db.execute("SELECT min(seq) FROM journal").fetchone()[0]
         row = self._db.execute("SELECT seq, chain FROM journal ORDER BY seq DESC LIMIT 1").fetchone()
-        pruned_to = int(self.get_meta("pruned_to") or 0)
-        if row is None or row[0] < pruned_to:
-            return pruned_to, bytes.fromhex(self.get_meta("pruned_chain") or "")
+        pruned_to = self.get_meta("pruned_to")
+        self._pruned_to = int(pruned_to or 0)
+        if pruned_to is None and first is not None and first > 1:
+            self._pruned_to = int(first) - 1
+            self.problems.append(f"{self.path}: entries before {first:,} are missing")
+            self._put_meta("pruned_to", str(self._pruned_to))
+        if row is None or row[0] < self._pruned_to:
+            return self._pruned_to, bytes.fromhex(self.get_meta("pruned_chain") or "")
         return int(row[0]), bytes(row[1])
 
-    def _chain_of(self, seq: int) -> bytes:
+    def _chain_of(self, seq: int) -> bytes | None:
+        """The chain up to an entry, None when it is not known any more."""
+        if not seq:
+            return b""
         row = self._db.execute("SELECT chain FROM journal WHERE seq = ?", (seq,)).fetchone()
-        return bytes(row[0]) if row else bytes.fromhex(self.get_meta("pruned_chain") or "")
+        if row is None:
+            known = self.get_meta("pruned_chain")
+            return None if known is None else bytes.fromhex(known)
+        return bytes(row[0])
 
     def _compare_with_mark(self) -> None:
         marked = self._mark.read()

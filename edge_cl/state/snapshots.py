@@ -7,6 +7,7 @@ renamed, and the folder is synced; it is never written again.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import math
 import os
@@ -93,14 +94,18 @@ class Snapshots:
             part.replace(path)
             sync_folder(self.folder)
         except OSError as error:
-            part.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # a disk that fails may refuse that, too
+                part.unlink(missing_ok=True)
             raise StateUnwritable(
                 f"{path}: cannot write a snapshot ({error.strerror}); free some disk space or check the card"
             ) from error
 
     def delete(self, path: Path) -> None:
-        """Drop one that is not needed any more."""
-        path.unlink(missing_ok=True)
+        """Drop one that is not needed any more. Raises StateUnwritable."""
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise StateUnwritable(f"{path}: cannot be deleted ({error.strerror}); check the card") from error
 
 
 def sync_folder(folder: Path) -> None:

@@ -76,7 +76,7 @@ class StateStore:
         self.snapshots = Snapshots(self.folder)
         try:
             self.journal = self._open_journal()
-            self.problems += self.journal.problems
+            self.journal.problems = self.problems = [*self.problems, *self.journal.problems]
             self.bundle_id = bundle_id or self.journal.get_meta("bundle_id") or ""
             self._match(self.journal.get_meta("bundle_id"))
             self.timeline = Timeline(self.journal.rare(*REVISIONS))
@@ -297,7 +297,12 @@ class StateStore:
 
 def _locked(folder: Path) -> int:
     """An exclusive lock on the folder for this process's life; the kernel frees it on any death."""
-    lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as error:
+        raise StateUnwritable(
+            f"{folder}: cannot lock the state folder ({error.strerror}); check the card, and who owns it"
+        ) from error
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -306,6 +311,7 @@ def _locked(folder: Path) -> int:
         raise StateError(
             f"{folder}: in use by process {holder}; stop it first, or choose another --state folder"
         ) from None
-    os.ftruncate(lock, 0)
-    os.pwrite(lock, str(os.getpid()).encode(), 0)
+    with contextlib.suppress(OSError):  # who holds it is for people only
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, str(os.getpid()).encode(), 0)
     return lock

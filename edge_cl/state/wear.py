@@ -67,11 +67,13 @@ class Wear:
     def snapshot_due(self, grown: int, usual: int, nbytes: int) -> bool:
         """Whether to write a snapshot of `nbytes` when the journal has grown by `grown` entries since the
         last, where `usual` is usual."""
-        if grown < usual:
-            return False
-        return (
-            grown >= usual * MOST_GROWN or not self._capacity or self._share_left() * self._capacity > nbytes
-        )
+        if grown < usual or grown >= usual * MOST_GROWN:
+            return grown >= usual
+        return self.affords(nbytes)
+
+    def affords(self, nbytes: int) -> bool:
+        """Whether so much may be written now."""
+        return not self._capacity or self._share_left() * self._capacity > nbytes
 
     def _share_left(self) -> float:
         """Of what may be written at once, 0 to 1."""
