@@ -166,7 +166,7 @@ class Teachers:
             account.take(said.at_s)
             if doubt is not None and doubt.known:
                 named = account.judge(doubt.evidence, seq, said.source, learned=learned)
-                back |= {k for k, who in named if name == who or not self._is_proven(who)}
+                back |= {k for k, who in named if name == who or self._is_doubted_newcomer(who)}
         self._forget_newcomers()
         return sorted(back)
 
@@ -178,6 +178,11 @@ class Teachers:
         per_day = max(trust * self._settings.per_day, 1.0)
         per_minute = max(trust * self._settings.per_minute, 1.0)
         return {name: self._accounts.get(name) or Account(per_day, per_minute) for name in names}
+
+    def _is_doubted_newcomer(self, source: str) -> bool:
+        """Whether something speaks against it by itself, or it is not known any more."""
+        account = self._accounts.get(source)
+        return account is None or (account.suspicion > 0 and not account.proven)
 
     def _is_proven(self, source: str) -> bool:
         account = self._accounts.get(source)
@@ -222,7 +227,10 @@ def _verdict(accounts: dict[str, Account], said: Said, doubt: Doubt, rival: str)
         return Verdict("hold", f"no trusted label has this class, those nearby say {rival}; {REVIEW}")
     if doubt.outlier <= OUTLIER_P:
         return Verdict("hold", f"trusted labels nearby say {rival}, and are hardly ever wrong; {REVIEW}")
+    own = accounts[said.source].suspicion_after(doubt.evidence)
     for name, account in accounts.items():
+        if name != said.source and own == 0:  # the other newcomers' doings are not its own
+            continue
         if account.suspect or account.suspicion_after(doubt.evidence) >= SUSPECT:
             return Verdict("hold", f"{name} contradicts trusted labels too often; {REVIEW}")
     return Verdict("learn")
