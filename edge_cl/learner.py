@@ -363,6 +363,7 @@ class Learner:
             head_options=s.head.options,
             memory=s.memory,
             file=exemplars_file(s.memory, self.bundle, self._folder, s.state.snapshot_labels),
+            begin=False,
         )
 
     def _answer(self, reading: Reading) -> list[Decision]:
