@@ -20,7 +20,7 @@ from edge_cl.heads import Head
 from edge_cl.memory import ReplayMemory
 from edge_cl.records import FloatArray, SleepPlan
 from edge_cl.sleep import Rehearsal, SleepNeed, Verdict, sleep_cause
-from edge_cl.trust import Calibrator
+from edge_cl.trust import Calibrator, Pinned
 
 HEADS = ("dual", "kalman", "prototype", "logistic", "slda")
 DEVELOPMENT = ("insects_gradual_balanced", "outdoor_objects", "elec2")
@@ -77,8 +77,10 @@ class Device:
         self.calibrators = Calibrator(), Calibrator()
         """As they are on a device, and fitted afresh on what is held back at every adoption."""
         self.log_losses = np.zeros(2)
+        self.pinned = Pinned(n_features)
+        """Empty unless somebody is trusted."""
 
-    def live(self, x: FloatArray, y: int) -> bool:
+    def live(self, x: FloatArray, y: int, *, trusted: bool = False) -> bool:
         """Answer, learn, sleep when it is time; whether a new head was adopted."""
         scores = self.head.predict_one(x)
         self.n_right += int(scores.any() and scores.argmax() == y)
@@ -87,7 +89,8 @@ class Device:
                 self.log_losses[k] -= np.log(max(float(calibrate(scores)[y]), 1e-7))
                 calibrate.update(scores, y)
         self.head.learn_one(x, y)
-        self.memory.add(x, y)
+        if self.memory.add(x, y) and trusted:
+            self.pinned.add(x, y)
         self.n_labels += 1
         self.labels_since += 1
         return self.rule != "awake" and self._sleep()
@@ -98,7 +101,9 @@ class Device:
             return False
         self.labels_since = 0
         self.n_sleeps += 1
-        self.rehearsal = SLEEPS[self.rule](self.head, self.memory, SleepPlan(), seed=self.n_sleeps)
+        self.rehearsal = SLEEPS[self.rule](
+            self.head, self.memory, SleepPlan(), seed=self.n_sleeps, pinned=self.pinned.exam()
+        )
         fitted = None
         for piece in self.rehearsal.pieces():
             if piece.phase == "judge" and self.rehearsal.n_steps and fitted is None:

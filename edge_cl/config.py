@@ -74,9 +74,25 @@ class MemorySettings(Section, frozen=True, kw_only=True):
 
 
 class TrustSettings(Section, frozen=True, kw_only=True):
-    """When to believe a prediction."""
+    """When to believe a prediction, and whom to believe.
+
+    Attributes
+    ----------
+    min_confidence
+        An answer less sure than this is marked `abstained`.
+    sources
+        Trust in who gives labels, 0 to 1, by name; ``mqtt/anna`` goes before ``mqtt``, which stands for all
+        names below it. At 1 labels are learned as they come, and the others are checked by them; below, they
+        are checked; at 0 held for review. Not listed, ``mqtt`` has 0.5 and everything else 1. A name over
+        MQTT is what the sender says: trust one only where the broker lets nobody else send as it.
+    per_day, per_minute
+        A checked source may teach its trust times so many labels.
+    """
 
     min_confidence: float = 0.5
+    sources: dict[str, float] = {}
+    per_day: float = 1000.0
+    per_minute: float = 60.0
 
 
 class SleepSettings(Section, frozen=True, kw_only=True):
@@ -203,6 +219,8 @@ def _bounds(s: Settings) -> list[tuple[str, object, bool, str]]:
         ("memory.max_mb", s.memory.max_mb),
         ("sleep.slice_ms", s.sleep.slice_ms),
         ("sleep.steps", s.sleep.steps),
+        ("trust.per_day", s.trust.per_day),
+        ("trust.per_minute", s.trust.per_minute),
         ("state.snapshot_labels", s.state.snapshot_labels),
         ("state.history_mb", s.state.history_mb),
         ("mqtt.status_s", s.mqtt.status_s),
@@ -223,6 +241,10 @@ def _bounds(s: Settings) -> list[tuple[str, object, bool, str]]:
         *[(key, v, v >= 0, "0 or more") for key, v in not_negative],
         ("memory.file", s.memory.file, not (s.memory.file and s.memory.codec == "int8"), "false with int8"),
         ("trust.min_confidence", s.trust.min_confidence, 0 <= s.trust.min_confidence <= 1, "0 to 1"),
+        *[
+            (f"trust.sources.{who}", trust, 0 <= trust <= 1, "0 to 1")
+            for who, trust in s.trust.sources.items()
+        ],
         (
             "mqtt.url",
             s.mqtt.url,

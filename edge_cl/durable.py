@@ -24,8 +24,10 @@ from edge_cl.state import (
     heads_of,
     held_labels,
     holds,
+    ranges_of,
     revise,
 )
+from edge_cl.trust import Origin, Verdict
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +35,8 @@ ROW_BYTES = 256
 """What a journal entry takes on disk beside its feature."""
 TRY_AGAIN = 64
 """Journal entries until a snapshot that could not be written is tried again."""
+HELD_NOT = "not: "
+"""Before the reason why a "not" is held."""
 FIXED_BYTES = 64 * 1024
 """What a snapshot takes beside head and memory."""
 
@@ -133,15 +137,26 @@ class DurableKnowledge:
             self.knowledge.check_room(label.label)
             if self.knowledge.must_wake(label.label):
                 self.end_sleep()
-        seq = self._journal_label("not" if refused else "label", label, reading_id, feature, trust)
+        entry = self._journal_label("not" if refused else "label", label, reading_id, feature, trust)
         learn = self.knowledge.learn_not if refused else self.knowledge.learn
-        return seq, learn(feature, label.label)
+        return entry.seq, learn(feature, label.label, origin=_origin(entry))
+
+    def judge(self, label: Label, feature: FloatArray, *, trust: float) -> Verdict:
+        """Whether to learn a label that comes now; changes nothing."""
+        origin = Origin(source=label.source, trust=trust, at_s=time.time())
+        return self.knowledge.judge(feature, label.label, origin, refused=label.kind == "not")
 
     def hold(self, label: Label, reading_id: str, feature: FloatArray, *, trust: float, why: str) -> int:
         """Journal a label that is not learned but waits for a review; returns its journal number."""
         if label.kind == "not":
-            why = f"not: {why}"
-        return self._journal_label("held", label, reading_id, feature, trust, detail=why)
+            why = f"{HELD_NOT}{why}"
+        entry = self._journal_label("held", label, reading_id, feature, trust, detail=why)
+        self._hold(entry)
+        return entry.seq
+
+    def _hold(self, entry: Entry) -> None:
+        refused = entry.detail.startswith(HELD_NOT)
+        self.knowledge.hold(entry.feature, entry.label, _origin(entry), refused=refused)
 
     def _journal_label(
         self,
@@ -152,7 +167,7 @@ class DurableKnowledge:
         trust: float,
         *,
         detail: str = "",
-    ) -> int:
+    ) -> Entry:
         entry = Entry(
             seq=self.seq + 1,
             kind=kind,
@@ -166,7 +181,7 @@ class DurableKnowledge:
             feature=feature,
         )
         self._journal(entry)
-        return entry.seq
+        return entry
 
     def sleep(
         self, plan: SleepPlan, *, slice_s: float, cpu_s: float, busy: Callable[[], bool]
@@ -353,6 +368,29 @@ class DurableKnowledge:
         self.snapshot(self._why)
         return True
 
+    def hold_back(self) -> str:
+        """After a commit: labels that a source taught before it became suspect wait for a review from now on.
+
+        Returns what was done in words, "" for nothing; then go on with `rebuild`: what is known afterwards is
+        what never learned them. Raises StateUnwritable.
+        """
+        suspected, store = self.knowledge.guard.suspected, self._store
+        if store is None or not suspected:
+            return ""
+        counts = store.counts
+        seqs = sorted({seq for seq in suspected if holds(counts, seq)})
+        self.knowledge.guard.suspected = []
+        if not seqs:
+            return ""
+        suspects = ", ".join(self.knowledge.guard.teachers.suspects)
+        why = f"{suspects} contradicted trusted labels too often; held are its labels since that began"
+        self.end_sleep(drop="labels are held back")
+        store.journal.commit()
+        store.take_out("hold", ranges_of(seqs), what=why, source="edge-cl", at_s=round(time.time(), 3))
+        self.knowledge = self._make()
+        self._rebuilding, self._why = self._recovering(), why
+        return f"{why}: {len(seqs)} labels"
+
     def held_labels(self) -> list[HeldLabel]:
         """Labels that wait for a review, oldest first."""
         return held_labels(self._store) if self._store else []
@@ -409,7 +447,7 @@ class DurableKnowledge:
         try:
             if save:
                 self.commit()
-                if not self.knowledge.asleep:
+                if not self.knowledge.asleep and not self.rebuilding:
                     self.snapshot("stopped")
         finally:
             self._store.close()
@@ -507,9 +545,11 @@ class DurableKnowledge:
     def _replay_one(self, entry: Entry) -> Iterator[None]:
         knowledge = self.knowledge
         if entry.kind == "label":
-            knowledge.learn(entry.feature, entry.label, look=False)
+            knowledge.learn(entry.feature, entry.label, look=False, origin=_origin(entry))
+        elif entry.kind == "held":
+            self._hold(entry)
         elif entry.kind == "not":
-            knowledge.learn_not(entry.feature, entry.label)
+            knowledge.learn_not(entry.feature, entry.label, origin=_origin(entry))
         elif entry.kind == "rename":
             knowledge.rename(entry.label, entry.detail)
         elif entry.kind == "sleep":
@@ -530,3 +570,7 @@ class DurableKnowledge:
         meta["cause"], meta["at_s"] = cause, round(time.time(), 3)
         meta["written_bytes"] = self.wear.written_bytes
         return Snapshot(seq=self.seq, bundle_id=self._describe().bundle_id, meta=meta, arrays=arrays)
+
+
+def _origin(entry: Entry) -> Origin:
+    return Origin(entry.seq, entry.source, entry.trust, entry.at_s)

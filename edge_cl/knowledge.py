@@ -17,14 +17,14 @@ from numpy.typing import NDArray
 from edge_cl import heads, shares
 from edge_cl.budget import Ledger
 from edge_cl.bundle import Bundle
-from edge_cl.config import MemorySettings
+from edge_cl.config import MemorySettings, TrustSettings
 from edge_cl.errors import BudgetExceeded, ConfigError, NumericalError, StateError
 from edge_cl.heads import Head, HeadState, StepProgram
 from edge_cl.memory import Exemplars, RowFile
 from edge_cl.naming import ClassNames
 from edge_cl.nap import Nap
 from edge_cl.records import FloatArray, SleepPlan, SleepProgress, SleepReport, under
-from edge_cl.trust import Calibrator, Stability
+from edge_cl.trust import TRUSTED, Calibrator, Origin, Said, Stability, Verdict
 
 PRIOR_STRENGTH = 10.0
 """Labels per class that the bundle's prior counts for: a start, not a verdict. 20 keeps the source a point
@@ -34,6 +34,8 @@ N_KNOWN = 256
 EVALUATE_EVERY = 128
 """Labels between two looks at how well the head awake still answers held-back exemplars, for the reports."""
 N_EVALUATED = 32
+THE_DEVICE = Origin()
+"""What a label comes from when nobody says."""
 N_REPORTS = 64
 """Reports of sleeps that are kept."""
 
@@ -64,6 +66,8 @@ class Knowledge:
         Where exemplars are kept instead of RAM.
     begin
         Start from the bundle's prior at once; else call `begin` or `restore`.
+    trust
+        Who may teach what.
     """
 
     _unlooked: FloatArray | None = None
@@ -78,10 +82,10 @@ class Knowledge:
         memory: MemorySettings | None = None,
         file: RowFile | None = None,
         begin: bool = True,
+        trust: TrustSettings | None = None,
     ) -> None:
         memory = memory or MemorySettings()
-        spec = bundle.manifest.head
-        name = head_name or spec.name
+        spec, name = bundle.manifest.head, head_name or bundle.manifest.head.name
         asked = {**({} if head_name else spec.options), **(head_options or {})}
         self._asked_options = options = heads.device_options(name, asked)
         self.naming = ClassNames(list(bundle.manifest.class_names))
@@ -97,8 +101,9 @@ class Knowledge:
         self._nap: Nap | None = None
         self._program = StepProgram.load(bundle) if name == "step" else None
         n_features = bundle.manifest.feature_size
-        self.refusals = shares.make_refusals(ledger, n_features)
-        """What readings are not, applied to the answers of whichever head is awake."""
+        self.guard, self.refusals = shares.make_guards(ledger, n_features, trust)
+        """Against bad labels: who may teach, and the exam that every sleep must pass; and what readings are
+        not, applied to the answers of whichever head is awake."""
         self.memory = shares.smallest_memory(memory, bundle, file)
         try:
             self.head = heads.create(
@@ -172,7 +177,24 @@ class Knowledge:
         scores = self.predict(X)
         return np.where(scores.any(axis=1), scores.argmax(axis=1), -1)
 
-    def learn(self, x: FloatArray, label: str, *, look: bool = True) -> Lesson:
+    def judge(self, x: FloatArray, label: str, origin: Origin, *, refused: bool) -> Verdict:
+        """Whether to learn that x (D,) is of class `label`, or `refused`, is not; changes nothing."""
+        judge = self.guard.teachers.judge_not if refused else self.guard.teachers.judge
+        return judge(Said(x, self._class_of(label), *origin[1:]), self.naming.of_inner())
+
+    def hold(self, x: FloatArray, label: str, origin: Origin, *, refused: bool) -> None:
+        """Note a label that is not learned but waits for a review."""
+        if refused:
+            self.guard.note_not(origin)
+        else:
+            self.guard.note(x, self._class_of(label), origin, right=None)
+
+    def _class_of(self, label: str) -> int:
+        """One of the head's classes for each name that answers have, -1 for a new one."""
+        name = self.naming.resolve(label)
+        return self.naming.of_head(name)[0] if name in self.class_names else -1
+
+    def learn(self, x: FloatArray, label: str, *, look: bool = True, origin: Origin = THE_DEVICE) -> Lesson:
         """Learn feature x (D,) as class `label`, a new class when the name is new.
 
         Without `look` the answer afterwards is not asked for, and is 0; call `look` after the last.
@@ -183,7 +205,8 @@ class Knowledge:
             self._make_room(label)
             self.naming.add(label)
         k = self._taught_class(x, label)
-        before = self._teach(self.head, self.calibrate, x, k)
+        before, right = self._teach(self.head, self.calibrate, x, k)
+        self.guard.note(x, self._class_of(label), origin, right=right)
         for behind in self.naming.of_head(label):
             self.refusals.learn(x, behind)
         self.n_labels += 1
@@ -191,12 +214,16 @@ class Knowledge:
         if self.n_labels % EVALUATE_EVERY == 0:
             self._evaluate()
         if self._nap is None:
-            self.memory.add(x, k)
+            self._remember(x, k, origin.trust >= TRUSTED)
         else:  # a sleep reads the memory as it was when it began
-            self._nap.learned.append((x, k))
+            self._nap.learned.append((x, k, origin.trust >= TRUSTED))
         y = self.class_names.index(label)
         self._unlooked = None if look else x
         return Lesson(y, new_class, before, float(self.predict_one(x)[y]) if look else 0.0)
+
+    def _remember(self, x: FloatArray, y: int, trusted: bool) -> None:
+        if self.memory.add(x, y) and trusted:
+            self.guard.pinned.add(x, y)
 
     def look(self) -> None:
         """Ask for the answer to what was learned last, if nobody did: heads may put work off until then."""
@@ -215,12 +242,16 @@ class Knowledge:
     def rename(self, old: str, new: str) -> None:
         """Call class `old` `new`; when `new` is known both become one."""
         self.naming.rename(old, new)
+        self.guard.teachers.reference.relabel(
+            [self.naming.of_head(name)[0] for name in self.naming.of_inner()]
+        )
 
-    def learn_not(self, x: FloatArray, label: str) -> Lesson:
+    def learn_not(self, x: FloatArray, label: str, *, origin: Origin = THE_DEVICE) -> Lesson:
         """Learn that feature x (D,) is not of class `label`; of a class nobody knows, nothing.
 
         Head and calibration learn nothing from it, no sleep rehearses it, and it is not counted as a label.
         """
+        self.guard.note_not(origin)
         label = self.naming.resolve(label)
         if label not in self.class_names:
             return Lesson(-1, False, 0.0, 0.0)
@@ -244,10 +275,10 @@ class Knowledge:
             rows = rows[np.linspace(0, len(rows) - 1, N_KNOWN).astype(np.int64)]
         return self.memory.rehearsed.features(rows)
 
-    def _teach(self, head: Head, calibrate: Calibrator, x: FloatArray, y: int) -> float:
+    def _teach(self, head: Head, calibrate: Calibrator, x: FloatArray, y: int) -> tuple[float, bool]:
         """Calibrate on the head's answer, then let the head learn; y may be the next new class.
 
-        Returns the probability that the answer gave class y.
+        Returns the probability that the answer gave class y, and whether it was right.
         """
         scores = head.predict_one(x)
         before = float(self.refusals(x, calibrate(scores))[y]) if y < len(scores) else 0.0
@@ -261,7 +292,7 @@ class Knowledge:
             for _ in head.rehearse(Exemplars.of(*self.memory.rehearsed.exemplars())):
                 pass
             head.learn_one(x, y)
-        return before
+        return before, bool(scores.any() and scores.argmax() == y)
 
     # ------------------------------------------------------------------ sleep
 
@@ -299,6 +330,7 @@ class Knowledge:
             n_sleep=self.n_sleeps,
             log_temperature=self.calibrate.log_temperature,
             labels_before=self.labels_since_sleep,
+            pinned=self.guard.pinned.exam(),
         )
         self.labels_since_sleep = 0
 
@@ -337,8 +369,8 @@ class Knowledge:
         self._nap = None
         if not drop:  # the repetition of a dropped sleep asks nothing
             nap.note_recall(self.memory)
-        for x, y in nap.learned:
-            self.memory.add(x, y)
+        for x, y, trusted in nap.learned:
+            self._remember(x, y, trusted)
         report = nap.report(
             self.naming.inner, self.stability, drop=drop, cpu_s=cpu_s, held_bytes=self._ledger.held_bytes
         )
@@ -379,6 +411,7 @@ class Knowledge:
         """SHA-256 (hex) of everything that decides a prediction or what is learned next."""
         meta, arrays = self.state(whole=True)
         del meta["reports"], meta["stability"]
+        del meta["guard_by_entry"]  # knows entries by number and time
         digest = hashlib.sha256(msgspec.json.encode(meta, order="deterministic"))
         for name in sorted(arrays):
             digest.update(name.encode())
@@ -392,6 +425,7 @@ class Knowledge:
         """
         head = self.head.state()
         memory_arrays, memory_meta = self.memory.state(whole=whole)
+        guard_arrays, guard_meta, by_entry = self.guard.state()
         meta = {
             "head": msgspec.to_builtins(msgspec.structs.replace(head, arrays={})),
             "memory": memory_meta,
@@ -401,10 +435,13 @@ class Knowledge:
             "n_sleeps": self.n_sleeps,
             "labels_since_sleep": self.labels_since_sleep,
             "offered_at_sleep": self._offered_at_sleep,
+            "guard": guard_meta,
+            "guard_by_entry": by_entry,
             "stability": self.stability.state(),
             "reports": msgspec.to_builtins(self.reports),
         }
         arrays = {f"head.{key}": value for key, value in head.arrays.items()}
+        arrays |= {f"guard.{key}": value for key, value in guard_arrays.items()}
         arrays |= {f"refusals.{key}": value for key, value in self.refusals.state().items()}
         return meta, arrays | {f"memory.{key}": value for key, value in memory_arrays.items()}
 
@@ -434,5 +471,7 @@ class Knowledge:
         self._offered_at_sleep = meta["offered_at_sleep"]
         self.reports = msgspec.convert(meta["reports"], list[SleepReport])
         self.stability.restore(meta["stability"])
+        if "guard" in meta:  # earlier releases trusted everybody
+            self.guard.restore(under(arrays, "guard."), meta["guard"], meta["guard_by_entry"])
         shares.fit_settings(self._memory_settings, self.head, self.memory)
         shares.fit_budget(self._ledger, self.head, self.memory)

@@ -52,7 +52,7 @@ from edge_cl.rest import Rest
 from edge_cl.revisions import HeadRecord, HeldLabel, Outcome, Revision
 from edge_cl.shares import exemplars_file, make_pending
 from edge_cl.state import StateStore, Wear
-from edge_cl.trust import PrequentialAccuracy
+from edge_cl.trust import PrequentialAccuracy, trust_in
 
 log = logging.getLogger(__name__)
 
@@ -362,6 +362,7 @@ class Learner:
             head_name=s.head.name,
             head_options=s.head.options,
             memory=s.memory,
+            trust=s.trust,
             file=exemplars_file(s.memory, self.bundle, self._folder, s.state.snapshot_labels),
             begin=False,
         )
@@ -384,8 +385,16 @@ class Learner:
         refusal = self._refuse(label, reading_id, known)
         if known is None or refusal is not None:
             return [refusal] if refusal else []
+        trust = trust_in(self.settings.trust, label.source)
+        verdict = self._durable.judge(label, known.feature, trust=trust)
+        if verdict.action == "refuse":
+            return [receipts.refusal(label, reading_id, "refused", verdict.reason)]
         try:
-            seq, lesson = self._durable.learn(label, reading_id, known.feature)
+            if verdict.action == "hold":
+                seq = self._durable.hold(label, reading_id, known.feature, trust=trust, why=verdict.reason)
+                self._uncommitted.append(receipts.held(label, reading_id, seq, verdict.reason))
+                return []
+            seq, lesson = self._durable.learn(label, reading_id, known.feature, trust=trust)
         except StateUnwritable as error:
             lost = self._predict_only(error)
             return [*lost, receipts.refusal(label, reading_id, "refused", self._refusing)]
@@ -441,10 +450,20 @@ class Learner:
             self._commit_s = self._durable.wear.commit_s(self.settings.state.commit_ms / 1000)
         given, self._owed = self._owed + given, []
         try:
-            self._durable.snapshot_if_due()
+            self._hold_back()
+            if not self._durable.rebuilding:
+                self._durable.snapshot_if_due()
         except StateUnwritable as error:  # those given are durable all the same
             self._predict_only(error)
         return given
+
+    def _hold_back(self) -> None:
+        """What a source taught before it became suspect is to be known no more."""
+        names = list(self.class_names)
+        if done := self._durable.hold_back():
+            log.warning("%s", done)
+            self._names_then = names
+            self._rest.forget()
 
     def _predict_only(self, error: StateUnwritable) -> list[Receipt]:
         """The disk takes nothing: what could not be kept is forgotten and refused; predicting goes on.

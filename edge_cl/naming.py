@@ -66,6 +66,10 @@ class ClassNames:
             gathered[..., outer] += scores[..., k]
         return gathered
 
+    def of_inner(self) -> list[str]:
+        """The answer's name behind each of the head's classes."""
+        return [self.names[outer] for outer in self._outer_of]
+
     def of_head(self, name: str) -> list[int]:
         """The head's classes behind an answer's name, ascending."""
         outer = self.names.index(name)

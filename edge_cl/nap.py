@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edge_cl.heads import Head
 from edge_cl.memory import ReplayMemory
@@ -15,7 +16,7 @@ from edge_cl.trust import Calibrator, Stability
 MAX_LEARNED = 256
 """Labels kept for the waking head and the memory; then the sleep has to end."""
 
-Teach = Callable[[Head, Calibrator, FloatArray, int], float]
+Teach = Callable[[Head, Calibrator, FloatArray, int], tuple[float, bool]]
 """Lets a head learn features (D,) of a class, and its calibration with it."""
 
 
@@ -34,6 +35,8 @@ class Nap:
         Of the calibration when it begins.
     labels_before
         Labels that it sleeps on.
+    pinned
+        Trusted exemplars that guard it, see :class:`edge_cl.sleep.Rehearsal`.
     """
 
     def __init__(
@@ -45,15 +48,16 @@ class Nap:
         n_sleep: int,
         log_temperature: float,
         labels_before: int,
+        pinned: tuple[FloatArray, NDArray[np.int64]] | None = None,
     ) -> None:
         self.plan = plan
         self.n_sleep = n_sleep
         self.labels_before = labels_before
-        self.rehearsal: Rehearsal[Head] = Rehearsal(head, memory, plan, seed=n_sleep)
+        self.rehearsal: Rehearsal[Head] = Rehearsal(head, memory, plan, seed=n_sleep, pinned=pinned)
         self.calibrate = Calibrator(log_temperature)
         """Of the candidate."""
-        self.learned: list[tuple[FloatArray, int]] = []
-        """Features and classes of the labels that came meanwhile."""
+        self.learned: list[tuple[FloatArray, int, bool]] = []
+        """Features and classes of the labels that came meanwhile, and whether they are trusted."""
         self._n_caught_up = 0
         self._work: Iterator[SleepProgress] | None = None
 
@@ -80,7 +84,7 @@ class Nap:
         for progress in self._work:  # noqa: UP028  closing this generator must not close the work
             yield progress
         while self.adopted and self._n_caught_up < len(self.learned):
-            x, y = self.learned[self._n_caught_up]
+            x, y, _ = self.learned[self._n_caught_up]
             teach(self.rehearsal.candidate, self.calibrate, x, y)
             self._n_caught_up += 1
             yield SleepProgress(phase="catch up", done=self._n_caught_up, total=len(self.learned))

@@ -46,6 +46,12 @@ def refusal(label: Label, reading_id: str, status: ReceiptStatus, message: str) 
     )
 
 
+def held(label: Label, reading_id: str, seq: int, reason: str) -> Receipt:
+    """The receipt of a label that waits for a review as journal entry `seq`; given after the commit."""
+    receipt = refusal(label, reading_id, "held", f"not learned, it waits for a review: {reason}")
+    return msgspec.structs.replace(receipt, seq=seq)
+
+
 def duplicate(label: Label, reading_id: str) -> Receipt:
     """The receipt of what was said of this reading before."""
     said = "this reading already has this label"

@@ -74,7 +74,7 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag=
     scores: dict[str, float] = {}
 
 
-ReceiptStatus: TypeAlias = Literal["learned", "duplicate", "unknown-reading", "refused"]
+ReceiptStatus: TypeAlias = Literal["learned", "held", "duplicate", "unknown-reading", "refused"]
 
 
 class Receipt(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="receipt"):
@@ -85,10 +85,11 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="
     kind
         As the label's: ``is``, or ``not`` when it said what the reading was not.
     status
-        ``learned``; ``duplicate`` (this reading already has this label, or this refusal); ``unknown-reading``
-        (never seen, or seen so long ago that its feature is gone); ``refused``.
+        ``learned``; ``held`` (not learned, it waits for a review); ``duplicate`` (this reading already
+        has this label, or this refusal); ``unknown-reading`` (never seen, or seen so long ago that its
+        feature is gone); ``refused``.
     seq
-        The label's number in the journal, 0 when it was not learned.
+        The label's number in the journal, 0 when it was neither learned nor held.
     confidence_before, confidence_after
         Probability of the given label for this reading, before and after learning it.
     new_class

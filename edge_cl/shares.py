@@ -6,12 +6,12 @@ from pathlib import Path
 
 from edge_cl.budget import MIB, Ledger
 from edge_cl.bundle import Bundle
-from edge_cl.config import MemorySettings
+from edge_cl.config import MemorySettings, TrustSettings
 from edge_cl.errors import BudgetExceeded, ConfigError
 from edge_cl.heads import Head
 from edge_cl.memory import LEAST_EXEMPLARS, Pending, ReplayMemory, Reservoir, RowFile
 from edge_cl.nap import MAX_LEARNED
-from edge_cl.trust import Refusals
+from edge_cl.trust import Guard, Refusals
 
 EXEMPLARS_FILE = "exemplars"
 """In the state folder, with the name of the memory's part behind it."""
@@ -23,6 +23,20 @@ REFUSALS_SHARE = 0.01
 """Part of the budget for what readings are not."""
 CHOICE_BYTES = 100
 """What a sleep holds of every exemplar it can choose: class, age, recall, the sampler's orders; measured."""
+TRUSTED_SHARE = 0.03
+"""Part of the budget for trusted labels that the others are checked by, at most."""
+
+
+def make_guards(ledger: Ledger, n_features: int, settings: TrustSettings | None) -> tuple[Guard, Refusals]:
+    """Room for trusted labels, and for what readings are not; both are registered with the ledger."""
+    rows = int(TRUSTED_SHARE * ledger.capacity_bytes) // (2 * (2 * n_features + 16))
+    guard = Guard(n_features, settings, max(16, min(rows, 512)))
+    ledger.require("trusted labels", guard.nbytes)
+    ledger.register("trusted labels", lambda: guard.nbytes)
+    refusals = Refusals.within(int(REFUSALS_SHARE * ledger.capacity_bytes), n_features)
+    ledger.require("refusals", refusals.nbytes)
+    ledger.register("refusals", lambda: refusals.nbytes)
+    return guard, refusals
 
 
 def make_pending(ledger: Ledger, n_features: int) -> Pending:
@@ -33,14 +47,6 @@ def make_pending(ledger: Ledger, n_features: int) -> Pending:
     ledger.require("queues", QUEUE_BYTES)
     ledger.register("queues", lambda: QUEUE_BYTES)
     return pending
-
-
-def make_refusals(ledger: Ledger, n_features: int) -> Refusals:
-    """Room for what readings are not; it is registered with the ledger."""
-    refusals = Refusals.within(int(REFUSALS_SHARE * ledger.capacity_bytes), n_features)
-    ledger.require("refusals", refusals.nbytes)
-    ledger.register("refusals", lambda: refusals.nbytes)
-    return refusals
 
 
 def smallest_memory(settings: MemorySettings, bundle: Bundle, file: RowFile | None) -> ReplayMemory:
@@ -142,7 +148,7 @@ def memory_bytes_beside_one_more_class(ledger: Ledger, head: Head, memory: Repla
 
 def release(ledger: Ledger) -> None:
     """Give back what knowledge took of the budget."""
-    for name in ("refusals", "head", "sleep", "memory"):
+    for name in ("trusted labels", "refusals", "head", "sleep", "memory"):
         ledger.release(name)
 
 

@@ -84,7 +84,7 @@ def test_labels_that_teach_nothing_are_answered(bundle, tmp_path):
 
 
 def test_an_expired_reading_is_said_to_be_so(bundle):
-    learner = Learner.from_bundle(bundle, budget=Budget(ram_bytes=420_000))
+    learner = Learner.from_bundle(bundle, budget=Budget(ram_bytes=460_000))
     for k in range(learner.pending.capacity + 1):
         learner.observe(reading(np.zeros(D), f"r{k}"))
     assert learner.teach(Label(label="walk", reading_id="r0")).status == "unknown-reading"
@@ -189,7 +189,7 @@ def test_an_exception_in_the_loop_saves_nothing_half_done(bundle, tmp_path):
 
 def test_the_budget_is_never_exceeded_as_classes_arrive(tmp_path):
     bundle = make_bundle(tmp_path / "b.ecl", "slda")
-    budget = Budget(ram_bytes=256 * 1024 + 60_000)
+    budget = Budget(ram_bytes=256 * 1024 + 68_000)
     learner = Learner.from_bundle(bundle, budget=budget)
     statuses = []
     rng = np.random.default_rng(0)
@@ -243,7 +243,7 @@ def test_a_restart_at_any_moment_changes_nothing_in_a_tight_budget(tmp_path, hea
 
 def test_a_refused_class_changes_nothing(tmp_path):
     bundle = make_bundle(tmp_path / "b.ecl", "slda")
-    learner = Learner.from_bundle(bundle, budget=Budget(ram_bytes=256 * 1024 + 50_000))
+    learner = Learner.from_bundle(bundle, budget=Budget(ram_bytes=256 * 1024 + 64_000))
     k = 0
     while True:
         learner.observe(reading(np.full(D, float(k)), f"r{k}"))

@@ -133,16 +133,18 @@ class ReplayMemory:
         """Exemplars held in both parts."""
         return self.rehearsed.n + self.held_back.n
 
-    def add(self, x: FloatArray, y: int) -> None:
-        """Offer one exemplar: x (n_features,) float32, class y."""
+    def add(self, x: FloatArray, y: int) -> bool:
+        """Offer one exemplar: x (n_features,) float32, class y; whether it is held back, never rehearsed."""
         self._n_offered += [0] * (y + 1 - len(self._n_offered))
         every, n = self.held_back_every, self._n_offered[y]
         self._n_offered[y] += 1
-        (self.held_back if every and n % every == every // 2 else self.rehearsed).add(x, y)
+        held_back = bool(every) and n % every == every // 2
+        (self.held_back if held_back else self.rehearsed).add(x, y)
         if self._shared is not None:
             self._n_unrefreshed += 1
             if self._n_unrefreshed >= max(self.n // REFRESH_PART, FEWEST_NEW):
                 self.refresh()
+        return held_back
 
     def reconstruct(self, X: FloatArray) -> FloatArray:
         """(n, D) features as they would come back from memory."""

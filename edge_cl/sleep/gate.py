@@ -9,6 +9,7 @@ into a no. The constants are chosen on sleeps of heads in trouble, ``python -m b
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -32,6 +33,8 @@ POOLED = 3.0
 """Exemplars of average loss that count to every class besides: of few, the own spread says little."""
 UNJUDGED_VAR = 0.1
 """Variance of the change of a class that the head knows and nobody can judge."""
+PINNED_P = 0.01
+"""A head loses on pinned exemplars, or on those of one class, when so many are so rarely lost by chance."""
 
 
 class Verdict(NamedTuple):
@@ -110,6 +113,30 @@ def judge(
     else:
         return Verdict(True, found, was, would_be, n, by_class)
     return Verdict(False, reason, was, would_be, n, by_class)
+
+
+def loss_on_pinned(before: FloatArray, after: FloatArray, y: NDArray[np.int64]) -> str:
+    """What a head loses on pinned exemplars beyond chance, "" for nothing.
+
+    An exact sign test of answers that changed, on all of them and, at a level shared among the classes, on
+    each class: before, after (n, 2) as in `judge`, y (n,).
+    """
+    was_right, is_right = (found[:, 0] > found[:, 1] for found in (before, after))
+    lost, won = was_right & ~is_right, is_right & ~was_right
+    if _by_chance(int(lost.sum()), int(won.sum())) <= PINNED_P:
+        return f"it loses {lost.sum()} of {len(y)} pinned exemplars and wins {won.sum()}"
+    classes = np.unique(y)
+    for c in classes:
+        n_lost, n_won = int((lost & (y == c)).sum()), int((won & (y == c)).sum())
+        if _by_chance(n_lost, n_won) <= PINNED_P / len(classes):
+            return f"it loses {n_lost} of {(y == c).sum()} pinned exemplars of a class and wins {n_won}"
+    return ""
+
+
+def _by_chance(n_lost: int, n_won: int) -> float:
+    """Probability of at least `n_lost` heads in `n_lost + n_won` throws of a coin."""
+    n = n_lost + n_won
+    return sum(math.comb(n, k) for k in range(n_lost, n + 1)) * 0.5**n
 
 
 def _sureness(found: FloatArray) -> FloatArray:

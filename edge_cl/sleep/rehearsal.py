@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import ClassVar, Generic, Protocol, Self, TypeVar
+from collections.abc import Callable, Iterator
+from typing import ClassVar, Generic, Protocol, Self, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +12,7 @@ from edge_cl.errors import NumericalError
 from edge_cl.memory import Exemplars, ReplayMemory
 from edge_cl.records import FloatArray, SleepPlan, SleepProgress
 from edge_cl.sleep import samplers
-from edge_cl.sleep.gate import Verdict, answers, judge
+from edge_cl.sleep.gate import Verdict, answers, judge, loss_on_pinned
 from edge_cl.sleep.samplers import Candidates
 
 BLOCK = 32
@@ -44,6 +44,8 @@ class Sleeper(Protocol):
 
 
 H = TypeVar("H", bound=Sleeper)
+Features: TypeAlias = Callable[[NDArray[np.int64]], FloatArray]
+"""Gives the features (n, D) of rows (n,)."""
 
 
 class Rehearsal(Generic[H]):
@@ -59,9 +61,19 @@ class Rehearsal(Generic[H]):
         What to do.
     seed
         Chooses what is rehearsed.
+    pinned
+        Trusted exemplars X (n, D), y (n,) that are never rehearsed; a candidate that loses on them beyond
+        chance is refused, whatever the others say.
     """
 
-    def __init__(self, head: H, memory: ReplayMemory, plan: SleepPlan, seed: int) -> None:
+    def __init__(
+        self,
+        head: H,
+        memory: ReplayMemory,
+        plan: SleepPlan,
+        seed: int,
+        pinned: tuple[FloatArray, NDArray[np.int64]] | None = None,
+    ) -> None:
         self._plan = plan
         self._n_known = int(np.count_nonzero(head.class_counts))
         self.candidate: H = head.copy()
@@ -77,6 +89,8 @@ class Rehearsal(Generic[H]):
         """Rows that a sampler by recall asked for, and whether the candidate was right about them."""
         self.before, self.after = np.zeros((2, self.n_held_back, 2))
         """Answers of the head awake and of the candidate to what is held back, see `gate.answers`."""
+        self._pinned = pinned or (np.zeros((0, 1)), np.zeros(0, dtype=np.int64))
+        self._pinned_before, self._pinned_after = np.zeros((2, len(self._pinned[1]), 2))
         self.verdict: Verdict | None = None
 
     @property
@@ -99,7 +113,7 @@ class Rehearsal(Generic[H]):
 
         `n_steps`, for repeating a sleep that was ended early, is the number of steps it did.
         """
-        yield from self._exam(self.before, learned=True)
+        yield from self._exams(self.before, self._pinned_before, learned=True)
         if self.candidate.learns_by_steps:
             self._look()
         total = self.exemplars.n_steps if self.candidate.learns_by_steps else self.n_exemplars // PIECE + 1
@@ -115,12 +129,12 @@ class Rehearsal(Generic[H]):
         except NumericalError as error:
             self.verdict = dropped(str(error))
             return
-        yield from self._exam(self.after, learned=False)
+        yield from self._exams(self.after, self._pinned_after, learned=False)
         self.verdict = self._judge()
         if self._plan.sampler == BY_RECALL:
             yield from self._recall()
         if self.verdict.adopted:
-            for rows in self._blocks():
+            for rows in _blocks(self.n_held_back):
                 self.candidate.settle(self._judges.features(rows), self._judge_y[rows])
                 yield SleepProgress(phase="judge", done=self.n_held_back, total=self.n_held_back)
 
@@ -144,24 +158,36 @@ class Rehearsal(Generic[H]):
             self.looks.append({int(c): float(right[y == c].mean()) for c in np.unique(y)})
 
     def _judge(self) -> Verdict:
-        return judge(
+        verdict = judge(
             self.before,
             self.after,
             self._judge_y,
             n_known=self._n_known,
             class_margin=self._plan.class_margin,
         )
+        loss = loss_on_pinned(self._pinned_before, self._pinned_after, self._pinned[1])
+        if verdict.adopted and loss:
+            return verdict._replace(adopted=False, reason=f"{verdict.reason}; {loss}")
+        return verdict
 
-    def _exam(self, found: FloatArray, *, learned: bool) -> Iterator[SleepProgress]:
-        """Fill in (n_held_back, 2) what the candidate, as it is now, answers."""
-        for rows in self._blocks():
-            X, y = self._judges.features(rows), self._judge_y[rows]
-            found[rows] = answers(self.candidate.exam(X, y, learned=learned), y)
-            yield SleepProgress(phase="judge", done=int(rows[-1]) + 1, total=self.n_held_back)
+    def _exams(self, held_back: FloatArray, pinned: FloatArray, *, learned: bool) -> Iterator[SleepProgress]:
+        """Fill in (n, 2) what the candidate, as it is now, answers to what is held back and to the pinned."""
+        yield from self._exam(held_back, self._judges.features, self._judge_y, learned=learned)
+        X, y = self._pinned
+        yield from self._exam(pinned, lambda rows: X[rows].astype(np.float32), y, learned=learned)
 
-    def _blocks(self) -> Iterator[NDArray[np.int64]]:
-        for start in range(0, self.n_held_back, BLOCK):
-            yield np.arange(start, min(start + BLOCK, self.n_held_back))
+    def _exam(
+        self, found: FloatArray, features: Features, y: NDArray[np.int64], *, learned: bool
+    ) -> Iterator[SleepProgress]:
+        for rows in _blocks(len(y)):
+            scores = self.candidate.exam(features(rows), y[rows], learned=learned)
+            found[rows] = answers(scores, y[rows])
+            yield SleepProgress(phase="judge", done=int(rows[-1]) + 1, total=len(y))
+
+
+def _blocks(n: int) -> Iterator[NDArray[np.int64]]:
+    for start in range(0, n, BLOCK):
+        yield np.arange(start, min(start + BLOCK, n))
 
 
 def _exemplars(memory: ReplayMemory, plan: SleepPlan, seed: int) -> Exemplars:

@@ -7,7 +7,7 @@ from edge_cl.state.journal import DamagedEntry, Journal
 from edge_cl.state.revising import class_names_now, held_labels, revise
 from edge_cl.state.snapshots import Snapshot, Snapshots
 from edge_cl.state.store import StateStore
-from edge_cl.state.timeline import holds
+from edge_cl.state.timeline import holds, ranges_of
 from edge_cl.state.wear import Wear
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "held_labels",
     "holds",
     "merge_backup",
+    "ranges_of",
     "restore_backup",
     "revise",
     "sleep_reports",

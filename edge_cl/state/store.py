@@ -18,7 +18,7 @@ from edge_cl.state.entries import LEARNED, REVISIONS, Entry
 from edge_cl.state.journal import DamagedEntry, Journal
 from edge_cl.state.retention import Retention
 from edge_cl.state.snapshots import Snapshot, Snapshots, aside, read_snapshot
-from edge_cl.state.timeline import Back, Ranges, Taken, Timeline
+from edge_cl.state.timeline import Back, Ranges, Taken, Timeline, holds
 
 JOURNAL = "journal.db"
 KINDS: dict[str, tuple[str, ...]] = {
@@ -137,12 +137,16 @@ class StateStore:
             self.journal.skip_to(snapshot.seq)
 
     def entries(self, after: int) -> Iterator[Entry]:
-        """Entries after `after` that count and that learned state is made of; raises DamagedEntry."""
-        for first, last in self.counts:
+        """Entries after `after` that learned state is made of: those that count, and, as ``held``, labels
+        that wait for a review or were rejected. Raises DamagedEntry."""
+        counts = self.counts
+        for first, last in self.timeline.noted(self.journal.last_seq):
             if last > after:
                 for entry in self.journal.read(max(first, after + 1), last):
-                    if entry.kind in LEARNED:
+                    if entry.kind == "held" or (entry.kind in LEARNED and holds(counts, entry.seq)):
                         yield entry
+                    elif entry.kind == "label":
+                        yield msgspec.structs.replace(entry, kind="held")
 
     # ------------------------------------------------------------------ what changes it
 

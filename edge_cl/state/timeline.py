@@ -43,16 +43,27 @@ class Timeline:
     def __init__(self, revisions: Iterable[Entry] = ()) -> None:
         self._rollbacks: list[tuple[int, int]] = []
         self._taken: list[tuple[int, Ranges]] = []
+        self._forgotten: list[Ranges] = []
         for entry in revisions:
             if entry.kind == "rollback":
                 self._rollbacks.append((entry.seq, msgspec.json.decode(entry.detail, type=Back).to))
             else:
-                self._taken.append((entry.seq, msgspec.json.decode(entry.detail, type=Taken).ranges))
+                ranges = msgspec.json.decode(entry.detail, type=Taken).ranges
+                self._taken.append((entry.seq, ranges))
+                if entry.kind == "forget":
+                    self._forgotten.append(ranges)
 
     def at(self, seq: int) -> Ranges:
         """The entries up to `seq` that counted when it was written, and have not been taken out since."""
         line = self._line(seq)
         for _, taken in self._taken:
+            line = without(line, taken)
+        return line
+
+    def noted(self, seq: int) -> Ranges:
+        """As `at`, with what is held back for a review: that is not learned, but not forgotten either."""
+        line = self._line(seq)
+        for taken in self._forgotten:
             line = without(line, taken)
         return line
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,8 +11,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from bench import gate as bench_gate
-from edge_cl.records import FloatArray
-from edge_cl.sleep import Verdict, answers, judge
+from edge_cl.memory import Exemplars, ReplayMemory
+from edge_cl.records import FloatArray, SleepPlan
+from edge_cl.sleep import Rehearsal, Verdict, answers, judge
+from edge_cl.sleep.gate import loss_on_pinned
 
 SURE = 0.98
 
@@ -150,3 +154,78 @@ def test_the_simulation_is_deterministic() -> None:
     one, two = (list(bench_gate.sleeps(5, seed=1)) for _ in range(2))
     assert [s.gain for s in one] == [s.gain for s in two]
     assert [s.verdict() for s in one] == [s.verdict() for s in two]
+
+
+def pinned_loss(lost: int, won: int, n: int = 64, n_classes: int = 4, *, in_class: int | None = None) -> str:
+    """Of n pinned exemplars so many lost and won, in one class or spread."""
+    y = np.arange(n) % n_classes
+    order = np.argsort(y != in_class, kind="stable") if in_class is not None else np.arange(n)
+    was, will = np.zeros((2, n), dtype=np.bool_)
+    was[order[:lost]] = True
+    will[order[lost : lost + won]] = True
+    return loss_on_pinned(surely(was), surely(will), y)
+
+
+def test_a_head_that_loses_on_pinned_exemplars_beyond_chance_is_named() -> None:
+    assert pinned_loss(0, 0) == pinned_loss(5, 0) == pinned_loss(8, 4) == pinned_loss(0, 20) == ""
+    assert pinned_loss(7, 0) == "it loses 7 of 64 pinned exemplars and wins 0"
+    assert "loses 20 of 64" in pinned_loss(20, 5)
+
+
+def test_one_class_that_is_lost_is_seen_behind_gains_elsewhere() -> None:
+    y = np.arange(64) % 4
+    was = y == 0  # class 0 all right, others all wrong
+    will = y == 1
+    loss = loss_on_pinned(surely(was), surely(will), y)
+    assert loss == "it loses 16 of 16 pinned exemplars of a class and wins 0"
+
+
+def test_nobody_pinned_means_nothing_lost() -> None:
+    nobody = np.zeros((0, 2))
+    assert loss_on_pinned(nobody, nobody, np.zeros(0, dtype=np.int64)) == ""
+
+
+def test_chance_refuses_hardly_ever_on_pinned_exemplars() -> None:
+    rng = np.random.default_rng(0)
+    y = np.arange(96) % 6
+    refused = 0
+    for _ in range(300):
+        was, will = rng.random((2, 96)) < 0.8
+        refused += bool(loss_on_pinned(surely(was), surely(will), y))
+    assert refused <= 9
+
+
+class Forgetful:
+    """Right about everything until it rehearses; then wrong where the first feature is negative."""
+
+    learns_by_steps = False
+    class_counts = np.ones(2)
+    rehearsed = False
+
+    def copy(self) -> Forgetful:
+        return Forgetful()
+
+    def exam(self, X: FloatArray, y: NDArray[np.int64], *, learned: bool) -> FloatArray:
+        wrong = self.rehearsed & (X[:, 0] < 0)
+        scores: FloatArray = np.eye(2)[np.where(wrong, 1 - y, y)] * (SURE - (1 - SURE)) + (1 - SURE)
+        return scores
+
+    def settle(self, X: FloatArray, y: NDArray[np.int64]) -> None: ...
+
+    def rehearse(self, exemplars: Exemplars) -> Iterator[None]:
+        self.rehearsed = True
+        yield
+
+
+@pytest.mark.parametrize(("n_pinned", "adopted"), [(0, True), (16, False)])
+def test_a_sleep_that_loses_what_is_pinned_is_refused(n_pinned: int, adopted: bool) -> None:
+    memory = ReplayMemory(n_features=3, capacity_bytes=50_000)
+    for k in range(300):
+        memory.add(np.ones(3, dtype=np.float32), k % 2)
+    pinned = np.full((n_pinned, 3), -1.0), np.arange(n_pinned) % 2
+    rehearsal = Rehearsal(Forgetful(), memory, SleepPlan(), seed=0, pinned=pinned)
+    for _ in rehearsal.pieces():
+        pass
+    verdict = rehearsal.verdict
+    assert verdict is not None and verdict.adopted == adopted
+    assert adopted or "it loses 16 of 16 pinned exemplars" in verdict.reason

@@ -1,0 +1,103 @@
+"""Accuracy on trusted labels falls: is that drift, or what others have taught?
+
+Both make it fall. So the question is put to the labels themselves: would a head that had learned everything
+but what checked sources taught since then have answered the same trusted labels better? Drift says no, for
+such a head knows less of it; poison says yes. Replaying the journal makes that head.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+N_KEPT, N_LAST = 192, 48
+"""Trusted labels whose answers are kept, and those of them that are compared with the rest."""
+FALL = 2.0
+"""Standard errors that make a fall worth a replay."""
+TAKE_BACK_P = 0.001
+"""Chance of taking labels back where both heads are alike."""
+LEAST_GAIN = 0.03
+"""Of accuracy: less is not worth anybody's labels."""
+
+
+class Trial(NamedTuple):
+    """Whether to take back what checked sources taught, and the evidence for a person."""
+
+    take_back: bool
+    reason: str
+
+
+def try_without(right: NDArray[np.bool_], right_without: NDArray[np.bool_]) -> Trial:
+    """Compare two heads on the same trusted labels, each answered before it was learned.
+
+    Parameters
+    ----------
+    right
+        (n,) of the head as it was.
+    right_without
+        (n,) of the head without the labels in question.
+
+    Notes
+    -----
+    An exact sign test on the labels that only one of them answered right (McNemar).
+    """
+    n = len(right)
+    better, worse = int((right_without & ~right).sum()), int((right & ~right_without).sum())
+    p = sum(math.comb(better + worse, k) for k in range(better, better + worse + 1)) * 0.5 ** (better + worse)
+    found = (
+        f"of {n} trusted labels {right.mean():.0%} were answered right, without the labels in question "
+        f"{right_without.mean():.0%} ({better} more, {worse} fewer, chance {p:.2g})"
+        if n
+        else "no trusted label to try it on"
+    )
+    return Trial(p <= TAKE_BACK_P and better - worse >= LEAST_GAIN * n, found)
+
+
+class TrustedAnswers:
+    """How the last trusted labels were answered before they were learned, by journal number."""
+
+    def __init__(self) -> None:
+        self._answers: list[tuple[int, bool]] = []
+        self._n_until_next = 0
+
+    def note(self, seq: int, *, right: bool) -> None:
+        """Trusted label `seq` was answered right, or not."""
+        self._answers = [*self._answers[1 - N_KEPT :], (seq, right)]
+        self._n_until_next = max(self._n_until_next - 1, 0)
+
+    @property
+    def fell(self) -> bool:
+        """Whether the last were answered worse than those before, beyond chance, and nobody asked since."""
+        right = np.array([right for _, right in self._answers], dtype=np.float64)
+        before, last = right[:-N_LAST], right[-N_LAST:]
+        if len(before) < N_LAST or self._n_until_next:
+            return False
+        share = right.mean()
+        error = math.sqrt(share * (1 - share) * (1 / len(before) + 1 / len(last)))
+        return bool(before.mean() - last.mean() > FALL * error)
+
+    def asked(self) -> None:
+        """A trial was made: the next one needs new labels."""
+        self._n_until_next = N_LAST
+
+    @property
+    def since_seq(self) -> int:
+        """The first of them: checked labels after it are in question."""
+        return self._answers[0][0] if self._answers else 0
+
+    @property
+    def right(self) -> NDArray[np.bool_]:
+        """(n,) how each was answered, in order."""
+        return np.array([right for _, right in self._answers], dtype=np.bool_)
+
+    def state(self) -> dict[str, Any]:
+        """JSON values that `restore` takes back."""
+        return {"answers": list(self._answers), "n_until_next": self._n_until_next}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take back what `state` gave."""
+        self._answers = [(int(seq), bool(right)) for seq, right in state["answers"]]
+        self._n_until_next = state["n_until_next"]
