@@ -63,7 +63,7 @@ class DurableKnowledge:
     Parameters
     ----------
     make
-        Makes the knowledge of a new device.
+        Makes the knowledge of a new device, not begun.
     store
         The state folder, or None to keep nothing on disk.
     snapshot_labels
@@ -470,6 +470,7 @@ class DurableKnowledge:
         self.seq = self._snapshot_seq = self._n_replayed = self._n_to_replay = 0
         store = self._store
         if store is None:
+            self.knowledge.begin()
             return
         snapshot = self._restore(store)
         store.begin(snapshot, self._bundle_classes)
@@ -511,6 +512,7 @@ class DurableKnowledge:
             raise refused
         if refused is not None:
             self.knowledge = self._make()
+        self.knowledge.begin()
         return None
 
     def _replay(self, store: StateStore) -> Iterator[None]:

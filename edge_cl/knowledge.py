@@ -64,6 +64,8 @@ class Knowledge:
         How exemplars are kept.
     file
         Where exemplars are kept instead of RAM.
+    begin
+        Start from the bundle's prior at once; else call `begin` or `restore`.
     trust
         Who may teach what.
     """
@@ -79,6 +81,7 @@ class Knowledge:
         head_options: dict[str, Any] | None = None,
         memory: MemorySettings | None = None,
         file: RowFile | None = None,
+        begin: bool = True,
         trust: TrustSettings | None = None,
     ) -> None:
         memory = memory or MemorySettings()
@@ -122,7 +125,8 @@ class Knowledge:
                 f"{error}; see [head] in the settings, --head, or the bundle's manifest"
             ) from error
         self._share_out(memory)
-        self._begin()
+        if begin:
+            self.begin()
 
     def _share_out(self, settings: MemorySettings) -> None:
         """The head and its sleeping copy take what they need of the budget, the memory what is left."""
@@ -140,7 +144,8 @@ class Knowledge:
     def _sleep_bytes(self) -> int:
         return shares.sleep_bytes(self.head, self.memory)
 
-    def _begin(self) -> None:
+    def begin(self) -> None:
+        """Start from the bundle's prior, if it has one."""
         prior = self._prior
         if prior is None:
             return

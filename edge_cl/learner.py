@@ -364,6 +364,7 @@ class Learner:
             memory=s.memory,
             trust=s.trust,
             file=exemplars_file(s.memory, self.bundle, self._folder, s.state.snapshot_labels),
+            begin=False,
         )
 
     def _answer(self, reading: Reading) -> list[Decision]:
