@@ -6,8 +6,9 @@ clock, no file and no network here.
 
 from __future__ import annotations
 
+import functools
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import msgspec
@@ -88,7 +89,8 @@ class Knowledge:
         spec, name = bundle.manifest.head, head_name or bundle.manifest.head.name
         asked = {**({} if head_name else spec.options), **(head_options or {})}
         self._asked_options = options = heads.device_options(name, asked)
-        self.naming = ClassNames(list(bundle.manifest.class_names))
+        self.bundle_classes = list(bundle.manifest.class_names)
+        self.naming = ClassNames(self.bundle_classes)
         self.calibrate = Calibrator()
         self.n_labels = self.n_sleeps = self.labels_since_sleep = self._offered_at_sleep = 0
         self.reports: list[SleepReport] = []
@@ -105,15 +107,18 @@ class Knowledge:
         """Against bad labels: who may teach, and the exam that every sleep must pass; and what readings are
         not, applied to the answers of whichever head is awake."""
         self.memory = shares.smallest_memory(memory, bundle, file)
+        most_bytes = shares.head_share(ledger.free_bytes, n_features)
+        self._create: Callable[[], Head] = functools.partial(
+            heads.create,
+            name,
+            n_features=n_features,
+            n_classes=len(self.bundle_classes),
+            max_bytes=most_bytes,
+            program=self._program,
+            **options,
+        )
         try:
-            self.head = heads.create(
-                name,
-                n_features=n_features,
-                n_classes=len(self.naming.inner),
-                max_bytes=shares.head_share(ledger.free_bytes, n_features),
-                program=self._program,
-                **options,
-            )
+            self.head = self._create()
         except BudgetExceeded as error:
             raise BudgetExceeded(
                 f"{error}. The budget's free {ledger.free_bytes:,} bytes also hold its copy in a sleep "
@@ -155,6 +160,21 @@ class Knowledge:
             if remembered[y] < PRIOR_STRENGTH:  # so that sleep, too, weighs the source as a start
                 remembered[y] += 1
                 self.memory.add(x.astype(np.float32), int(y))
+
+    def first_head(self) -> Head:
+        """One more head, as that of a new device is."""
+        head = self._create()
+        if self._prior is not None:
+            head.warm_start(self._prior, strength=PRIOR_STRENGTH)
+        return head
+
+    def head_of(self, meta: dict[str, Any], arrays: dict[str, Any]) -> Head:
+        """The head of a knowledge that gave this state, as one more; of `arrays` only the head's are used."""
+        head = heads.from_state(
+            msgspec.convert(meta["head"] | {"arrays": under(arrays, "head.")}, HeadState), self._program
+        )
+        head.prior = None if self._prior is None else (self._prior, PRIOR_STRENGTH)
+        return head
 
     @property
     def class_names(self) -> list[str]:
@@ -447,7 +467,7 @@ class Knowledge:
 
     def restore(self, meta: dict[str, Any], arrays: dict[str, Any]) -> None:
         """Take back what `state` gave, bit for bit."""
-        state = msgspec.convert(meta["head"] | {"arrays": under(arrays, "head.")}, HeadState)
+        state = msgspec.convert(meta["head"] | {"arrays": {}}, HeadState)
         if state.head != self.head.name:
             raise StateError(
                 f"this state was learned with head {state.head!r}, asked for is {self.head.name!r}; "
@@ -461,8 +481,7 @@ class Knowledge:
                     "; choose another --state folder, or ask for the old value"
                 )
         self.memory.restore(under(arrays, "memory."), meta["memory"])
-        self.head = heads.from_state(state, self._program)
-        self.head.prior = None if self._prior is None else (self._prior, PRIOR_STRENGTH)
+        self.head = self.head_of(meta, arrays)
         self.naming.restore(meta)
         self.calibrate.log_temperature = meta["log_temperature"]
         self.refusals.restore(under(arrays, "refusals."))

@@ -12,9 +12,9 @@ import hashlib
 import math
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import msgspec
 import numpy as np
@@ -25,6 +25,8 @@ FORMAT_VERSION = 4
 READABLE = (3, 4)
 """Format 3 lay in two slots and had no cause or time."""
 _OLD_SLOTS = ("slot-a.snapshot", "slot-b.snapshot")
+PIECE_BYTES = 65_536
+"""Read at once of a file that is not to be in memory as a whole."""
 _NAME = re.compile(r"head-(\d+)\.snapshot")
 
 
@@ -141,6 +143,41 @@ def read_snapshot(path: Path) -> Snapshot:
         raise StateCorrupt(f"{path.name} cannot be read ({error.strerror})") from error
 
 
+def read_arrays(path: Path, under: str) -> Snapshot:
+    """A snapshot with those arrays alone whose names begin with `under`, and no more than them in memory.
+
+    The whole file is verified all the same; raises as `read_snapshot`.
+    """
+    try:
+        with path.open("rb") as file:
+            line = file.readline()
+            header = _header(path, line.removesuffix(b"\n"), _Rest(file, len(line)))
+            arrays, start = {}, len(line)
+            for array in header.arrays:
+                nbytes = math.prod(array.shape) * np.dtype(array.dtype).itemsize
+                if array.name.startswith(under):
+                    file.seek(start)
+                    arrays |= _cut(file.read(nbytes), [array])
+                start += nbytes
+        return Snapshot(seq=header.seq, bundle_id=header.bundle_id, meta=header.meta, arrays=arrays)
+    except (msgspec.MsgspecError, UnicodeDecodeError, KeyError, TypeError, ValueError) as error:
+        raise StateCorrupt(f"{path.name} is not a readable snapshot ({error})") from error
+    except OSError as error:
+        raise StateCorrupt(f"{path.name} cannot be read ({error.strerror})") from error
+
+
+class _Rest:
+    """What a file holds from `start` on, piece by piece, as often as it is asked for."""
+
+    def __init__(self, file: BinaryIO, start: int) -> None:
+        self._file, self._start = file, start
+
+    def __iter__(self) -> Iterator[bytes]:
+        self._file.seek(self._start)
+        while piece := self._file.read(PIECE_BYTES):
+            yield piece
+
+
 def peek(path: Path) -> Snapshot:
     """A snapshot's small values, without its arrays, and so unchecked; raises StateCorrupt."""
     try:
@@ -151,7 +188,7 @@ def peek(path: Path) -> Snapshot:
         raise StateCorrupt(f"{path.name} is not a readable snapshot ({error})") from error
 
 
-def _header(path: Path, line: bytes, payload: Sequence[bytes]) -> _Header:
+def _header(path: Path, line: bytes, payload: Iterable[bytes]) -> _Header:
     found = msgspec.json.decode(line)["format_version"]
     header = None
     try:
@@ -199,7 +236,7 @@ def _cut(payload: bytes, table: list[_Array]) -> dict[str, np.ndarray]:
     return arrays
 
 
-def _digest(header: _Header, payload: Sequence[bytes | memoryview], version: int) -> str:
+def _digest(header: _Header, payload: Iterable[bytes | memoryview], version: int) -> str:
     covered = [version, header.seq, header.bundle_id, header.meta, header.arrays]
     digest = hashlib.sha256(msgspec.json.encode(covered))
     for piece in payload:

@@ -17,7 +17,7 @@ from edge_cl.errors import StateCorrupt, StateError, StateUnwritable
 from edge_cl.state.entries import LEARNED, REVISIONS, Entry
 from edge_cl.state.journal import DamagedEntry, Journal
 from edge_cl.state.retention import Retention
-from edge_cl.state.snapshots import Snapshot, Snapshots, aside, read_snapshot
+from edge_cl.state.snapshots import Snapshot, Snapshots, aside, read_arrays, read_snapshot
 from edge_cl.state.timeline import Back, Ranges, Taken, Timeline, holds
 
 JOURNAL = "journal.db"
@@ -126,6 +126,21 @@ class StateStore:
                 f"{self.folder}: {'; '.join(self.problems) or 'snapshots are missing'}, and the journal "
                 f"begins at entry {self.journal.first_seq:,}; restore a backup, or start with an empty folder"
             )
+
+    def head_before(self, seq: int) -> Snapshot | None:
+        """The newest sound snapshot that what counts can be built upon and that knows nothing from `seq` on,
+        with the head's arrays alone; None when the history begins with nothing.
+
+        Raises StateError when there is none and the journal does not reach back to the beginning.
+        """
+        for known, path in reversed(self.snapshots.paths().items()):
+            fits = self.journal.first_seq - 1 <= known < seq
+            if fits and self.timeline.leads_to(known, self.journal.last_seq):
+                with contextlib.suppress(StateCorrupt):  # for the next start to set aside
+                    return read_arrays(path, "head.")
+        if self.journal.first_seq > 1:
+            raise StateError(f"no head from before entry {seq:,} is kept; raise state.history_mb")
+        return None
 
     def begin(self, snapshot: Snapshot | None, bundle_classes: Sequence[str] = ()) -> None:
         """Learned state was taken from `snapshot`, None for nothing: it stands for what the journal lacks."""

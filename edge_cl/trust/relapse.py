@@ -48,8 +48,8 @@ def try_without(right: NDArray[np.bool_], right_without: NDArray[np.bool_]) -> T
     better, worse = int((right_without & ~right).sum()), int((right & ~right_without).sum())
     p = sum(math.comb(better + worse, k) for k in range(better, better + worse + 1)) * 0.5 ** (better + worse)
     found = (
-        f"of {n} trusted labels {right.mean():.0%} were answered right, without the labels in question "
-        f"{right_without.mean():.0%} ({better} more, {worse} fewer, chance {p:.2g})"
+        f"of {n} trusted labels {100 * right.mean():.0f} % were answered right, without them "
+        f"{100 * right_without.mean():.0f} % ({better} more, {worse} fewer, chance {p:.2g})"
         if n
         else "no trusted label to try it on"
     )
@@ -61,27 +61,26 @@ class TrustedAnswers:
 
     def __init__(self) -> None:
         self._answers: list[tuple[int, bool]] = []
-        self._n_until_next = 0
 
     def note(self, seq: int, *, right: bool) -> None:
         """Trusted label `seq` was answered right, or not."""
         self._answers = [*self._answers[1 - N_KEPT :], (seq, right)]
-        self._n_until_next = max(self._n_until_next - 1, 0)
 
-    @property
-    def fell(self) -> bool:
-        """Whether the last were answered worse than those before, beyond chance, and nobody asked since."""
+    def fell(self, *, after_seq: int = 0) -> bool:
+        """Whether the last, all of them after journal entry `after_seq`, were answered worse than those before,
+        beyond chance."""
         right = np.array([right for _, right in self._answers], dtype=np.float64)
         before, last = right[:-N_LAST], right[-N_LAST:]
-        if len(before) < N_LAST or self._n_until_next:
+        if len(before) < N_LAST or self._answers[-N_LAST][0] <= after_seq:
             return False
         share = right.mean()
         error = math.sqrt(share * (1 - share) * (1 / len(before) + 1 / len(last)))
         return bool(before.mean() - last.mean() > FALL * error)
 
-    def asked(self) -> None:
-        """A trial was made: the next one needs new labels."""
-        self._n_until_next = N_LAST
+    @property
+    def newest_seq(self) -> int:
+        """The last of them, 0 for none."""
+        return self._answers[-1][0] if self._answers else 0
 
     @property
     def since_seq(self) -> int:
@@ -95,9 +94,8 @@ class TrustedAnswers:
 
     def state(self) -> dict[str, Any]:
         """JSON values that `restore` takes back."""
-        return {"answers": list(self._answers), "n_until_next": self._n_until_next}
+        return {"answers": list(self._answers)}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take back what `state` gave."""
         self._answers = [(int(seq), bool(right)) for seq, right in state["answers"]]
-        self._n_until_next = state["n_until_next"]
