@@ -177,8 +177,14 @@ class Learner:
 
         Labels taught between slices are kept whichever head wakes. `status().last_sleep` then says what
         came of it. A sleep that a stop had cut off is taken up again instead.
+
+        Raises StateUnwritable when the disk takes nothing; what is known is then what the disk holds.
         """
-        yield from self._rest.sleep(cause)
+        try:
+            yield from self._rest.sleep(cause)
+        except StateUnwritable as error:
+            self._owed += self._predict_only(error)
+            raise
         self._refresh()
 
     def revise(self, asked: Revision, *, source: str = "local") -> Outcome:
@@ -193,13 +199,12 @@ class Learner:
         names = list(self.class_names)
         try:
             outcome = self._durable.revise(asked, source)
-        except StateUnwritable as error:
+        except StateUnwritable as error:  # it may have been done, and what follows it failed
             self._owed += self._predict_only(error)
+            self._renumber(names)
             raise
         self._rest.forget()
-        self.pending.rename(names, self.class_names)
-        self.pending.keep_taught(self._durable.labelled_lately())
-        self._refresh()
+        self._renumber(names)
         return outcome
 
     def run(
@@ -368,6 +373,12 @@ class Learner:
             self.accuracy.update(known.answer == lesson.class_index)
             self._rest.note_label()
 
+    def _renumber(self, names: Sequence[str]) -> None:
+        """After a revision: what is noted of readings by class number, of `names`, is brought up to date."""
+        self.pending.rename([self.knowledge.naming.resolve(name) for name in names], self.class_names)
+        self.pending.set_taught(self._durable.taught_lately())
+        self._refresh()
+
     def _refresh(self) -> None:
         """Note how a head that just changed would answer the last readings, so that no label is blamed."""
         ids, features, _ = self.pending.recent(N_COMPARED)
@@ -407,12 +418,15 @@ class Learner:
         """
         self._refusing = f"predicting only, not learned: {error}"
         log.error("%s", self._refusing)
-        lost, self._uncommitted = self._uncommitted, []
         self._rest.forget()
         self._durable.rollback()
-        self.pending.take_back([r.reading_id for r in lost if r.kind == "is"], len(self.class_names))
+        waited, self._uncommitted = self._uncommitted, []
+        kept = [r for r in waited if r.seq <= self._durable.seq]  # a sleep's begin or end took them along
+        lost = waited[len(kept) :]
+        self.pending.know_only(len(self.class_names))
+        self.pending.set_taught(self._durable.taught_lately())
         self._refresh()
-        return [receipts.taken_back(receipt, self._refusing) for receipt in lost]
+        return [*kept, *(receipts.taken_back(receipt, self._refusing) for receipt in lost)]
 
     # ------------------------------------------------------------------ sleep
 

@@ -127,6 +127,27 @@ def test_a_label_can_be_given_again_after_it_was_forgotten(tmp_path, bundle):
         assert learner.teach(label).status == "learned"
 
 
+def test_what_is_a_duplicate_follows_what_counts(tmp_path, bundle):
+    """Also where a reading was labelled twice, and where its class has another name or number now."""
+    with Learner.from_bundle(bundle, state_dir=tmp_path / "s", settings=settings_from(NO_SLEEP)) as learner:
+        learner.observe(next(World(seed=4).events(1)))
+
+        def teach(name, source="", kind="is"):
+            return learner.teach(Label(label=name, reading_id="r0", source=source, kind=kind)).status
+
+        assert [teach("climb"), teach("walk", "bad")] == ["learned", "learned"]
+        learner.revise(Forget(source="bad"))
+        assert [teach("climb"), teach("walk")] == ["duplicate", "learned"]
+        learner.revise(Rename(old="walk", new="stroll"))
+        assert [teach("stroll"), teach("walk")] == ["duplicate", "duplicate"]
+        learner.revise(Rename(old="rest", new="stroll", merge=True))
+        assert teach("stroll") == "duplicate", "its number is another now"
+        before = learner.status().journal_seq
+        assert teach("stroll", kind="not") == "learned"
+        learner.revise(Rollback(to=before))
+        assert teach("stroll") == "duplicate", "what was said against it counts no more"
+
+
 @pytest.mark.parametrize("settings", [NO_SLEEP, SLEEPY])
 def test_going_back_and_forth(tmp_path, bundle, settings):
     events = list(World(seed=4).events(120))
