@@ -1,5 +1,8 @@
 """Taking back, going back, renaming: the head is bit for bit the one that never saw what was taken back."""
 
+import contextlib
+import sqlite3
+
 import msgspec
 import numpy as np
 import pytest
@@ -10,6 +13,7 @@ from edge_cl.heads import HEADS
 from edge_cl.learner import Learner
 from edge_cl.records import Label, Reading
 from edge_cl.revisions import Forget, Rename, Review, Rollback
+from edge_cl.state import StateStore, heads_of
 from tests.worlds import World, make_bundle
 
 NO_SLEEP = {"sleep": {"after_labels": 10**6, "idle_s": 0}}
@@ -215,3 +219,64 @@ def test_merged_classes_answer_as_one(tmp_path, head):
         digest = learner.knowledge.digest()
     with Learner.from_bundle(bundle, state_dir=tmp_path / "s", settings=settings_from(NO_SLEEP)) as again:
         assert again.knowledge.digest() == digest
+
+
+SHORT = {**NO_SLEEP, "state": {"snapshot_labels": 10, "history_mb": 0.02}}
+"""A history that is cut off after some sixty labels."""
+
+
+@pytest.mark.parametrize("asked", [Forget(reading="r61"), Rollback(to=65)])
+def test_what_could_not_be_built_anew_is_refused_and_changes_nothing(tmp_path, bundle, asked):
+    learner = taught(tmp_path / "s", bundle, World(seed=4).events(100), by_turns, **SHORT)
+    digest, heads = learner.knowledge.digest(), learner.heads()
+    assert 1 < heads[0].id < 62, "labels after the oldest head are known to all later ones"
+    next(iter((tmp_path / "s").glob(f"head-*{heads[0].id}.snapshot"))).write_bytes(b"damaged")
+    with pytest.raises(StateError, match="no sound head is left"):
+        learner.revise(asked)
+    learner.close()
+    with Learner.from_bundle(bundle, state_dir=tmp_path / "s", settings=settings_from(SHORT)) as again:
+        assert again.knowledge.digest() == digest
+
+
+def test_a_damaged_revision_is_noted_as_lost_once_and_for_all(tmp_path, bundle):
+    with taught(tmp_path / "s", bundle, World(seed=4).events(20), by_turns) as learner:
+        learner.revise(Rollback(to=5))
+    with contextlib.closing(sqlite3.connect(tmp_path / "s" / "journal.db")) as db, db:
+        db.execute("UPDATE journal SET detail = '{' WHERE kind = 'rollback'")
+    with pytest.raises(StateError, match="damaged"):
+        heads_of(tmp_path / "s")
+    found = []
+    for _ in range(2):
+        with Learner.from_bundle(bundle, state_dir=tmp_path / "s", settings=settings_from(NO_SLEEP)) as again:
+            found.append((again.knowledge.digest(), "was damaged" in again.status().alarm))
+    assert found == [(found[0][0], True), (found[0][0], False)]
+
+
+def test_a_stop_amid_forgetting_leaves_no_head_that_knows(tmp_path, bundle, monkeypatch):
+    with taught(tmp_path / "s", bundle, World(seed=4).events(20), by_turns) as learner:
+        learner._durable.snapshot("test")
+        with monkeypatch.context() as patch:
+            patch.setattr(StateStore, "_drop_tainted", _stop)
+            with pytest.raises(KeyboardInterrupt):
+                learner.revise(Forget(source="bad"))
+        learner._durable.close(save=False)
+    assert len(heads_of(tmp_path / "s")) == 1
+    StateStore(tmp_path / "s", "", 2**62).close()
+    assert not heads_of(tmp_path / "s")
+
+
+def _stop(store):
+    raise KeyboardInterrupt
+
+
+def test_no_file_of_a_device_that_runs_holds_what_was_forgotten(tmp_path, bundle):
+    events = list(World(seed=4).events(20))
+    with taught(tmp_path / "s", bundle, events, by_turns) as learner:
+        row = next(e for e in events if isinstance(e, Reading) and e.id == "r7").window.tobytes()
+
+        def holding():
+            return [path.name for path in (tmp_path / "s").iterdir() if row in path.read_bytes()]
+
+        assert holding()
+        learner.revise(Forget(reading="r7"))
+        assert not holding()
