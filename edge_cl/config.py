@@ -119,12 +119,15 @@ class StateSettings(Section, frozen=True, kw_only=True):
     """How often learned state is made durable, and how much of the past is kept.
 
     `history_mb` bounds the journal: labels in it can be taken back exactly, and the device can return to any
-    moment in it. What is older stays learned, but as a whole.
+    moment in it. What is older stays learned, but as a whole. `daily_write_mb` spares the card: when many
+    labels come for hours, commits come up to 10 s apart (and receipts with them) and snapshots are rarer, so
+    that a day's writes stay below it; 0 for no limit.
     """
 
     commit_ms: float = 50.0
     snapshot_labels: int = 1000
     history_mb: float = 24.0
+    daily_write_mb: float = 1000.0
 
 
 class MqttSettings(Section, frozen=True, kw_only=True):
@@ -211,6 +214,7 @@ def _bounds(s: Settings) -> list[tuple[str, object, bool, str]]:
         ("sleep.cpu_s", s.sleep.cpu_s),
         ("sleep.hysteresis_celsius", s.sleep.hysteresis_celsius),
         ("state.commit_ms", s.state.commit_ms),
+        ("state.daily_write_mb", s.state.daily_write_mb),
     ]
     allowed_name = "1 to 63 of a-z, 0-9 and -, beginning with a letter or digit"
     return [

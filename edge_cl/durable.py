@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator
 from typing import Literal
@@ -19,6 +20,7 @@ from edge_cl.state import (
     Entry,
     Snapshot,
     StateStore,
+    Wear,
     heads_of,
     held_labels,
     holds,
@@ -29,6 +31,8 @@ log = logging.getLogger(__name__)
 
 ROW_BYTES = 256
 """What a journal entry takes on disk beside its feature."""
+TRY_AGAIN = 64
+"""Journal entries until a snapshot that could not be written is tried again."""
 FIXED_BYTES = 64 * 1024
 """What a snapshot takes beside head and memory."""
 
@@ -62,6 +66,8 @@ class DurableKnowledge:
         Journal entries between two snapshots: bounds the replay after a stop.
     describe
         Gives the status that a snapshot keeps for whoever looks at a stopped device.
+    wear
+        Counts what is written and paces it.
     """
 
     def __init__(
@@ -71,14 +77,18 @@ class DurableKnowledge:
         *,
         snapshot_labels: int,
         describe: Callable[[], Status],
+        wear: Wear,
     ) -> None:
         self._make = make
         self._store = store
         self._snapshot_labels = snapshot_labels
+        self.wear = wear
         self._describe = describe
         self._alarm = self._recovery_alarm = ""
         self._distrust = False  # a write failed: what the disk holds is to be written anew
-        self._n_replayed = self._checked = 0
+        self._n_replayed = self._n_to_replay = self._checked = self._snapshot_again = 0
+        self._rebuilding: Iterator[None] | None = None
+        self._why = ""  # what it is rebuilt for
         self.recovered = "nothing is kept on disk"
         self.seq = self._snapshot_seq = 0
         self.knowledge = make()
@@ -90,7 +100,7 @@ class DurableKnowledge:
         """Two snapshots, a third while it is written, the journal between them and exemplars in a file must
         fit on the disk."""
         knowledge = self.knowledge
-        snapshot = knowledge.head.nbytes + knowledge.memory.nbytes + knowledge.refusals.nbytes + FIXED_BYTES
+        snapshot = self._snapshot_bytes()
         journal = 4 * self._snapshot_labels * (4 * knowledge.head.n_features + ROW_BYTES)
         needed = 3 * snapshot + journal + knowledge.memory.disk_bytes
         if needed > store.disk.capacity_bytes:
@@ -101,6 +111,10 @@ class DurableKnowledge:
             )
         if knowledge.memory.disk_bytes:
             store.retention.extra = 0  # a file of exemplars goes with the two newest snapshots only
+
+    def _snapshot_bytes(self) -> int:
+        knowledge = self.knowledge
+        return knowledge.head.nbytes + knowledge.memory.nbytes + knowledge.refusals.nbytes + FIXED_BYTES
 
     @property
     def alarms(self) -> list[str]:
@@ -264,10 +278,14 @@ class DurableKnowledge:
             return
         try:
             self._store.journal.commit()
-            self._store.journal.checkpoint_if_due()
         except StateUnwritable:
             self._distrust = True
             raise
+        try:
+            self._store.journal.checkpoint_if_due()
+        except StateUnwritable as error:  # what was committed is in the log all the same
+            self._distrust, self._alarm = True, str(error)
+            log.error("%s", error)
 
     def snapshot_if_due(self) -> None:
         """After a commit: a snapshot when the journal has grown long; a sleep that stands in its way ends.
@@ -275,12 +293,17 @@ class DurableKnowledge:
         Raises StateUnwritable when that end cannot be journalled; call `rollback` then. What was committed
         stays.
         """
-        if self._store is None:
+        if self._store is None or self._rebuilding is not None or self.seq < self._snapshot_again:
+            return
+        if self._distrust:
+            self.end_sleep()
+            self.snapshot("the disk had failed")
             return
         grown = self.seq - self._snapshot_seq
-        if self._distrust or grown >= self._snapshot_labels * (2 if self.knowledge.asleep else 1):
+        usual = self._snapshot_labels * (2 if self.knowledge.asleep else 1)
+        if grown >= usual and self.wear.snapshot_due(grown, usual, self._snapshot_bytes()):
             self.end_sleep()
-            self.snapshot(f"{grown:,} journal entries" if not self._distrust else "the disk had failed")
+            self.snapshot(f"{grown:,} journal entries")
 
     def rollback(self) -> None:
         """Forget what was not committed."""
@@ -289,7 +312,7 @@ class DurableKnowledge:
             self._rebuild()
 
     def revise(self, asked: Revision, source: str) -> Outcome:
-        """Take labels back, go back, rename or review: journal it, know what counts now, snapshot.
+        """Take labels back, go back, rename or review: journalled on return, known after `rebuild`.
 
         Raises StateError when it cannot be done, StateUnwritable when the disk takes nothing.
         """
@@ -299,7 +322,6 @@ class DurableKnowledge:
             )
         self.end_sleep(drop=f"{asked.__class__.__name__.lower()} was asked")
         self.commit()
-        began = time.monotonic()
         outcome = revise(
             self._store,
             asked,
@@ -307,12 +329,41 @@ class DurableKnowledge:
             at_s=round(time.time(), 3),
             class_names=self.knowledge.class_names,
         )
-        self._rebuild()
+        self.knowledge = self._make()
+        self._rebuilding, self._why = self._recovering(), outcome.message
+        return outcome
+
+    @property
+    def rebuilding(self) -> str:
+        """How far knowledge is rebuilt after a revision, "" when it is whole."""
+        if self._rebuilding is None:
+            return ""
+        return f"learning anew: {self._n_replayed:,} of {self._n_to_replay:,} entries"
+
+    @property
+    def n_replayed(self) -> int:
+        """Journal entries that were learned anew when knowledge was last rebuilt."""
+        return self._n_replayed
+
+    def rebuild(self, slice_s: float = math.inf, busy: Callable[[], bool] = bool) -> bool:
+        """Go on learning anew what counts, for about `slice_s` or until `busy()`; whether it is done.
+
+        Until then `knowledge` answers by what it has relearned, and must not be taught.
+        """
+        if self._rebuilding is None:
+            return True
+        began = time.monotonic()
+        try:
+            for _ in self._rebuilding:
+                if time.monotonic() - began >= slice_s or busy():
+                    return False
+        except BaseException:  # half of it must never pass for the whole
+            self.knowledge, self._rebuilding = self._make(), self._recovering()
+            raise
+        self._rebuilding = None
         self.end_sleep(drop="it had not ended at the moment that was returned to")
-        self.snapshot(outcome.message)
-        return msgspec.structs.replace(
-            outcome, n_replayed=self._n_replayed, took_s=round(time.monotonic() - began, 3)
-        )
+        self.snapshot(self._why)
+        return True
 
     def held_labels(self) -> list[HeldLabel]:
         """Labels that wait for a review, oldest first."""
@@ -324,7 +375,7 @@ class DurableKnowledge:
 
     def snapshot(self, cause: str) -> None:
         """Write everything learned; a failure raises the alarm and only costs a longer replay."""
-        if self._store is None or self.seq == self._snapshot_seq:
+        if self._store is None or self.seq == self._snapshot_seq or self._rebuilding is not None:
             return
         self._store.journal.commit()
         try:
@@ -332,6 +383,7 @@ class DurableKnowledge:
             self.knowledge.memory.persisted()
         except StateUnwritable as error:
             self._alarm = f"no snapshot was written: {error}"
+            self._snapshot_again = self.seq + TRY_AGAIN
             log.error("%s", self._alarm)
             return
         self._snapshot_seq, self._alarm, self._distrust = self.seq, "", False
@@ -384,14 +436,22 @@ class DurableKnowledge:
 
     def recover(self) -> None:
         """New knowledge becomes what counts: the newest snapshot that leads there, and what came after it."""
-        self.seq = self._snapshot_seq = self._n_replayed = 0
+        for _ in self._recovering():
+            pass
+
+    def _recovering(self) -> Iterator[None]:
+        """The same piece by piece."""
+        self.seq = self._snapshot_seq = self._n_replayed = self._n_to_replay = 0
         store = self._store
         if store is None:
             return
         snapshot = self._restore(store)
         store.begin(snapshot, self._bundle_classes)
-        self.seq = self._snapshot_seq = snapshot.seq if snapshot else 0
-        self._replay(store)
+        self._snapshot_seq = snapshot.seq if snapshot else 0
+        if snapshot is not None and not self.wear.written_before:
+            self.wear.written_before = snapshot.meta.get("written_bytes", 0)
+        self.seq = store.journal.last_seq
+        yield from self._replay(store)
         start = f"snapshot at entry {self._snapshot_seq:,}" if snapshot else "a new start"
         self.recovered = f"{start}, {self._n_replayed:,} journal entries replayed"
         if store.problems:
@@ -400,7 +460,7 @@ class DurableKnowledge:
 
     def _rebuild(self) -> None:
         """From knowledge that is not what counts to knowledge that is."""
-        self.knowledge = self._make()
+        self.knowledge, self._rebuilding = self._make(), None
         self.recover()
 
     def _note_problems(self) -> None:
@@ -427,13 +487,14 @@ class DurableKnowledge:
             self.knowledge = self._make()
         return None
 
-    def _replay(self, store: StateStore) -> None:
+    def _replay(self, store: StateStore) -> Iterator[None]:
         """Relearn what counts after the snapshot, exactly as it was learned then."""
-        after = self.seq
+        after = self._snapshot_seq
+        self._n_to_replay = sum(last - max(first - 1, after) for first, last in store.counts if last > after)
         while True:
             try:
                 for entry in store.entries(after):
-                    self._replay_one(entry)
+                    yield from self._replay_one(entry)
                     after = entry.seq
                     self._n_replayed += 1
                 break
@@ -443,7 +504,6 @@ class DurableKnowledge:
                 self._cut_off(store, after, error)
                 return
         self.knowledge.look()
-        self.seq = store.journal.last_seq
 
     def _cut_off(self, store: StateStore, after: int, error: StateCorrupt) -> None:
         """The journal cannot be read on: what is known goes on without it."""
@@ -454,7 +514,7 @@ class DurableKnowledge:
         store.replace_journal(self._as_snapshot("the journal was damaged"))
         self._snapshot_seq = after
 
-    def _replay_one(self, entry: Entry) -> None:
+    def _replay_one(self, entry: Entry) -> Iterator[None]:
         knowledge = self.knowledge
         if entry.kind == "label":
             knowledge.learn(entry.feature, entry.label, look=False)
@@ -470,11 +530,13 @@ class DurableKnowledge:
             woken = msgspec.json.decode(entry.detail, type=Woken)
             if not woken.drop:
                 for _ in knowledge.sleep_pieces(woken.n_steps):
-                    pass
+                    yield
             knowledge.wake(drop=woken.drop, tried=woken.tried, cpu_s=woken.cpu_s)
+        yield
 
     def _as_snapshot(self, cause: str) -> Snapshot:
         meta, arrays = self.knowledge.state()
         meta["status"] = msgspec.to_builtins(self._describe())
         meta["cause"], meta["at_s"] = cause, round(time.time(), 3)
+        meta["written_bytes"] = self.wear.written_bytes
         return Snapshot(seq=self.seq, bundle_id=self._describe().bundle_id, meta=meta, arrays=arrays)

@@ -14,12 +14,15 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import msgspec
 import numpy as np
 
 from edge_cl import encoders, receipts
@@ -48,7 +51,7 @@ from edge_cl.records import (
 from edge_cl.rest import Rest
 from edge_cl.revisions import HeadRecord, HeldLabel, Outcome, Revision
 from edge_cl.shares import exemplars_file, make_pending
-from edge_cl.state import StateStore
+from edge_cl.state import StateStore, Wear
 from edge_cl.trust import PrequentialAccuracy
 
 log = logging.getLogger(__name__)
@@ -56,6 +59,8 @@ log = logging.getLogger(__name__)
 N_COMPARED = 16
 """A receipt says which of this many last readings would now be answered differently."""
 N_SCORES = 5
+MOST_WAITING = 1000
+"""Labels that wait while knowledge is rebuilt; one more makes everybody wait until it is done."""
 CHECKED_AT_ONCE = 64
 """Journal entries whose hashes are checked when nothing else is to be done."""
 
@@ -75,14 +80,14 @@ class Learner:
         self.ledger = Ledger(budget.ram_bytes)
         self.pending = make_pending(self.ledger, bundle.manifest.feature_size)
         self.accuracy = PrequentialAccuracy()
-        self.n_readings = 0
-        self.n_bad_readings = 0
+        self.n_readings = self.n_bad_readings = 0
         self.n_bad_inputs = 0
         """Lines and samples that the source dropped before they were readings; set by whoever knows."""
         self._shape = (bundle.manifest.window_samples, bundle.manifest.n_channels)
         self._committed_at = time.monotonic()
-        self._uncommitted: list[Receipt] = []
-        self._owed: list[Receipt] = []
+        self._commit_s = settings.state.commit_ms / 1000
+        self._uncommitted, self._owed = list[Receipt](), list[Receipt]()
+        self._waiting, self._names_then = deque[Label](), list[str]()
         self._refusing = ""
         self.other_alarm: Callable[[], str] = str
         """What somebody outside (the MQTT link, say) wants the status to say, or ""."""
@@ -97,6 +102,7 @@ class Learner:
                 store,
                 snapshot_labels=settings.state.snapshot_labels,
                 describe=self.status,
+                wear=Wear(settings.state.daily_write_mb * 1e6),
             )
             self._rest = Rest(self._durable, settings.sleep, self.accuracy)
             self._durable.recover()
@@ -154,7 +160,8 @@ class Learner:
         best = np.argsort(scores)[::-1][:N_SCORES]
         answer = int(best[0]) if scores.any() else -1
         confidence = float(scores[answer]) if answer >= 0 else 0.0
-        self.pending.add(reading.id, feature, answer)
+        # an answer by half of what is known is not counted when its label comes
+        self.pending.add(reading.id, feature, -1 if self._durable.rebuilding else answer)
         self.n_readings += 1
         return Decision(
             reading_id=reading.id,
@@ -167,6 +174,7 @@ class Learner:
 
     def teach(self, label: Label) -> Receipt:
         """Learn one label; when the receipt says ``learned``, the label is safe on disk."""
+        self._rebuilt()
         at_once = self._teach(label)
         given = at_once or self._commit()
         self._owed += given[:-1]  # of labels that `run` had learned before; it gives them next
@@ -180,6 +188,7 @@ class Learner:
 
         Raises StateUnwritable when the disk takes nothing; what is known is then what the disk holds.
         """
+        self._rebuilt()
         try:
             yield from self._rest.sleep(cause)
         except StateUnwritable as error:
@@ -187,25 +196,49 @@ class Learner:
             raise
         self._refresh()
 
-    def revise(self, asked: Revision, *, source: str = "local") -> Outcome:
+    def revise(self, asked: Revision, *, source: str = "local", wait: bool = True) -> Outcome:
         """Take labels back, go back in time, rename or merge classes, review labels that wait.
 
         What counts afterwards is learned anew from the journal, so the head is bit for bit the one that never
         saw what was taken back. Costs the replay of what came after the newest head that knows nothing of it.
 
+        Parameters
+        ----------
+        source
+            Who asks, for the audit.
+        wait
+            Return when all is learned anew; else `run` does it in slices, between readings, and labels wait
+            until it is done.
+
         Raises StateError, and changes nothing, when it cannot be done.
         """
+        self._rebuilt()
         self._owed += self._commit()
-        names = list(self.class_names)
+        self._names_then = list(self.class_names)
+        began = time.monotonic()
         try:
             outcome = self._durable.revise(asked, source)
-        except StateUnwritable as error:  # it may have been done, and what follows it failed
+        except StateUnwritable as error:
             self._owed += self._predict_only(error)
-            self._renumber(names)
             raise
         self._rest.forget()
-        self._renumber(names)
-        return outcome
+        if not wait:
+            return outcome
+        self._rebuilt()
+        took_s = round(time.monotonic() - began, 3)
+        return msgspec.structs.replace(outcome, n_replayed=self._durable.n_replayed, took_s=took_s)
+
+    def _rebuilt(self, slice_s: float = math.inf, busy: Callable[[], bool] = bool) -> bool:
+        """Go on learning anew what counts after a revision; whether it is done."""
+        if not self._durable.rebuilding:
+            return True
+        try:
+            if not self._durable.rebuild(slice_s, busy):
+                return False
+        except StateUnwritable as error:  # learned anew it is, but what follows cannot be journalled
+            self._owed += self._predict_only(error)
+        self._renumber(self._names_then)
+        return True
 
     def run(
         self,
@@ -240,13 +273,16 @@ class Learner:
                 for asked in source.poll():
                     self._handle(asked, sinks)
             self._handle(event, sinks)
-            if event is None and not self._rest.asleep:
+            if event is None and not self._rest.asleep and not self._durable.rebuilding:
                 self._durable.check_history(CHECKED_AT_ONCE)
-            if time.monotonic() - self._committed_at >= self.settings.state.commit_ms / 1000:
+            if time.monotonic() - self._committed_at >= self._commit_s:
                 _emit(sinks, self._commit())
             self._doze(sinks, busy)
         while self._rest.asleep and not self._rest.waits and not busy():
             self._doze(sinks, busy)
+        if self._waiting:
+            self._rebuilt()
+            self._teach_waiting(sinks)
         _emit(sinks, [*self._commit(), self.status()])
 
     def _handle(self, event: Event, sinks: Sequence[Sink]) -> None:
@@ -256,9 +292,19 @@ class Learner:
             if event.urgent:
                 self._rested(lambda: self._rest.stop("an urgent reading came"), sinks)
         elif isinstance(event, Label):
-            _emit(sinks, self._teach(event))
+            if self._durable.rebuilding and len(self._waiting) < MOST_WAITING:
+                self._waiting.append(event)
+            else:
+                self._rebuilt()
+                self._teach_waiting(sinks)
+                _emit(sinks, self._teach(event))
         elif isinstance(event, SleepRequest):
             self._rest.request()
+
+    def _teach_waiting(self, sinks: Sequence[Sink]) -> None:
+        """Labels that came while knowledge was rebuilt."""
+        while self._waiting:
+            _emit(sinks, self._teach(self._waiting.popleft()))
 
     # ------------------------------------------------------------------ around them
 
@@ -281,8 +327,9 @@ class Learner:
             budget_bytes=self.ledger.capacity_bytes,
             n_sleeps=self.knowledge.n_sleeps,
             last_sleep=self.knowledge.last_sleep,
-            sleep_state=self._rest.describe(),
+            sleep_state=self._durable.rebuilding or self._rest.describe(),
             recovered=self._durable.recovered,
+            written_bytes=self._durable.wear.written_bytes,
             alarm="; ".join(filter(None, [self._refusing, *self._durable.alarms, self.other_alarm()])),
         )
 
@@ -374,7 +421,7 @@ class Learner:
             self._rest.note_label()
 
     def _renumber(self, names: Sequence[str]) -> None:
-        """After a revision: what is noted of readings by class number, of `names`, is brought up to date."""
+        """What is noted of readings by class number, in `names`, is brought up to date with what counts."""
         self.pending.rename([self.knowledge.naming.resolve(name) for name in names], self.class_names)
         self.pending.set_taught(self._durable.taught_lately())
         self._refresh()
@@ -404,6 +451,7 @@ class Learner:
         given, self._uncommitted = self._uncommitted, []
         if given:
             self._refusing = ""
+            self._commit_s = self._durable.wear.commit_s(self.settings.state.commit_ms / 1000)
         given, self._owed = self._owed + given, []
         try:
             self._durable.snapshot_if_due()
@@ -419,19 +467,21 @@ class Learner:
         self._refusing = f"predicting only, not learned: {error}"
         log.error("%s", self._refusing)
         self._rest.forget()
+        names = self._names_then if self._durable.rebuilding else list(self.class_names)
         self._durable.rollback()
         waited, self._uncommitted = self._uncommitted, []
         kept = [r for r in waited if r.seq <= self._durable.seq]  # a sleep's begin or end took them along
         lost = waited[len(kept) :]
-        self.pending.know_only(len(self.class_names))
-        self.pending.set_taught(self._durable.taught_lately())
-        self._refresh()
+        self._renumber(names)
         return [*kept, *(receipts.taken_back(receipt, self._refusing) for receipt in lost)]
 
     # ------------------------------------------------------------------ sleep
 
     def _doze(self, sinks: Sequence[Sink], busy: Callable[[], bool]) -> None:
-        """One slice of sleep, when asleep or when it is time to be."""
+        """One slice of learning anew, or of sleep, when asleep or when it is time to be."""
+        if not self._rebuilt(self.settings.sleep.slice_ms / 1000, busy):
+            return
+        self._teach_waiting(sinks)
         if not self._refusing:
             self._rested(lambda: self._rest.doze(busy), sinks)
 

@@ -187,9 +187,10 @@ class SleepReport(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", t
 class Status(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="status"):
     """How a device is doing: what `edge-cl status` shows and what goes out over MQTT.
 
-    `accuracy_now` is prequential (predicted before learned) over the last 200 labels, or None
-    before the first label. `held` is bytes by holder; `held_bytes` their sum. `sleep_state` says how far a
-    sleep is, what it waits for, or how many labels it would have.
+    `accuracy_now` is prequential (predicted before learned) over the last 200 labels, or None before the
+    first label. `held` is bytes by holder; `held_bytes` their sum; `written_bytes` what was written to disk
+    since this state began. `sleep_state` says how far a sleep is, what it waits for, or how many labels it
+    would have.
     """
 
     bundle_name: str
@@ -209,6 +210,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="s
     last_sleep: SleepReport | None
     sleep_state: str = ""
     recovered: str
+    written_bytes: int = 0
     alarm: str
 
 

@@ -11,7 +11,7 @@ from edge_cl.config import settings_from
 from edge_cl.errors import StateError
 from edge_cl.heads import HEADS
 from edge_cl.learner import Learner
-from edge_cl.records import Label, Reading
+from edge_cl.records import Decision, Label, Reading, Receipt
 from edge_cl.revisions import Forget, Rename, Review, Rollback
 from edge_cl.state import StateStore, heads_of
 from tests.worlds import World, make_bundle
@@ -221,7 +221,7 @@ def test_merged_classes_answer_as_one(tmp_path, head):
         assert again.knowledge.digest() == digest
 
 
-SHORT = {**NO_SLEEP, "state": {"snapshot_labels": 10, "history_mb": 0.02}}
+SHORT = {**NO_SLEEP, "state": {"snapshot_labels": 10, "history_mb": 0.02, "daily_write_mb": 0, "commit_ms": 0}}
 """A history that is cut off after some sixty labels."""
 
 
@@ -280,3 +280,44 @@ def test_no_file_of_a_device_that_runs_holds_what_was_forgotten(tmp_path, bundle
         assert holding()
         learner.revise(Forget(reading="r7"))
         assert not holding()
+
+
+def test_the_device_answers_while_it_learns_anew_and_labels_wait(tmp_path, bundle):
+    """In `run` a revision is learned anew in slices: readings are answered between, labels after."""
+    events = list(World(seed=4).events(150))
+    settings = {**SLEEPY, "sleep": SLEEPY["sleep"] | {"slice_ms": 0.001}}
+    with taught(tmp_path / "s", bundle, events, by_turns, **settings) as learner:
+        learner.revise(Forget(source="bad"), wait=False)
+        more = list(World(seed=5).events(20))
+        more = [r if isinstance(r, Label) else msgspec.structs.replace(r, id=f"m{r.id}") for r in more]
+        more = [
+            msgspec.structs.replace(r, reading_id=f"m{r.reading_id}") if isinstance(r, Label) else r
+            for r in more
+        ]
+        answers, states = [], []
+
+        def note(answer):
+            answers.append(answer)
+            states.append(learner.status().sleep_state)
+
+        learner.run(iter(more), sinks=[note])
+        receipts = [a for a in answers if isinstance(a, Receipt)]
+        decisions = [(a, s) for a, s in zip(answers, states, strict=True) if isinstance(a, Decision)]
+        assert len(decisions) == 20 and decisions[5][1].startswith("learning anew: ")
+        assert [r.reading_id for r in receipts] == [e.reading_id for e in more if isinstance(e, Label)]
+        assert all(r.status == "learned" for r in receipts)
+        digest = learner.knowledge.digest()
+    with Learner.from_bundle(bundle, state_dir=tmp_path / "s", settings=settings_from(settings)) as again:
+        assert again.knowledge.digest() == digest
+
+
+def test_a_stop_while_it_learns_anew_loses_nothing(tmp_path, bundle):
+    events = list(World(seed=4).events(150))
+    with taught(tmp_path / "a", bundle, events, by_turns, **SLEEPY) as learner:
+        learner.revise(Forget(source="bad"))
+        wanted = learner.knowledge.digest()
+    with taught(tmp_path / "b", bundle, events, by_turns, **SLEEPY) as learner:
+        learner.revise(Forget(source="bad"), wait=False)
+        assert not learner._rebuilt(slice_s=0.0)
+    with Learner.from_bundle(bundle, state_dir=tmp_path / "b", settings=settings_from(SLEEPY)) as again:
+        assert again.knowledge.digest() == wanted

@@ -5,6 +5,7 @@ They work on a device that runs, through its control socket, and on the folder o
 
 from __future__ import annotations
 
+import sys
 import time
 from datetime import datetime
 from pathlib import Path
@@ -20,7 +21,8 @@ from edge_cl.state import StateStore, audit, class_names_now, heads_of, held_lab
 from edge_cl.sync.control import SOCKET_NAME, Reply, Request, ask
 
 ANY_SIZE = 2**62
-WAIT_S = 330.0
+WAIT_S = 90.0
+POLL_S = 0.1
 
 R = TypeVar("R")
 
@@ -174,6 +176,7 @@ def _revise(state_dir: Path, asked: Revision, as_json: bool) -> None:
     """Ask the running device, or change the folder of a stopped one, and show what came of it."""
     try:
         outcome = _ask(state_dir, Request(op="revise", revision=asked)).outcome
+        _watch(state_dir)
     except DeviceNotRunning:
         outcome = _revise_stopped(state_dir, asked)
     if outcome is None:
@@ -182,8 +185,21 @@ def _revise(state_dir: Path, asked: Revision, as_json: bool) -> None:
         click.echo(msgspec.json.encode(outcome))
         return
     click.echo(outcome.message)
-    if outcome.took_s:
-        click.echo(f"learned {outcome.n_replayed:,} entries anew in {outcome.took_s:.1f} s")
+
+
+def _watch(state_dir: Path) -> None:
+    """Until the device has learned anew what counts now: show how far it is."""
+    shown = False
+    while True:
+        status = _ask(state_dir, Request(op="status")).status
+        if status is None or not status.sleep_state.startswith("learning anew"):
+            break
+        if sys.stderr.isatty():
+            click.echo(f"\r{status.sleep_state}", err=True, nl=False)
+            shown = True
+        time.sleep(POLL_S)
+    if shown:
+        click.echo(err=True)
 
 
 def _revise_stopped(state_dir: Path, asked: Revision) -> Outcome:

@@ -103,11 +103,6 @@ class Pending:
         for reading_id, answer in zip(ids, answers, strict=True):
             self._current[self._slot_of[reading_id]] = answer
 
-    def know_only(self, n_classes: int) -> None:
-        """Only the first `n_classes` classes are known again; answers that named others are unknown."""
-        for answers in (self._answers, self._current, self._taught):
-            answers[answers >= n_classes] = -1
-
     def set_taught(self, taught: Mapping[str, int]) -> None:
         """By reading id, the class that each has as its label now; the others have none."""
         for reading_id, slot in self._slot_of.items():

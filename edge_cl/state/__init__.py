@@ -8,6 +8,7 @@ from edge_cl.state.revising import class_names_now, held_labels, revise
 from edge_cl.state.snapshots import Snapshot, Snapshots
 from edge_cl.state.store import StateStore
 from edge_cl.state.timeline import holds
+from edge_cl.state.wear import Wear
 
 __all__ = [
     "DamagedEntry",
@@ -16,6 +17,7 @@ __all__ = [
     "Snapshot",
     "Snapshots",
     "StateStore",
+    "Wear",
     "audit",
     "back_up",
     "class_names_now",

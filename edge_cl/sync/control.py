@@ -32,8 +32,8 @@ MAX_PATH_BYTES = 107
 READ_S = 5.0
 RECEIPT_S = 30.0
 STATUS_S = 1.0
-REVISE_S = 300.0
-"""A revision may have to learn the whole history anew."""
+REVISE_S = 60.0
+"""A revision reads the whole history, and waits for one that is under way."""
 
 A = TypeVar("A")
 
@@ -76,8 +76,8 @@ class Device(Protocol):
         """Labels that wait for a review, oldest first."""
         ...
 
-    def revise(self, asked: Revision, *, source: str) -> Outcome:
-        """Change what counts of the past; raises EdgeCLError."""
+    def revise(self, asked: Revision, *, source: str, wait: bool) -> Outcome:
+        """Change what counts of the past; raises EdgeCLError. Without `wait` it is learned anew meanwhile."""
         ...
 
 
@@ -199,7 +199,11 @@ class ControlServer:
             if request.op == "held":
                 return Reply(held=self._in_the_loop(device.held_labels, REVISE_S))
             assert revision is not None
-            return Reply(outcome=self._in_the_loop(lambda: device.revise(revision, source=SOURCE), REVISE_S))
+            return Reply(
+                outcome=self._in_the_loop(
+                    lambda: device.revise(revision, source=SOURCE, wait=False), REVISE_S
+                )
+            )
         except FutureTimeout:
             return Reply(error="the device is busy and may still do it; ask for its status in a moment")
         except EdgeCLError as error:

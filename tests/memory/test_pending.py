@@ -40,7 +40,7 @@ def test_a_label_taken_back_can_be_given_again():
     pending.add("a", np.zeros(1), answer=3)
     pending.add("b", np.zeros(1), answer=1)
     pending.mark_taught("a", 3)
-    pending.know_only(3)
+    pending.rename(["p", "q", "r", "s"], ["p", "q", "r"])
     pending.set_taught({"b": 2, "gone": 1})
     found = pending.get("a")
     assert found.taught == -1 and found.answer == -1, "class 3 is not known any more"
