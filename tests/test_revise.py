@@ -321,3 +321,22 @@ def test_a_stop_while_it_learns_anew_loses_nothing(tmp_path, bundle):
         assert not learner._rebuilt(slice_s=0.0)
     with Learner.from_bundle(bundle, state_dir=tmp_path / "b", settings=settings_from(SLEEPY)) as again:
         assert again.knowledge.digest() == wanted
+
+
+def test_a_review_that_was_rolled_back_waits_again_and_damage_is_no_obstacle(tmp_path, bundle):
+    with taught(tmp_path / "s", bundle, World(seed=4).events(5), by_turns) as learner:
+        feature = learner.pending.get("r4").feature
+        for name in ("rest", "walk"):
+            label = Label(label=name, reading_id="r4")
+            learner._durable.hold(label, "r4", feature, trust=0.1, why="odd")
+        learner._commit()
+        at, waiting = learner.status().journal_seq, [held.seq for held in learner.held_labels()]
+        assert len(waiting) == 2
+        learner.revise(Review(seqs=waiting, accept=True))
+        assert not learner.held_labels()
+        learner.revise(Rollback(to=at))
+        assert [held.seq for held in learner.held_labels()] == waiting
+    with contextlib.closing(sqlite3.connect(tmp_path / "s" / "journal.db")) as db, db:
+        db.execute("UPDATE journal SET label = 'x' WHERE seq = ?", (waiting[0],))
+    with Learner.from_bundle(bundle, state_dir=tmp_path / "s", settings=settings_from(NO_SLEEP)) as again:
+        assert [held.label for held in again.held_labels()] == ["walk"]

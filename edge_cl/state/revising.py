@@ -84,16 +84,22 @@ def held_labels(store: StateStore) -> list[HeldLabel]:
 
 
 def _waiting(store: StateStore) -> list[tuple[Entry, str]]:
-    """Entries that wait for a review and why: held when they came, or held back later."""
-    journal = store.journal
+    """Entries that wait for a review and why: held when they came, or held back later.
+
+    A review that was rolled back does not count: its labels wait again.
+    """
+    counts = store.counts
     reviewed = {
-        seq for entry in journal.rare("review") for seq in msgspec.json.decode(entry.detail, type=Review).seqs
+        seq
+        for entry in store.rare("review")
+        if holds(counts, entry.seq)
+        for seq in msgspec.json.decode(entry.detail, type=Review).seqs
     }
-    found = {entry.seq: (entry, entry.detail) for entry in journal.rare("held")}
-    for hold in journal.rare("hold"):
+    found = {entry.seq: (entry, entry.detail) for entry in store.rare("held")}
+    for hold in store.rare("hold"):
         taken = msgspec.json.decode(hold.detail, type=Taken)
         for first, last in taken.ranges:
-            for entry in journal.read(max(first, journal.first_seq), last):
+            for entry in store.sound(max(first, store.journal.first_seq), last):
                 if entry.kind in TAUGHT:
                     found[entry.seq] = entry, taken.what
     return [found[seq] for seq in sorted(found.keys() - reviewed)]

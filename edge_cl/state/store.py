@@ -79,7 +79,7 @@ class StateStore:
             self.problems += self.journal.problems
             self.bundle_id = bundle_id or self.journal.get_meta("bundle_id") or ""
             self._match(self.journal.get_meta("bundle_id"))
-            self.timeline = Timeline(self._revisions())
+            self.timeline = Timeline(self.rare(*REVISIONS))
             """Which entries count."""
             self._drop_tainted()  # a stop may have come between a forget and this
         except BaseException:
@@ -145,6 +145,21 @@ class StateStore:
                     if entry.kind in LEARNED:
                         yield entry
 
+    def sound(self, first: int, last: int) -> Iterator[Entry]:
+        """Entries `first` to `last`; a damaged one is noted as lost."""
+        while first <= last:
+            try:
+                for entry in self.journal.read(first, last):
+                    first = entry.seq + 1
+                    yield entry
+            except DamagedEntry as error:
+                self.repair(error.seq)
+
+    def rare(self, *kinds: str) -> list[Entry]:
+        """The sound entries of some of the kinds that an index finds, in order."""
+        found = self.journal.rare(*kinds)
+        return [entry for one in found for entry in self.sound(one.seq, one.seq) if entry.kind in kinds]
+
     # ------------------------------------------------------------------ what changes it
 
     def append(self, entry: Entry) -> None:
@@ -184,17 +199,7 @@ class StateStore:
 
     def _revised(self) -> None:
         self.journal.commit()
-        self.timeline = Timeline(self._revisions())
-
-    def _revisions(self) -> list[Entry]:
-        """The entries that say which others count, each checked; a damaged one is noted as lost."""
-        found: list[Entry] = []
-        for entry in self.journal.rare(*REVISIONS):
-            try:
-                found += self.journal.read(entry.seq, entry.seq)
-            except DamagedEntry as error:
-                self.repair(error.seq)
-        return found
+        self.timeline = Timeline(self.rare(*REVISIONS))
 
     def _drop_tainted(self) -> None:
         for seq, path in self.snapshots.paths().items():
@@ -206,7 +211,7 @@ class StateStore:
         first, last = self.journal.first_seq, self.journal.last_seq
         if first == 1:
             return
-        timeline = Timeline([*self._revisions(), revision])
+        timeline = Timeline([*self.rare(*REVISIONS), revision])
         for seq, path in reversed(self.snapshots.paths().items()):
             if first - 1 <= seq <= last and timeline.leads_to(seq, revision.seq):
                 with contextlib.suppress(StateCorrupt):
