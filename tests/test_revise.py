@@ -221,7 +221,7 @@ def test_merged_classes_answer_as_one(tmp_path, head):
         assert again.knowledge.digest() == digest
 
 
-SHORT = {**NO_SLEEP, "state": {"snapshot_labels": 10, "history_mb": 0.02, "daily_write_mb": 0, "commit_ms": 0}}
+SHORT = NO_SLEEP | {"state": {"snapshot_labels": 10, "history_mb": 0.02, "daily_write_mb": 0, "commit_ms": 0}}
 """A history that is cut off after some sixty labels."""
 
 
