@@ -43,9 +43,9 @@ BASE = {
 }
 KINDS = {
     "plain": {"state": {"snapshot_labels": 7, "daily_write_mb": 0}},
-    "short history": {"state": {"snapshot_labels": 4, "daily_write_mb": 0, "history_mb": 0.015}},
+    "short history": {"state": {"snapshot_labels": 4, "daily_write_mb": 0, "history_mb": 0.022}},
     "exemplars in a file": {
-        "state": {"snapshot_labels": 4, "daily_write_mb": 0, "history_mb": 0.015},
+        "state": {"snapshot_labels": 4, "daily_write_mb": 0, "history_mb": 0.022},
         "memory": {"max_mb": 0.02, "file": True},
     },
 }

@@ -25,7 +25,7 @@ from edge_cl.state.entries import REVISIONS, Entry
 from edge_cl.state.journal import Journal
 from edge_cl.state.snapshots import Snapshots, read_snapshot, sync_folder
 from edge_cl.state.store import JOURNAL, KINDS, StateStore
-from edge_cl.state.timeline import Timeline
+from edge_cl.state.timeline import Timeline, holds
 
 FORMAT, FORMAT_VERSION = "edge-cl backup", 1
 MANIFEST = "backup.json"
@@ -153,15 +153,24 @@ def _take_in(store: StateStore, other: Journal, at_s: float) -> Merged:
 
 
 def _labels(journal: Journal) -> Iterator[Entry]:
-    """The labels that count in a journal, under the names that its classes have now."""
-    naming = ClassNames([])
-    for entry in journal.rare("rename"):
-        naming.add(entry.label)
-        naming.rename(entry.label, entry.detail)
-    for first, last in Timeline(journal.rare(*REVISIONS)).at(journal.last_seq):
+    """The labels that count in a journal, under the names that the classes they meant have now."""
+    counts = Timeline(journal.rare(*REVISIONS)).at(journal.last_seq)
+    renames = [entry for entry in journal.rare("rename") if holds(counts, entry.seq)]
+    naming = ClassNames(msgspec.json.decode(journal.get_meta("bundle_classes") or "[]"))
+    for first, last in counts:
         for entry in journal.read(max(first, journal.first_seq), last):
-            if entry.kind in ("label", "not"):
-                yield msgspec.structs.replace(entry, label=naming.resolve(entry.label))
+            if entry.kind == "rename":
+                if journal.first_seq > 1 and entry.label not in naming.names:
+                    naming.add(entry.label)  # it was taught before the journal begins
+                naming.rename(entry.label, entry.detail)
+            elif entry.kind in ("label", "not"):
+                name = naming.resolve(entry.label)
+                if entry.kind == "label" and name not in naming.names:
+                    naming.add(name)
+                for rename in renames:
+                    if rename.seq > entry.seq and rename.label == name:
+                        name = rename.detail
+                yield msgspec.structs.replace(entry, label=name)
 
 
 def _gather(folder: Path, temporary: Path) -> dict[str, Path]:
