@@ -340,3 +340,20 @@ def test_a_review_that_was_rolled_back_waits_again_and_damage_is_no_obstacle(tmp
         db.execute("UPDATE journal SET label = 'x' WHERE seq = ?", (waiting[0],))
     with Learner.from_bundle(bundle, state_dir=tmp_path / "s", settings=settings_from(NO_SLEEP)) as again:
         assert [held.label for held in again.held_labels()] == ["walk"]
+
+
+def test_a_class_is_forgotten_by_what_labels_meant_not_by_how_they_called_it(tmp_path, bundle):
+    with Learner.from_bundle(bundle, state_dir=tmp_path / "s", settings=settings_from(NO_SLEEP)) as learner:
+        x, _ = World(seed=4).draw(3)
+
+        def teach(k, name):
+            learner.observe(Reading(id=f"r{k}", t_s=0.0, window=x[k][None]))
+            learner.teach(Label(label=name, reading_id=f"r{k}"))
+
+        teach(0, "run")
+        teach(1, "rest")
+        learner.revise(Rename(old="run", new="dash"))
+        learner.revise(Rename(old="rest", new="run"))
+        teach(2, "run")
+        assert learner.revise(Forget(class_name="dash")).n_labels == 1
+        assert learner.revise(Forget(class_name="run")).n_labels == 2

@@ -20,12 +20,12 @@ from pathlib import Path
 import msgspec
 
 from edge_cl.errors import StateCorrupt, StateError, StateUnwritable
-from edge_cl.naming import ClassNames
 from edge_cl.state.entries import REVISIONS, Entry
 from edge_cl.state.journal import Journal
+from edge_cl.state.revising import names_now
 from edge_cl.state.snapshots import Snapshots, read_snapshot, sync_folder
 from edge_cl.state.store import JOURNAL, KINDS, StateStore
-from edge_cl.state.timeline import Timeline, holds
+from edge_cl.state.timeline import Timeline
 
 FORMAT, FORMAT_VERSION = "edge-cl backup", 1
 MANIFEST = "backup.json"
@@ -155,21 +155,11 @@ def _take_in(store: StateStore, other: Journal, at_s: float) -> Merged:
 def _labels(journal: Journal) -> Iterator[Entry]:
     """The labels that count in a journal, under the names that the classes they meant have now."""
     counts = Timeline(journal.rare(*REVISIONS)).at(journal.last_seq)
-    renames = [entry for entry in journal.rare("rename") if holds(counts, entry.seq)]
-    naming = ClassNames(msgspec.json.decode(journal.get_meta("bundle_classes") or "[]"))
+    names = names_now(journal, counts)
     for first, last in counts:
         for entry in journal.read(max(first, journal.first_seq), last):
-            if entry.kind == "rename":
-                if journal.first_seq > 1 and entry.label not in naming.names:
-                    naming.add(entry.label)  # it was taught before the journal begins
-                naming.rename(entry.label, entry.detail)
-            elif entry.kind in ("label", "not"):
-                name = naming.resolve(entry.label)
-                if entry.kind == "label" and name not in naming.names:
-                    naming.add(name)
-                for rename in renames:
-                    if rename.seq > entry.seq and rename.label == name:
-                        name = rename.detail
+            if entry.kind in ("label", "not"):
+                name = names.of(entry.seq, entry.label, taught=entry.kind == "label")
                 yield msgspec.structs.replace(entry, label=name)
 
 
