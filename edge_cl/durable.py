@@ -269,12 +269,22 @@ class DurableKnowledge:
                 last = kind, said
         return last == ("not" if label.kind == "not" else "label", name)
 
-    def labelled_lately(self) -> set[str]:
-        """Readings that have a label by the journal's last entries."""
+    def taught_lately(self) -> dict[str, int]:
+        """The class that a reading has as its label now, by the journal's last entries; -1 for none."""
         if self._store is None:
-            return set()
-        counts = self._store.counts
-        return {reading for seq, reading in self._store.journal.labelled_lately() if holds(counts, seq)}
+            return {}
+        counts, naming = self._store.counts, self.knowledge.naming
+        number = {name: k for k, name in enumerate(naming.names)}
+        taught: dict[str, int] = {}
+        for seq, kind, reading_id, label in self._store.journal.said_lately():
+            if not holds(counts, seq):
+                continue
+            said = number.get(naming.resolve(label), -1)
+            if kind == "label":
+                taught[reading_id] = said
+            elif taught.get(reading_id) == said:
+                taught[reading_id] = -1
+        return taught
 
     def commit(self) -> None:
         """Make everything learned so far durable.
@@ -360,9 +370,13 @@ class DurableKnowledge:
         if self._rebuilding is None:
             return True
         began = time.monotonic()
-        for _ in self._rebuilding:
-            if time.monotonic() - began >= slice_s or busy():
-                return False
+        try:
+            for _ in self._rebuilding:
+                if time.monotonic() - began >= slice_s or busy():
+                    return False
+        except BaseException:  # half of it must never pass for the whole
+            self.knowledge, self._rebuilding = self._make(), self._recovering()
+            raise
         self._rebuilding = None
         self.end_sleep(drop="it had not ended at the moment that was returned to")
         self.snapshot(self._why)

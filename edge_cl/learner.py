@@ -185,8 +185,15 @@ class Learner:
 
         Labels taught between slices are kept whichever head wakes. `status().last_sleep` then says what
         came of it. A sleep that a stop had cut off is taken up again instead.
+
+        Raises StateUnwritable when the disk takes nothing; what is known is then what the disk holds.
         """
-        yield from self._rest.sleep(cause)
+        self._rebuilt()
+        try:
+            yield from self._rest.sleep(cause)
+        except StateUnwritable as error:
+            self._owed += self._predict_only(error)
+            raise
         self._refresh()
 
     def revise(self, asked: Revision, *, source: str = "local", wait: bool = True) -> Outcome:
@@ -225,11 +232,12 @@ class Learner:
         """Go on learning anew what counts after a revision; whether it is done."""
         if not self._durable.rebuilding:
             return True
-        if not self._durable.rebuild(slice_s, busy):
-            return False
-        self.pending.rename(self._names_then, self.class_names)
-        self.pending.keep_taught(self._durable.labelled_lately())
-        self._refresh()
+        try:
+            if not self._durable.rebuild(slice_s, busy):
+                return False
+        except StateUnwritable as error:  # learned anew it is, but what follows cannot be journalled
+            self._owed += self._predict_only(error)
+        self._renumber(self._names_then)
         return True
 
     def run(
@@ -422,6 +430,12 @@ class Learner:
             self.accuracy.update(known.answer == lesson.class_index)
             self._rest.note_label()
 
+    def _renumber(self, names: Sequence[str]) -> None:
+        """What is noted of readings by class number, in `names`, is brought up to date with what counts."""
+        self.pending.rename([self.knowledge.naming.resolve(name) for name in names], self.class_names)
+        self.pending.set_taught(self._durable.taught_lately())
+        self._refresh()
+
     def _refresh(self) -> None:
         """Note how a head that just changed would answer the last readings, so that no label is blamed."""
         ids, features, _ = self.pending.recent(N_COMPARED)
@@ -472,12 +486,14 @@ class Learner:
         """
         self._refusing = f"predicting only, not learned: {error}"
         log.error("%s", self._refusing)
-        lost, self._uncommitted = self._uncommitted, []
         self._rest.forget()
+        names = self._names_then if self._durable.rebuilding else list(self.class_names)
         self._durable.rollback()
-        self.pending.take_back([r.reading_id for r in lost if r.kind == "is"], len(self.class_names))
-        self._refresh()
-        return [receipts.taken_back(receipt, self._refusing) for receipt in lost]
+        waited, self._uncommitted = self._uncommitted, []
+        kept = [r for r in waited if r.seq <= self._durable.seq]  # a sleep's begin or end took them along
+        lost = waited[len(kept) :]
+        self._renumber(names)
+        return [*kept, *(receipts.taken_back(receipt, self._refusing) for receipt in lost)]
 
     # ------------------------------------------------------------------ sleep
 

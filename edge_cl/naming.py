@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -90,3 +91,42 @@ class ClassNames:
         self.inner = list(meta.get("head_names", self.names))
         self._outer_of = list(meta.get("outer_of", range(len(self.names))))
         self._now_called = dict(meta.get("now_called", {}))
+
+
+class NamesNow:
+    """What the classes that labels meant, when they came, are called now.
+
+    Parameters
+    ----------
+    names
+        Of the classes a head begins with.
+    renames
+        Journal number, old and new name of every rename that counts, in order.
+    whole
+        Whether everything that was taught is asked for; else a rename tells of classes taught before.
+    """
+
+    def __init__(self, names: Sequence[str], renames: Sequence[tuple[int, str, str]], *, whole: bool) -> None:
+        self._naming = ClassNames(list(names))
+        self._renames = renames
+        self._n_past = 0
+        self._whole = whole
+
+    def of(self, seq: int, name: str, *, taught: bool) -> str:
+        """What entry `seq` meant by `name`, as it is called now; to be asked in order.
+
+        `taught`: the entry counts as a label, and may have brought the class.
+        """
+        while self._n_past < len(self._renames) and self._renames[self._n_past][0] < seq:
+            _, old, new = self._renames[self._n_past]
+            if not self._whole and old not in self._naming.names:
+                self._naming.add(old)
+            self._naming.rename(old, new)
+            self._n_past += 1
+        meant = self._naming.resolve(name)
+        if taught and meant not in self._naming.names:
+            self._naming.add(meant)
+        for _, old, new in self._renames[self._n_past :]:
+            if old == meant:
+                meant = new
+        return meant

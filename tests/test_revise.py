@@ -1,5 +1,8 @@
 """Taking back, going back, renaming: the head is bit for bit the one that never saw what was taken back."""
 
+import contextlib
+import sqlite3
+
 import msgspec
 import numpy as np
 import pytest
@@ -10,6 +13,7 @@ from edge_cl.heads import HEADS
 from edge_cl.learner import Learner
 from edge_cl.records import Decision, Label, Reading, Receipt
 from edge_cl.revisions import Forget, Rename, Review, Rollback
+from edge_cl.state import StateStore, heads_of
 from tests.worlds import World, make_bundle
 
 NO_SLEEP = {"sleep": {"after_labels": 10**6, "idle_s": 0}}
@@ -127,6 +131,27 @@ def test_a_label_can_be_given_again_after_it_was_forgotten(tmp_path, bundle):
         assert learner.teach(label).status == "learned"
 
 
+def test_what_is_a_duplicate_follows_what_counts(tmp_path, bundle):
+    """Also where a reading was labelled twice, and where its class has another name or number now."""
+    with Learner.from_bundle(bundle, state_dir=tmp_path / "s", settings=settings_from(NO_SLEEP)) as learner:
+        learner.observe(next(World(seed=4).events(1)))
+
+        def teach(name, source="", kind="is"):
+            return learner.teach(Label(label=name, reading_id="r0", source=source, kind=kind)).status
+
+        assert [teach("climb"), teach("walk", "bad")] == ["learned", "learned"]
+        learner.revise(Forget(source="bad"))
+        assert [teach("climb"), teach("walk")] == ["duplicate", "learned"]
+        learner.revise(Rename(old="walk", new="stroll"))
+        assert [teach("stroll"), teach("walk")] == ["duplicate", "duplicate"]
+        learner.revise(Rename(old="rest", new="stroll", merge=True))
+        assert teach("stroll") == "duplicate", "its number is another now"
+        before = learner.status().journal_seq
+        assert teach("stroll", kind="not") == "learned"
+        learner.revise(Rollback(to=before))
+        assert teach("stroll") == "duplicate", "what was said against it counts no more"
+
+
 @pytest.mark.parametrize("settings", [NO_SLEEP, SLEEPY])
 def test_going_back_and_forth(tmp_path, bundle, settings):
     events = list(World(seed=4).events(120))
@@ -196,6 +221,67 @@ def test_merged_classes_answer_as_one(tmp_path, head):
         assert again.knowledge.digest() == digest
 
 
+SHORT = NO_SLEEP | {"state": {"snapshot_labels": 10, "history_mb": 0.02, "daily_write_mb": 0, "commit_ms": 0}}
+"""A history that is cut off after some sixty labels."""
+
+
+@pytest.mark.parametrize("asked", [Forget(reading="r61"), Rollback(to=65)])
+def test_what_could_not_be_built_anew_is_refused_and_changes_nothing(tmp_path, bundle, asked):
+    learner = taught(tmp_path / "s", bundle, World(seed=4).events(100), by_turns, **SHORT)
+    digest, heads = learner.knowledge.digest(), learner.heads()
+    assert 1 < heads[0].id < 62, "labels after the oldest head are known to all later ones"
+    next(iter((tmp_path / "s").glob(f"head-*{heads[0].id}.snapshot"))).write_bytes(b"damaged")
+    with pytest.raises(StateError, match="no sound head is left"):
+        learner.revise(asked)
+    learner.close()
+    with Learner.from_bundle(bundle, state_dir=tmp_path / "s", settings=settings_from(SHORT)) as again:
+        assert again.knowledge.digest() == digest
+
+
+def test_a_damaged_revision_is_noted_as_lost_once_and_for_all(tmp_path, bundle):
+    with taught(tmp_path / "s", bundle, World(seed=4).events(20), by_turns) as learner:
+        learner.revise(Rollback(to=5))
+    with contextlib.closing(sqlite3.connect(tmp_path / "s" / "journal.db")) as db, db:
+        db.execute("UPDATE journal SET detail = '{' WHERE kind = 'rollback'")
+    with pytest.raises(StateError, match="damaged"):
+        heads_of(tmp_path / "s")
+    found = []
+    for _ in range(2):
+        with Learner.from_bundle(bundle, state_dir=tmp_path / "s", settings=settings_from(NO_SLEEP)) as again:
+            found.append((again.knowledge.digest(), "was damaged" in again.status().alarm))
+    assert found == [(found[0][0], True), (found[0][0], False)]
+
+
+def test_a_stop_amid_forgetting_leaves_no_head_that_knows(tmp_path, bundle, monkeypatch):
+    with taught(tmp_path / "s", bundle, World(seed=4).events(20), by_turns) as learner:
+        learner._durable.snapshot("test")
+        with monkeypatch.context() as patch:
+            patch.setattr(StateStore, "_drop_tainted", _stop)
+            with pytest.raises(KeyboardInterrupt):
+                learner.revise(Forget(source="bad"))
+        learner._durable.close(save=False)
+    assert len(heads_of(tmp_path / "s")) == 1
+    StateStore(tmp_path / "s", "", 2**62).close()
+    assert not heads_of(tmp_path / "s")
+
+
+def _stop(store):
+    raise KeyboardInterrupt
+
+
+def test_no_file_of_a_device_that_runs_holds_what_was_forgotten(tmp_path, bundle):
+    events = list(World(seed=4).events(20))
+    with taught(tmp_path / "s", bundle, events, by_turns) as learner:
+        row = next(e for e in events if isinstance(e, Reading) and e.id == "r7").window.tobytes()
+
+        def holding():
+            return [path.name for path in (tmp_path / "s").iterdir() if row in path.read_bytes()]
+
+        assert holding()
+        learner.revise(Forget(reading="r7"))
+        assert not holding()
+
+
 def test_the_device_answers_while_it_learns_anew_and_labels_wait(tmp_path, bundle):
     """In `run` a revision is learned anew in slices: readings are answered between, labels after."""
     events = list(World(seed=4).events(150))
@@ -235,3 +321,39 @@ def test_a_stop_while_it_learns_anew_loses_nothing(tmp_path, bundle):
         assert not learner._rebuilt(slice_s=0.0)
     with Learner.from_bundle(bundle, state_dir=tmp_path / "b", settings=settings_from(SLEEPY)) as again:
         assert again.knowledge.digest() == wanted
+
+
+def test_a_review_that_was_rolled_back_waits_again_and_damage_is_no_obstacle(tmp_path, bundle):
+    with taught(tmp_path / "s", bundle, World(seed=4).events(5), by_turns) as learner:
+        feature = learner.pending.get("r4").feature
+        for name in ("rest", "walk"):
+            label = Label(label=name, reading_id="r4")
+            learner._durable.hold(label, "r4", feature, trust=0.1, why="odd")
+        learner._commit()
+        at, waiting = learner.status().journal_seq, [held.seq for held in learner.held_labels()]
+        assert len(waiting) == 2
+        learner.revise(Review(seqs=waiting, accept=True))
+        assert not learner.held_labels()
+        learner.revise(Rollback(to=at))
+        assert [held.seq for held in learner.held_labels()] == waiting
+    with contextlib.closing(sqlite3.connect(tmp_path / "s" / "journal.db")) as db, db:
+        db.execute("UPDATE journal SET label = 'x' WHERE seq = ?", (waiting[0],))
+    with Learner.from_bundle(bundle, state_dir=tmp_path / "s", settings=settings_from(NO_SLEEP)) as again:
+        assert [held.label for held in again.held_labels()] == ["walk"]
+
+
+def test_a_class_is_forgotten_by_what_labels_meant_not_by_how_they_called_it(tmp_path, bundle):
+    with Learner.from_bundle(bundle, state_dir=tmp_path / "s", settings=settings_from(NO_SLEEP)) as learner:
+        x, _ = World(seed=4).draw(3)
+
+        def teach(k, name):
+            learner.observe(Reading(id=f"r{k}", t_s=0.0, window=x[k][None]))
+            learner.teach(Label(label=name, reading_id=f"r{k}"))
+
+        teach(0, "run")
+        teach(1, "rest")
+        learner.revise(Rename(old="run", new="dash"))
+        learner.revise(Rename(old="rest", new="run"))
+        teach(2, "run")
+        assert learner.revise(Forget(class_name="dash")).n_labels == 1
+        assert learner.revise(Forget(class_name="run")).n_labels == 2

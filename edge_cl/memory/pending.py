@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Self
 
 import numpy as np
@@ -103,19 +103,10 @@ class Pending:
         for reading_id, answer in zip(ids, answers, strict=True):
             self._current[self._slot_of[reading_id]] = answer
 
-    def take_back(self, reading_ids: list[str], n_classes: int) -> None:
-        """The named readings' labels were not kept, and only `n_classes` classes are known again."""
-        for reading_id in reading_ids:
-            if reading_id in self._slot_of:
-                self._taught[self._slot_of[reading_id]] = -1
-        for answers in (self._answers, self._current, self._taught):
-            answers[answers >= n_classes] = -1
-
-    def keep_taught(self, reading_ids: Collection[str]) -> None:
-        """Only the named readings still have the label they were taught."""
+    def set_taught(self, taught: Mapping[str, int]) -> None:
+        """By reading id, the class that each has as its label now; the others have none."""
         for reading_id, slot in self._slot_of.items():
-            if reading_id not in reading_ids:
-                self._taught[slot] = -1
+            self._taught[slot] = taught.get(reading_id, -1)
 
     def rename(self, old: Sequence[str], new: Sequence[str]) -> None:
         """Classes have other numbers now: what an index of `old` named is found in `new`, or is unknown."""

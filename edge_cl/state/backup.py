@@ -20,9 +20,9 @@ from pathlib import Path
 import msgspec
 
 from edge_cl.errors import StateCorrupt, StateError, StateUnwritable
-from edge_cl.naming import ClassNames
 from edge_cl.state.entries import REVISIONS, Entry
 from edge_cl.state.journal import Journal
+from edge_cl.state.revising import names_now
 from edge_cl.state.snapshots import Snapshots, read_snapshot, sync_folder
 from edge_cl.state.store import JOURNAL, KINDS, StateStore
 from edge_cl.state.timeline import Timeline
@@ -153,15 +153,14 @@ def _take_in(store: StateStore, other: Journal, at_s: float) -> Merged:
 
 
 def _labels(journal: Journal) -> Iterator[Entry]:
-    """The labels that count in a journal, under the names that its classes have now."""
-    naming = ClassNames([])
-    for entry in journal.rare("rename"):
-        naming.add(entry.label)
-        naming.rename(entry.label, entry.detail)
-    for first, last in Timeline(journal.rare(*REVISIONS)).at(journal.last_seq):
+    """The labels that count in a journal, under the names that the classes they meant have now."""
+    counts = Timeline(journal.rare(*REVISIONS)).at(journal.last_seq)
+    names = names_now(journal, counts)
+    for first, last in counts:
         for entry in journal.read(max(first, journal.first_seq), last):
             if entry.kind in ("label", "not"):
-                yield msgspec.structs.replace(entry, label=naming.resolve(entry.label))
+                name = names.of(entry.seq, entry.label, taught=entry.kind == "label")
+                yield msgspec.structs.replace(entry, label=name)
 
 
 def _gather(folder: Path, temporary: Path) -> dict[str, Path]:

@@ -289,9 +289,12 @@ class Journal:
         except sqlite3.DatabaseError as error:
             raise _typed(error, self.path) from error
 
-    def labelled_lately(self) -> list[tuple[int, str]]:
-        """Seq and reading of the labels among the last entries."""
-        query = "SELECT seq, reading_id FROM journal WHERE seq > ? AND kind = 'label'"
+    def said_lately(self) -> list[tuple[int, str, str, str]]:
+        """(seq, ``label`` or ``not``, reading, class): what was lately said of its own readings."""
+        query = (
+            "SELECT seq, kind, reading_id, label FROM journal WHERE seq > ? AND kind IN ('label','not') "
+            "AND source NOT LIKE 'merge/%' ORDER BY seq"
+        )
         try:
             return self._db.execute(query, (self.last_seq - RECENT,)).fetchall()
         except sqlite3.DatabaseError as error:

@@ -9,9 +9,10 @@ from datetime import datetime
 import msgspec
 
 from edge_cl.errors import StateError
-from edge_cl.naming import ClassNames
+from edge_cl.naming import ClassNames, NamesNow
 from edge_cl.revisions import Forget, HeldLabel, Outcome, Rename, Review, Revision, Rollback
 from edge_cl.state.entries import Entry
+from edge_cl.state.journal import Journal
 from edge_cl.state.store import StateStore
 from edge_cl.state.timeline import Ranges, Taken, holds, ranges_of
 
@@ -67,6 +68,13 @@ def class_names_now(store: StateStore) -> list[str]:
     return naming.names
 
 
+def names_now(journal: Journal, counts: Ranges) -> NamesNow:
+    """What the classes that a journal's labels meant are called, by the renames that count."""
+    renames = [(e.seq, e.label, e.detail) for e in journal.rare("rename") if holds(counts, e.seq)]
+    names = msgspec.json.decode(journal.get_meta("bundle_classes") or "[]")
+    return NamesNow(names, renames, whole=journal.first_seq == 1)
+
+
 def held_labels(store: StateStore) -> list[HeldLabel]:
     """Labels that wait for a review, oldest first."""
     return [
@@ -84,16 +92,22 @@ def held_labels(store: StateStore) -> list[HeldLabel]:
 
 
 def _waiting(store: StateStore) -> list[tuple[Entry, str]]:
-    """Entries that wait for a review and why: held when they came, or held back later."""
-    journal = store.journal
+    """Entries that wait for a review and why: held when they came, or held back later.
+
+    A review that was rolled back does not count: its labels wait again.
+    """
+    counts = store.counts
     reviewed = {
-        seq for entry in journal.rare("review") for seq in msgspec.json.decode(entry.detail, type=Review).seqs
+        seq
+        for entry in store.rare("review")
+        if holds(counts, entry.seq)
+        for seq in msgspec.json.decode(entry.detail, type=Review).seqs
     }
-    found = {entry.seq: (entry, entry.detail) for entry in journal.rare("held")}
-    for hold in journal.rare("hold"):
+    found = {entry.seq: (entry, entry.detail) for entry in store.rare("held")}
+    for hold in store.rare("hold"):
         taken = msgspec.json.decode(hold.detail, type=Taken)
         for first, last in taken.ranges:
-            for entry in journal.read(max(first, journal.first_seq), last):
+            for entry in store.sound(max(first, store.journal.first_seq), last):
                 if entry.kind in TAUGHT:
                     found[entry.seq] = entry, taken.what
     return [found[seq] for seq in sorted(found.keys() - reviewed)]
@@ -103,13 +117,16 @@ def _forget(store: StateStore, asked: Forget, source: str, at_s: float) -> Outco
     if not any((asked.reading, asked.source, asked.class_name)) and asked.since_s is None:
         raise StateError("forget what? name a reading, a source, a class, or a span of time")
     counts = store.counts
-    names = _names_of(store, asked.class_name, counts) if asked.class_name else set()
+    names = names_now(store.journal, counts)
     seqs, n_counting = [], 0
     for seq, kind, reading_id, label, who, when in store.journal.about():
-        if kind not in TAUGHT or not _matches(asked, reading_id, label, who, when, names):
+        if kind not in TAUGHT:
             continue
-        seqs.append(seq)
-        n_counting += kind != "held" and holds(counts, seq)
+        counting = kind != "held" and holds(counts, seq)
+        name = names.of(seq, label, taught=counting and kind == "label") if asked.class_name else ""
+        if _matches(asked, reading_id, name, who, when):
+            seqs.append(seq)
+            n_counting += counting
     if not seqs:
         raise StateError(f"nothing to forget: no label {_describe(asked)}; {_what_there_is(store)}")
     what = f"labels {_describe(asked)}"
@@ -122,23 +139,14 @@ def _forget(store: StateStore, asked: Forget, source: str, at_s: float) -> Outco
     )
 
 
-def _matches(asked: Forget, reading_id: str, label: str, who: str, when: float, names: set[str]) -> bool:
+def _matches(asked: Forget, reading_id: str, name: str, who: str, when: float) -> bool:
     return (
         asked.reading in ("", reading_id)
         and (not asked.source or who == asked.source or who.startswith(f"{asked.source}/"))
-        and (not names or label in names)
+        and asked.class_name in ("", name)
         and (asked.since_s is None or when >= asked.since_s)
         and (asked.until_s is None or when < asked.until_s)
     )
-
-
-def _names_of(store: StateStore, name: str, counts: Ranges) -> set[str]:
-    """All names under which labels of a class were ever given: its own, and those that became it."""
-    names = {name}
-    for entry in reversed(store.journal.rare("rename")):
-        if entry.detail in names and holds(counts, entry.seq):
-            names.add(entry.label)
-    return names
 
 
 def _describe(asked: Forget) -> str:

@@ -79,8 +79,9 @@ class StateStore:
             self.journal.problems = self.problems = [*self.problems, *self.journal.problems]
             self.bundle_id = bundle_id or self.journal.get_meta("bundle_id") or ""
             self._match(self.journal.get_meta("bundle_id"))
-            self.timeline = Timeline(self.journal.rare(*REVISIONS))
+            self.timeline = Timeline(self.rare(*REVISIONS))
             """Which entries count."""
+            self._drop_tainted()  # a stop may have come between a forget and this
         except BaseException:
             with contextlib.suppress(AttributeError):
                 self.journal.close()
@@ -163,6 +164,21 @@ class StateStore:
                     elif entry.kind == "label":
                         yield msgspec.structs.replace(entry, kind="held")
 
+    def sound(self, first: int, last: int) -> Iterator[Entry]:
+        """Entries `first` to `last`; a damaged one is noted as lost."""
+        while first <= last:
+            try:
+                for entry in self.journal.read(first, last):
+                    first = entry.seq + 1
+                    yield entry
+            except DamagedEntry as error:
+                self.repair(error.seq)
+
+    def rare(self, *kinds: str) -> list[Entry]:
+        """The sound entries of some of the kinds that an index finds, in order."""
+        found = self.journal.rare(*kinds)
+        return [entry for one in found for entry in self.sound(one.seq, one.seq) if entry.kind in kinds]
+
     # ------------------------------------------------------------------ what changes it
 
     def append(self, entry: Entry) -> None:
@@ -180,24 +196,50 @@ class StateStore:
         """
         detail = msgspec.json.encode(Taken(ranges=ranges, what=what)).decode()
         seq = self.journal.last_seq + 1
-        self.journal.append(Entry(seq=seq, kind=kind, source=source, at_s=at_s, detail=detail))  # type: ignore[arg-type]
+        entry = Entry(seq=seq, kind=kind, source=source, at_s=at_s, detail=detail)  # type: ignore[arg-type]
+        self._require_base(entry)
+        self.journal.append(entry)
         if kind == "forget":
             self.journal.erase(seq for first, last in ranges for seq in range(first, last + 1))
         self._revised()
-        for seq, path in self.snapshots.paths().items():
-            if self.timeline.tainted(seq):
-                self.snapshots.delete(path)
+        self._drop_tainted()
+        if kind == "forget":
+            with contextlib.suppress(StateUnwritable):  # it goes with the next try, or at the stop
+                self.journal.shrink_log()  # what was erased is still in there
 
     def go_back(self, to: int, *, why: str, source: str, at_s: float) -> None:
         """Let count what counted at entry `to`, except what was taken out since; durable on return."""
         seq = self.journal.last_seq + 1
         detail = msgspec.json.encode(Back(to=to, why=why)).decode()
-        self.journal.append(Entry(seq=seq, kind="rollback", source=source, at_s=at_s, detail=detail))
+        entry = Entry(seq=seq, kind="rollback", source=source, at_s=at_s, detail=detail)
+        self._require_base(entry)
+        self.journal.append(entry)
         self._revised()
 
     def _revised(self) -> None:
         self.journal.commit()
-        self.timeline = Timeline(self.journal.rare(*REVISIONS))
+        self.timeline = Timeline(self.rare(*REVISIONS))
+
+    def _drop_tainted(self) -> None:
+        for seq, path in self.snapshots.paths().items():
+            if self.timeline.tainted(seq):
+                self.snapshots.delete(path)
+
+    def _require_base(self, revision: Entry) -> None:
+        """Raise StateError when no sound snapshot were left to build what counts after `revision` upon."""
+        first, last = self.journal.first_seq, self.journal.last_seq
+        if first == 1:
+            return
+        timeline = Timeline([*self.rare(*REVISIONS), revision])
+        for seq, path in reversed(self.snapshots.paths().items()):
+            if first - 1 <= seq <= last and timeline.leads_to(seq, revision.seq):
+                with contextlib.suppress(StateCorrupt):
+                    read_snapshot(path)
+                    return
+        raise StateError(
+            f"{self.folder}: the history begins at entry {first:,}, and no sound head is left that this "
+            "could be built upon; nothing was changed"
+        )
 
     def save(self, snapshot: Snapshot) -> None:
         """Write a snapshot; older ones, and the journal's beginning, go as the limits ask."""

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
+from edge_cl.errors import StateCorrupt
 from edge_cl.state.entries import Entry
 
 Ranges = list[tuple[int, int]]
@@ -38,6 +39,11 @@ class Timeline:
     ----------
     revisions
         Every ``forget``, ``hold`` and ``rollback`` of the journal, in order.
+
+    Raises
+    ------
+    StateCorrupt
+        One of them cannot be read.
     """
 
     def __init__(self, revisions: Iterable[Entry] = ()) -> None:
@@ -45,13 +51,19 @@ class Timeline:
         self._taken: list[tuple[int, Ranges]] = []
         self._forgotten: list[Ranges] = []
         for entry in revisions:
-            if entry.kind == "rollback":
-                self._rollbacks.append((entry.seq, msgspec.json.decode(entry.detail, type=Back).to))
-            else:
-                ranges = msgspec.json.decode(entry.detail, type=Taken).ranges
-                self._taken.append((entry.seq, ranges))
-                if entry.kind == "forget":
-                    self._forgotten.append(ranges)
+            try:
+                self._add(entry)
+            except msgspec.MsgspecError as error:
+                raise StateCorrupt(f"journal entry {entry.seq:,} is damaged ({error})") from error
+
+    def _add(self, entry: Entry) -> None:
+        if entry.kind == "rollback":
+            self._rollbacks.append((entry.seq, msgspec.json.decode(entry.detail, type=Back).to))
+            return
+        ranges = msgspec.json.decode(entry.detail, type=Taken).ranges
+        self._taken.append((entry.seq, ranges))
+        if entry.kind == "forget":
+            self._forgotten.append(ranges)
 
     def at(self, seq: int) -> Ranges:
         """The entries up to `seq` that counted when it was written, and have not been taken out since."""

@@ -286,5 +286,5 @@ def test_a_reader_that_goes_away_ends_it_quietly(tmp_path, bundle):
     assert b"Traceback" not in device.stderr.read()
     device.stdin.close()
     device.stderr.close()
-    with pytest.raises(StateError, match="labels safe in the journal: 1"):
+    with pytest.raises(StateError, match="journal entries that are safe: 1"):
         describe(tmp_path / "s")

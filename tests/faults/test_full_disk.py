@@ -8,6 +8,9 @@ import pytest
 
 from edge_cl import Label, Learner, Receipt
 from edge_cl.config import settings_from
+from edge_cl.errors import StateUnwritable
+from edge_cl.records import SleepRequest
+from edge_cl.state.journal import Journal
 from tests.worlds import NAMES, D, World, make_bundle, reading
 
 SETTINGS = settings_from(
@@ -121,3 +124,66 @@ def test_a_disk_that_fills_while_asleep_promises_nothing(tmp_path, small_disk):
         assert learner.knowledge.n_labels == len(learned)
     with Learner.from_bundle(bundle, state_dir=small_disk / "s", settings=settings) as learner:
         assert learner.knowledge.n_labels == len(learned), "every promise is kept after a restart"
+
+
+def broken(owner, method):
+    """A method that finds the disk full: what was not committed is gone."""
+
+    def fail(self, *args):
+        self.rollback()
+        raise StateUnwritable(f"{owner.__name__}.{method}: no room")
+
+    return fail
+
+
+def test_a_sleep_that_cannot_begin_or_end_leaves_a_device_that_learns(tmp_path, monkeypatch):
+    bundle = make_bundle(tmp_path / "b.ecl", "slda")
+    events = list(World(seed=4).events(60))
+    for method in ("append", "commit"):
+        with Learner.from_bundle(bundle, state_dir=tmp_path / method, settings=SETTINGS) as learner:
+            learner.run(iter(events[:80]))
+            before = learner.knowledge.digest()
+            with monkeypatch.context() as patch:
+                patch.setattr(Journal, method, broken(Journal, method))
+                with pytest.raises(StateUnwritable):
+                    list(learner.sleep())
+            assert learner.knowledge.digest() == before and not learner.knowledge.asleep
+            learner.observe(events[80])
+            assert learner.teach(events[81]).status == "learned"
+            assert list(learner.sleep()) and learner.knowledge.n_sleeps == 1
+
+
+def test_what_a_sleep_made_durable_is_not_refused_later(tmp_path, monkeypatch, caplog):
+    """The begin of a sleep is committed, and the labels that waited with it; its end cannot be journalled."""
+    bundle = make_bundle(tmp_path / "b.ecl", "dual")
+    sleep = {"after_labels": 0, "idle_s": 0, "slice_ms": 1e-3, "steps": 20}
+    settings = settings_from({"state": {"commit_ms": 1e9}, "sleep": sleep})
+    events = list(World(seed=4).events(40))
+    receipts = []
+
+    def stream(learner):
+        yield from events
+        yield SleepRequest()
+        patch.setattr(Journal, "append", broken(Journal, "append"))
+        yield from [None] * 200
+        patch.undo()
+
+    with (
+        monkeypatch.context() as patch,
+        Learner.from_bundle(bundle, state_dir=tmp_path / "s", settings=settings) as learner,
+    ):
+        learner.run(stream(learner), sinks=[lambda a: receipts.append(a) if isinstance(a, Receipt) else None])
+        assert "predicting only" in caplog.text
+        assert [r.status for r in receipts] == ["learned"] * 40
+        assert learner.knowledge.n_labels == 40
+
+
+def test_a_log_that_cannot_be_checkpointed_keeps_what_was_committed(tmp_path, monkeypatch):
+    bundle = make_bundle(tmp_path / "b.ecl", "slda")
+    with Learner.from_bundle(bundle, state_dir=tmp_path / "s", settings=SETTINGS) as learner:
+        learner.observe(reading(np.zeros(D, np.float32), "r"))
+        with monkeypatch.context() as patch:
+            patch.setattr(Journal, "checkpoint_if_due", broken(Journal, "checkpoint_if_due"))
+            assert learner.teach(Label(label="rest", reading_id="r")).status == "learned"
+        assert learner.knowledge.n_labels == 1
+        assert learner.teach(Label(label="rest", reading_id="r")).status == "duplicate"

@@ -38,7 +38,10 @@ def test_recent_are_the_last_distinct_ones_remembered(ids, capacity):
 def test_a_label_taken_back_can_be_given_again():
     pending = Pending(4, 1)
     pending.add("a", np.zeros(1), answer=3)
+    pending.add("b", np.zeros(1), answer=1)
     pending.mark_taught("a", 3)
-    pending.take_back(["a", "gone"], n_classes=3)
+    pending.rename(["p", "q", "r", "s"], ["p", "q", "r"])
+    pending.set_taught({"b": 2, "gone": 1})
     found = pending.get("a")
     assert found.taught == -1 and found.answer == -1, "class 3 is not known any more"
+    assert pending.get("b").taught == 2 and pending.get("b").answer == 1

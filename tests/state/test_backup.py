@@ -8,9 +8,10 @@ import pytest
 from edge_cl.config import settings_from
 from edge_cl.errors import StateCorrupt, StateError
 from edge_cl.learner import Learner
-from edge_cl.revisions import Forget, Rename
+from edge_cl.records import Label
+from edge_cl.revisions import Forget, Rename, Rollback
 from edge_cl.state import StateStore, back_up, merge_backup, restore_backup
-from tests.worlds import World, make_bundle
+from tests.worlds import World, make_bundle, reading
 
 SETTINGS = settings_from({"sleep": {"after_labels": 10**6, "idle_s": 0}, "state": {"snapshot_labels": 20}})
 
@@ -145,3 +146,30 @@ def test_another_bundles_backup_is_not_merged(tmp_path, bundle):
     back_up(tmp_path / "o", tmp_path / "o.zip", at_s=1.0)
     with pytest.raises(StateError, match="features differ"):
         merge_backup(tmp_path / "a", tmp_path / "o.zip", at_s=1.0)
+
+
+def test_merged_labels_come_under_the_names_that_their_classes_have_now(tmp_path, bundle):
+    """Also where a rename was rolled back, a name was given back, or now means another class."""
+    x, _ = World(seed=3).draw(4)
+    with Learner.from_bundle(bundle, state_dir=tmp_path / "other", settings=SETTINGS) as other:
+
+        def teach(k, name):
+            other.observe(reading(x[k], f"r{k}"))
+            other.teach(Label(label=name, reading_id=f"r{k}"))
+
+        teach(0, "rest")
+        at = other.status().journal_seq
+        other.revise(Rename(old="rest", new="nap"))
+        other.revise(Rollback(to=at))
+        other.revise(Rename(old="walk", new="stroll"))
+        teach(1, "stroll")
+        other.revise(Rename(old="stroll", new="walk"))
+        teach(2, "run")
+        other.revise(Rename(old="run", new="dash"))
+        other.revise(Rename(old="rest", new="run"))
+        teach(3, "run")
+    back_up(tmp_path / "other", tmp_path / "b.zip", at_s=1.0)
+    taught(tmp_path / "s", bundle, [])
+    assert merge_backup(tmp_path / "s", tmp_path / "b.zip", at_s=1.0).n_new == 4
+    with StateStore(tmp_path / "s", "", 2**62) as store:
+        assert [e.label for e in store.entries(0)] == ["run", "walk", "dash", "run"]
