@@ -6,9 +6,8 @@ clock, no file and no network here.
 
 from __future__ import annotations
 
-import functools
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import msgspec
@@ -88,7 +87,7 @@ class Knowledge:
         memory = memory or MemorySettings()
         spec, name = bundle.manifest.head, head_name or bundle.manifest.head.name
         asked = {**({} if head_name else spec.options), **(head_options or {})}
-        self._asked_options = options = heads.device_options(name, asked)
+        self._asked_options = heads.device_options(name, asked)
         self.bundle_classes = list(bundle.manifest.class_names)
         self.naming = ClassNames(self.bundle_classes)
         self.calibrate = Calibrator()
@@ -102,26 +101,30 @@ class Knowledge:
         """Of the head awake, on held-back exemplars."""
         self._nap: Nap | None = None
         self._program = StepProgram.load(bundle) if name == "step" else None
-        n_features = bundle.manifest.feature_size
+        self._n_features = n_features = bundle.manifest.feature_size
         self.guard, self.refusals = shares.make_guards(ledger, n_features, trust)
         """Against bad labels: who may teach, and the exam that every sleep must pass; and what readings are
         not, applied to the answers of whichever head is awake."""
         self.memory = shares.smallest_memory(memory, bundle, file)
-        most_bytes = shares.head_share(ledger.free_bytes, n_features)
-        self._create: Callable[[], Head] = functools.partial(
-            heads.create,
-            name,
-            n_features=n_features,
-            n_classes=len(self.bundle_classes),
-            max_bytes=most_bytes,
-            program=self._program,
-            **options,
-        )
+        self._head_name, self._most_head_bytes = name, shares.head_share(ledger.free_bytes, n_features)
+        self.head = self._new_head()
+        self._share_out(memory)
+        if begin:
+            self.begin()
+
+    def _new_head(self) -> Head:
         try:
-            self.head = self._create()
+            return heads.create(
+                self._head_name,
+                n_features=self._n_features,
+                n_classes=len(self.bundle_classes),
+                max_bytes=self._most_head_bytes,
+                program=self._program,
+                **self._asked_options,
+            )
         except BudgetExceeded as error:
             raise BudgetExceeded(
-                f"{error}. The budget's free {ledger.free_bytes:,} bytes also hold its copy in a sleep "
+                f"{error}. The budget's free {self._ledger.free_bytes:,} bytes also hold its copy in a sleep "
                 "and the smallest memory; raise budget.ram_mb, or choose a smaller head: "
                 "`edge-cl heads --budget-mb N` shows which fit"
             ) from error
@@ -129,9 +132,6 @@ class Knowledge:
             raise ConfigError(
                 f"{error}; see [head] in the settings, --head, or the bundle's manifest"
             ) from error
-        self._share_out(memory)
-        if begin:
-            self.begin()
 
     def _share_out(self, settings: MemorySettings) -> None:
         """The head and its sleeping copy take what they need of the budget, the memory what is left."""
@@ -163,7 +163,7 @@ class Knowledge:
 
     def first_head(self) -> Head:
         """One more head, as that of a new device is."""
-        head = self._create()
+        head = self._new_head()
         if self._prior is not None:
             head.warm_start(self._prior, strength=PRIOR_STRENGTH)
         return head

@@ -1,8 +1,8 @@
 """A fall of accuracy on trusted labels is tried before anything is taken back.
 
-Two heads, one after the other, learn again what was learned since: all of it, and all but what checked sources
-taught. Both start where the real head was before it fell, and neither sleeps, so that they compare. What they
-answer to the same trusted labels is the evidence; :func:`edge_cl.trust.try_without` judges it.
+Two heads, one after the other, learn again what was learned since: all of it, and all but what checked
+sources taught. Both start where the real head was before it fell, and neither sleeps, so that they compare.
+What they answer to the same trusted labels is the evidence; :func:`edge_cl.trust.try_without` judges it.
 """
 
 from __future__ import annotations

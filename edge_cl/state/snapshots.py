@@ -152,7 +152,8 @@ def read_arrays(path: Path, under: str) -> Snapshot:
         with path.open("rb") as file:
             line = file.readline()
             header = _header(path, line.removesuffix(b"\n"), _Rest(file, len(line)))
-            arrays, start = {}, len(line)
+            arrays: dict[str, np.ndarray] = {}
+            start = len(line)
             for array in header.arrays:
                 nbytes = math.prod(array.shape) * np.dtype(array.dtype).itemsize
                 if array.name.startswith(under):

@@ -67,8 +67,10 @@ class TrustedAnswers:
         self._answers = [*self._answers[1 - N_KEPT :], (seq, right)]
 
     def fell(self, *, after_seq: int = 0) -> bool:
-        """Whether the last, all of them after journal entry `after_seq`, were answered worse than those before,
-        beyond chance."""
+        """Whether the last were answered worse than those before, beyond chance.
+
+        No when one of them came before journal entry `after_seq`, or is it.
+        """
         right = np.array([right for _, right in self._answers], dtype=np.float64)
         before, last = right[:-N_LAST], right[-N_LAST:]
         if len(before) < N_LAST or self._answers[-N_LAST][0] <= after_seq:
