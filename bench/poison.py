@@ -9,6 +9,8 @@ without the defence and with it; then it answers the next day's held-out reading
 ``recall_loss`` and ``accuracy_loss`` are points against the same device without the attacker;
 ``…_undefended`` the same without the defence. ``mixed50`` and ``mixed75``: an attacker of whose 100 labels so
 many are honest.
+``--trials`` adds what is taken back when accuracy on trusted labels falls (:mod:`edge_cl.trial`), and counts
+those trials: ``trials``, ``trials_taken_back``; with ``--honest N`` nobody attacks, N draws of each stream.
 ``honest_lost`` is the share (%) of anna's labels that were held, refused or taken back, ``…_attacked`` while
 mallory is there; ``defence_cost`` what the defence costs in points of accuracy when nobody attacks.
 The constants of :mod:`edge_cl.trust` were chosen on `DEVELOPMENT` alone.
@@ -26,7 +28,11 @@ import numpy as np
 
 from bench.gate_streams import DEVELOPMENT, Device
 from edge_cl.datasets.streams import Stream, find_streams
-from edge_cl.trust import Said, Teachers
+from edge_cl.heads import Head
+from edge_cl.naming import ClassNames
+from edge_cl.state import Entry
+from edge_cl.trial import Arm
+from edge_cl.trust import Said, Teachers, TrustedAnswers, try_without
 from edge_cl.trust.teachers import CHECKED, TRUSTED
 
 ATTACKS = ("from", "to", "new")
@@ -35,6 +41,8 @@ HONEST_SHARES = {"": 0.0, "mixed50": 0.5, "mixed75": 0.75}
 FLIPS_A_DAY = 100
 MOST_DAYS, LEAST_READINGS = 5, 1000
 DAY_S = 86_400.0
+HEAD_EVERY = 250
+"""Labels between two copies of the head that a trial may start from."""
 
 
 class Told(NamedTuple):
@@ -55,11 +63,12 @@ class Attack(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """How many labels a day come from whom, and the draw of all of it."""
+    """How many labels a day come from whom, the draw of all of it, and whether falls are tried."""
 
     trusted: int
     checked: int
     seed: int
+    trials: bool = False
 
 
 def days_of(stream: Stream) -> list[np.ndarray]:
@@ -109,7 +118,7 @@ def _flips(
 class Home:
     """A device that is taught, with or without the defence; what is taken back is taken back by replay."""
 
-    def __init__(self, stream: Stream, head: str, *, defended: bool) -> None:
+    def __init__(self, stream: Stream, head: str, *, defended: bool, trials: bool = False) -> None:
         self._new = lambda: Device(stream, head, "gate")
         self._stream = stream
         self._teachers = Teachers(stream.X.shape[1]) if defended else None
@@ -119,12 +128,16 @@ class Home:
         self.device = self._new()
         self.lost: dict[str, int] = {}
         self.given: dict[str, int] = {}
+        self._trials = trials and defended
+        self._answers, self._tried = TrustedAnswers(), 0
+        self._heads: dict[int, Head] = {}
+        self.n_trials = self.n_taken_back = 0
 
     def tell(self, told: Told, seq: int) -> None:
         """One label, as a device takes it."""
         self.given[told.source] = self.given.get(told.source, 0) + 1
         if self._teachers is None:
-            self._teach(told)
+            self._teach(told, seq)
             return
         y = told.y if told.y < self.device.head.n_classes else -1
         trust = TRUSTED if told.source == "local" else CHECKED
@@ -134,13 +147,37 @@ class Home:
             self._lose(told)
             return
         if verdict.action == "learn":
-            self._teach(told)
+            self._teach(told, seq)
             self._taught[seq] = told
             said = said._replace(y=told.y)
         else:
             self._lose(told)
         if back := self._teachers.note(said, seq, learned=verdict.action == "learn"):
             self._take_back(back)
+        if self._trials and self._answers.fell(after_seq=self._tried):
+            self._try()
+
+    def _try(self) -> None:
+        """As :mod:`edge_cl.trial` does, from a copy of the head."""
+        since, self._tried = self._answers.since_seq, self._answers.newest_seq
+        checked = {seq for seq, told in self._taught.items() if seq > since and told.source != "local"}
+        if not checked:
+            return
+        self.n_trials += 1
+        right = [self._arm(since, without) for without in (set(), checked)]
+        if try_without(np.array(right[0]), np.array(right[1])).take_back:
+            self.n_taken_back += 1
+            self._take_back(sorted(checked))
+
+    def _arm(self, since: int, without: set[int]) -> list[bool]:
+        base = max((seq for seq in self._heads if seq < since), default=0)
+        head = self._heads[base].copy() if base else self._new().head
+        arm = Arm(head, ClassNames(self._names[: head.n_classes]))
+        for seq, told in self._taught.items():
+            if seq > base and seq not in without:
+                entry = Entry(seq=seq, kind="label", label=str(told.y), feature=self._stream.X[told.row])
+                arm.take(entry, exam=told.source == "local" and seq >= since)
+        return arm.right
 
     def _lose(self, told: Told) -> None:
         self.lost[told.source] = self.lost.get(told.source, 0) + 1
@@ -148,14 +185,20 @@ class Home:
     def _take_back(self, seqs: list[int]) -> None:
         for seq in self._taught.keys() & set(seqs):
             self._lose(self._taught.pop(seq))
-        self.device = self._new()
-        for told in self._taught.values():
-            self._teach(told)
+        self.device, self._answers = self._new(), TrustedAnswers()
+        self._heads = {}
+        for seq, told in self._taught.items():
+            self._teach(told, seq)
 
-    def _teach(self, told: Told) -> None:
+    def _teach(self, told: Told, seq: int) -> None:
+        if self._trials and told.source == "local":
+            scores = self.device.head.predict_one(self._stream.X[told.row])
+            self._answers.note(seq, right=bool(scores.any() and scores.argmax() == told.y))
         if told.y == self.device.head.n_classes:
             self.device.head.add_class()
         self.device.live(self._stream.X[told.row], told.y, trusted=told.source in self._trusts)
+        if self._trials and seq % HEAD_EVERY == 0:
+            self._heads[seq] = self.device.head.copy()
 
     def answers(self, rows: np.ndarray) -> np.ndarray:
         """The class it gives each reading, (n,)."""
@@ -172,6 +215,8 @@ class Outcome(NamedTuple):
     y: np.ndarray
     honest_lost: float
     attacker_lost: float
+    n_trials: int
+    n_taken_back: int
 
     def accuracy(self) -> float:
         """Percent right."""
@@ -184,7 +229,7 @@ class Outcome(NamedTuple):
 
 def live(stream: Stream, head: str, plan: Plan, attack: Attack | None, *, defended: bool) -> Outcome:
     """All days; tested on each next day from the second on, on the last one itself at the end."""
-    home = Home(stream, head, defended=defended)
+    home = Home(stream, head, defended=defended, trials=plan.trials)
     days = days_of(stream)
     right, tested, seq = [], [], 0
     for day, labels in enumerate(told(stream, plan, attack)):
@@ -199,7 +244,7 @@ def live(stream: Stream, head: str, plan: Plan, attack: Attack | None, *, defend
     lost = [
         100 * home.lost.get(who, 0) / max(home.given.get(who, 0), 1) for who in ("mqtt/anna", "mqtt/mallory")
     ]
-    return Outcome(np.concatenate(right), np.concatenate(tested), *lost)
+    return Outcome(np.concatenate(right), np.concatenate(tested), *lost, home.n_trials, home.n_taken_back)
 
 
 def targets_of(stream: Stream, n: int) -> list[int]:
@@ -237,8 +282,21 @@ def measure_stream(
             if defended:
                 found.setdefault(f"{name}honest_lost_attacked", []).append(attacked.honest_lost)
                 found.setdefault(f"{name}flips_lost", []).append(attacked.attacker_lost)
+                found.setdefault(f"{name}trials", []).append(attacked.n_trials)
+                found.setdefault(f"{name}trials_taken_back", []).append(attacked.n_taken_back)
     worst = {f"{key}_worst": max(values) for key, values in found.items() if key.startswith("recall_loss")}
     return {key: float(np.mean(values)) for key, values in found.items()} | worst
+
+
+def measure_honest(stream: Stream, head: str, plan: Plan, n: int) -> dict[str, float]:
+    """How often something is tried, and taken back, where nobody attacks: sums over n draws."""
+    lives = [live(stream, head, plan._replace(seed=plan.seed + k), None, defended=True) for k in range(n)]
+    return {
+        "draws": n,
+        "trials": sum(one.n_trials for one in lives),
+        "trials_taken_back": sum(one.n_taken_back for one in lives),
+        "honest_lost": float(np.mean([one.honest_lost for one in lives])),
+    }
 
 
 def main() -> None:
@@ -251,21 +309,26 @@ def main() -> None:
     parser.add_argument("--checked", type=int, default=100, help="labels a day of the honest checked source")
     parser.add_argument("--targets", type=int, default=2)
     parser.add_argument("--adaptive", action="store_true", help="attackers who hide among honest labels, too")
+    parser.add_argument("--trials", action="store_true", help="try falls of accuracy on trusted labels")
+    parser.add_argument("--honest", type=int, default=0, metavar="N", help="nobody attacks, in N draws")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
-    plan = Plan(given.trusted, given.checked, given.seed)
+    plan = Plan(given.trusted, given.checked, given.seed, given.trials)
     runs: dict[str, dict[str, float]] = {}
     for stream in find_streams(given.data, only=given.only.split(",")):
         for head in given.heads.split(","):
-            runs[f"{stream.name}/{head}"] = row = measure_stream(
-                stream, head, plan, given.targets, adaptive=given.adaptive
-            )
+            if given.honest:
+                row = measure_honest(stream, head, plan, given.honest)
+            else:
+                row = measure_stream(stream, head, plan, given.targets, adaptive=given.adaptive)
+            runs[f"{stream.name}/{head}"] = row
             print(f"{stream.name}/{head}")
             for key, value in row.items():
                 print(f"    {key:32}{value:7.2f}", flush=True)
-    losses = [row["recall_loss"] for row in runs.values()]
-    figures = {"runs": runs, "poison_recall_loss_points": max(losses)}
+    figures: dict[str, object] = {"runs": runs}
+    if not given.honest:
+        figures["poison_recall_loss_points"] = max(row["recall_loss"] for row in runs.values())
     if given.json:
         given.json.write_bytes(msgspec.json.format(msgspec.json.encode(figures), indent=1))
 
