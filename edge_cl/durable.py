@@ -14,6 +14,7 @@ from edge_cl.errors import BudgetExceeded, StateCorrupt, StateError, StateUnwrit
 from edge_cl.knowledge import Knowledge, Lesson
 from edge_cl.memory import PendingFeature
 from edge_cl.records import FloatArray, Label, SleepPlan, SleepProgress, Status
+from edge_cl.recovery import HELD_NOT, Recovery, Woken, learn
 from edge_cl.revisions import HeadRecord, HeldLabel, Outcome, Revision
 from edge_cl.state import (
     DamagedEntry,
@@ -24,9 +25,12 @@ from edge_cl.state import (
     heads_of,
     held_labels,
     holds,
+    last_hold,
     ranges_of,
     revise,
+    took_back,
 )
+from edge_cl.trial import Doubted, Trials
 from edge_cl.trust import Origin, Verdict
 
 log = logging.getLogger(__name__)
@@ -35,23 +39,10 @@ ROW_BYTES = 256
 """What a journal entry takes on disk beside its feature."""
 TRY_AGAIN = 64
 """Journal entries until a snapshot that could not be written is tried again."""
-HELD_NOT = "not: "
-"""Before the reason why a "not" is held."""
+TOLD_FOR = 1000
+"""Journal entries for which the status says that labels were taken back, unless they are reviewed before."""
 FIXED_BYTES = 64 * 1024
 """What a snapshot takes beside head and memory."""
-
-
-class Woken(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """How a sleep ended: all that its repetition must know besides its plan.
-
-    `n_steps` is set when it was ended early, `drop` when it was not waited for, `tried` when it then counts
-    as slept all the same.
-    """
-
-    n_steps: int | None = None
-    drop: str = ""
-    tried: bool = False
-    cpu_s: float = 0.0
 
 
 class DurableKnowledge:
@@ -89,15 +80,21 @@ class DurableKnowledge:
         self.wear = wear
         self._describe = describe
         self._alarm = self._recovery_alarm = ""
+        self._held_back = 0, ""
         self._distrust = False  # a write failed: what the disk holds is to be written anew
-        self._n_replayed = self._n_to_replay = self._checked = self._snapshot_again = 0
-        self._rebuilding: Iterator[None] | None = None
-        self._why = ""  # what it is rebuilt for
+        self._checked = self._snapshot_again = 0
         self.recovered = "nothing is kept on disk"
         self.seq = self._snapshot_seq = 0
+        self._rebuilding: Recovery | None = None
+        self._why = ""  # what it is rebuilt for
+        self.n_replayed = 0
+        """Journal entries that were learned anew when knowledge was last built."""
         self.knowledge = make()
-        self._bundle_classes = list(self.knowledge.class_names)
-        if store is not None:
+        """What is known; while it is rebuilt, what has been relearned of it."""
+        self._trials = Trials(store) if store else None
+        if store is None:
+            self.knowledge.begin()
+        else:
             self._require_room(store)
 
     def _require_room(self, store: StateStore) -> None:
@@ -123,7 +120,9 @@ class DurableKnowledge:
     @property
     def alarms(self) -> list[str]:
         """What a person should know: a snapshot that could not be written, damage found at the start."""
-        return [self._alarm, self._recovery_alarm]
+        held_back_at, held_back = self._held_back
+        lately = self.seq - held_back_at < TOLD_FOR
+        return [self._alarm, self._recovery_alarm, held_back if lately else ""]
 
     def learn(
         self, label: Label, reading_id: str, feature: FloatArray, *, trust: float = 1.0
@@ -138,8 +137,7 @@ class DurableKnowledge:
             if self.knowledge.must_wake(label.label):
                 self.end_sleep()
         entry = self._journal_label("not" if refused else "label", label, reading_id, feature, trust)
-        learn = self.knowledge.learn_not if refused else self.knowledge.learn
-        return entry.seq, learn(feature, label.label, origin=_origin(entry))
+        return entry.seq, learn(self.knowledge, entry, look=True)
 
     def judge(self, label: Label, feature: FloatArray, *, trust: float) -> Verdict:
         """Whether to learn a label that comes now; changes nothing."""
@@ -151,12 +149,8 @@ class DurableKnowledge:
         if label.kind == "not":
             why = f"{HELD_NOT}{why}"
         entry = self._journal_label("held", label, reading_id, feature, trust, detail=why)
-        self._hold(entry)
+        learn(self.knowledge, entry)
         return entry.seq
-
-    def _hold(self, entry: Entry) -> None:
-        refused = entry.detail.startswith(HELD_NOT)
-        self.knowledge.hold(entry.feature, entry.label, _origin(entry), refused=refused)
 
     def _journal_label(
         self,
@@ -193,6 +187,8 @@ class DurableKnowledge:
         on: another try would take as long. A sleep that a stop cut off is
         taken up again instead, by its own plan.
         """
+        if self._trials is not None:
+            self._trials.stop()  # it has the room that a sleep needs
         if not self.knowledge.asleep:
             self._journal(
                 Entry(
@@ -326,7 +322,7 @@ class DurableKnowledge:
         """Forget what was not committed."""
         if self._store is not None and self.seq != self._store.journal.committed_seq:
             self._store.journal.rollback()
-            self._rebuild()
+            self.recover()
 
     def revise(self, asked: Revision, source: str) -> Outcome:
         """Take labels back, go back, rename or review: journalled on return, known after `rebuild`.
@@ -346,64 +342,103 @@ class DurableKnowledge:
             at_s=round(time.time(), 3),
             class_names=self.knowledge.class_names,
         )
-        self.knowledge = self._make()
-        self._rebuilding, self._why = self._recovering(), outcome.message
+        self._begin_rebuilding(outcome.message)
         return outcome
 
     @property
     def rebuilding(self) -> str:
         """How far knowledge is rebuilt after a revision, "" when it is whole."""
-        if self._rebuilding is None:
+        recovery = self._rebuilding
+        if recovery is None:
             return ""
-        return f"learning anew: {self._n_replayed:,} of {self._n_to_replay:,} entries"
-
-    @property
-    def n_replayed(self) -> int:
-        """Journal entries that were learned anew when knowledge was last rebuilt."""
-        return self._n_replayed
+        return f"learning anew: {recovery.n_replayed:,} of {recovery.n_to_replay:,} entries"
 
     def rebuild(self, slice_s: float = math.inf, busy: Callable[[], bool] = bool) -> bool:
         """Go on learning anew what counts, for about `slice_s` or until `busy()`; whether it is done.
 
         Until then `knowledge` answers by what it has relearned, and must not be taught.
         """
-        if self._rebuilding is None:
+        recovery = self._rebuilding
+        if recovery is None:
             return True
         began = time.monotonic()
         try:
-            for _ in self._rebuilding:
+            for _ in recovery:
+                self.knowledge = recovery.knowledge
                 if time.monotonic() - began >= slice_s or busy():
                     return False
         except BaseException:  # half of it must never pass for the whole
-            self.knowledge, self._rebuilding = self._make(), self._recovering()
+            self._begin_rebuilding(self._why)
             raise
-        self._rebuilding = None
+        self._recovered(recovery)
         self.end_sleep(drop="it had not ended at the moment that was returned to")
         self.snapshot(self._why)
         return True
 
-    def hold_back(self) -> str:
-        """After a commit: labels that a source taught before it became suspect wait for a review from now on.
+    def recover(self) -> None:
+        """Knowledge becomes what counts."""
+        if self._store is not None:
+            self._begin_rebuilding("")
+            assert self._rebuilding is not None
+            self._rebuilding.finish()
+            self._recovered(self._rebuilding)
 
-        Returns what was done in words, "" for nothing; then go on with `rebuild`: what is known afterwards is
-        what never learned them. Raises StateUnwritable.
+    def _begin_rebuilding(self, why: str) -> None:
+        assert self._store is not None
+        if self._trials is not None:
+            self._trials.forget()
+        self._rebuilding, self._why = Recovery(self._make, self._store, self._as_snapshot), why
+        self.knowledge, self.seq = self._rebuilding.knowledge, self._rebuilding.seq
+
+    def _recovered(self, recovery: Recovery) -> None:
+        self._rebuilding = None
+        self.knowledge, self.seq, self._snapshot_seq = recovery.knowledge, recovery.seq, recovery.base_seq
+        self.n_replayed, self.recovered = recovery.n_replayed, recovery.describe()
+        self.wear.written_before = self.wear.written_before or recovery.written_bytes
+        self._held_back = last_hold(self._store) if self._store else (0, "")
+        self._note_problems()
+
+    def try_without(self, slice_s: float, busy: Callable[[], bool]) -> bool:
+        """A slice of a trial of what checked sources taught, when one is due.
+
+        A sleep, and knowledge that is rebuilt, come first. Returns whether no sleep may begin: the trial goes
+        on, or what it found waits for `hold_back`.
         """
-        suspected, store = self.knowledge.guard.suspected, self._store
-        if store is None or not suspected:
+        if self._trials is None or self._rebuilding is not None or self.knowledge.asleep:
+            return False
+        return self._trials.go_on(self.knowledge, slice_s, busy)
+
+    def hold_back(self) -> str:
+        """After a commit: learned labels that turned out to be doubtful wait for a review from now on.
+
+        They are those of a source that became suspect, from when that began, and those without which a trial
+        was better. Returns what was done in words, "" for nothing; then go on with `rebuild`: what is known
+        afterwards is what never learned them. Raises StateUnwritable.
+        """
+        store, doubted = self._store, self._doubted()
+        if store is None or doubted is None:
             return ""
         counts = store.counts
-        seqs = sorted({seq for seq in suspected if holds(counts, seq)})
+        seqs = sorted({seq for seq in doubted.seqs if holds(counts, seq)})
+        if seqs:
+            self.end_sleep(drop="labels are held back")
+            store.journal.commit()
+            ranges, at_s = ranges_of(seqs), round(time.time(), 3)
+            store.take_out("hold", ranges, what=doubted.why, source="edge-cl", at_s=at_s)
+            self._begin_rebuilding(doubted.why)
+        elif self._trials is not None and doubted is self._trials.found:
+            self._trials.forget()
         self.knowledge.guard.suspected = []
-        if not seqs:
-            return ""
-        suspects = ", ".join(self.knowledge.guard.teachers.suspects)
-        why = f"{suspects} contradicted trusted labels too often; held are its labels since that began"
-        self.end_sleep(drop="labels are held back")
-        store.journal.commit()
-        store.take_out("hold", ranges_of(seqs), what=why, source="edge-cl", at_s=round(time.time(), 3))
-        self.knowledge = self._make()
-        self._rebuilding, self._why = self._recovering(), why
-        return f"{why}: {len(seqs)} labels"
+        return took_back(len(seqs), doubted.why) if seqs else ""
+
+    def _doubted(self) -> Doubted | None:
+        """Labels to be held back."""
+        guard = self.knowledge.guard
+        if guard.suspected:
+            suspects = ", ".join(guard.teachers.suspects)
+            why = f"labels of {suspects}: contradicted trusted labels too often; held are its labels since"
+            return Doubted(guard.suspected, f"{why} that began")
+        return self._trials.found if self._trials else None
 
     def held_labels(self) -> list[HeldLabel]:
         """Labels that wait for a review, oldest first."""
@@ -419,7 +454,7 @@ class DurableKnowledge:
             return
         self._store.journal.commit()
         try:
-            self._store.save(self._as_snapshot(cause))
+            self._store.save(self._as_snapshot(self.knowledge, self.seq, cause))
             self.knowledge.memory.persisted()
         except StateUnwritable as error:
             self._alarm = f"no snapshot was written: {error}"
@@ -472,119 +507,16 @@ class DurableKnowledge:
             self._store.append(entry)
         self.seq = entry.seq
 
-    # ------------------------------------------------------------------ building knowledge anew
-
-    def recover(self) -> None:
-        """New knowledge becomes what counts: the newest snapshot that leads there, and what came after it."""
-        for _ in self._recovering():
-            pass
-
-    def _recovering(self) -> Iterator[None]:
-        """The same piece by piece."""
-        self.seq = self._snapshot_seq = self._n_replayed = self._n_to_replay = 0
-        store = self._store
-        if store is None:
-            self.knowledge.begin()
-            return
-        snapshot = self._restore(store)
-        store.begin(snapshot, self._bundle_classes)
-        self._snapshot_seq = snapshot.seq if snapshot else 0
-        if snapshot is not None and not self.wear.written_before:
-            self.wear.written_before = snapshot.meta.get("written_bytes", 0)
-        self.seq = store.journal.last_seq
-        yield from self._replay(store)
-        start = f"snapshot at entry {self._snapshot_seq:,}" if snapshot else "a new start"
-        self.recovered = f"{start}, {self._n_replayed:,} journal entries replayed"
-        if store.problems:
-            self.recovered += f"; {'; '.join(store.problems)}"
-            self._note_problems()
-
-    def _rebuild(self) -> None:
-        """From knowledge that is not what counts to knowledge that is."""
-        self.knowledge, self._rebuilding = self._make(), None
-        self.recover()
-
     def _note_problems(self) -> None:
         problems = "; ".join(self._store.problems) if self._store else ""
         if problems != self._recovery_alarm:
             self._recovery_alarm = problems
             log.error("%s", problems)
 
-    def _restore(self, store: StateStore) -> Snapshot | None:
-        """Take the newest snapshot that can be built upon, None for a new start."""
-        refused: StateError | None = None
-        for snapshot in store.usable():
-            try:
-                self.knowledge.restore(snapshot.meta, snapshot.arrays)
-            except StateError as error:
-                if not self.knowledge.memory.disk_bytes:
-                    raise
-                refused = error  # of an older file of exemplars
-                continue
-            return snapshot
-        if refused is not None and store.journal.first_seq > 1:
-            raise refused
-        if refused is not None:
-            self.knowledge = self._make()
-        self.knowledge.begin()
-        return None
-
-    def _replay(self, store: StateStore) -> Iterator[None]:
-        """Relearn what counts after the snapshot, exactly as it was learned then."""
-        after = self._snapshot_seq
-        self._n_to_replay = sum(last - max(first - 1, after) for first, last in store.counts if last > after)
-        while True:
-            try:
-                for entry in store.entries(after):
-                    yield from self._replay_one(entry)
-                    after = entry.seq
-                    self._n_replayed += 1
-                break
-            except DamagedEntry as error:
-                store.repair(error.seq)
-            except StateCorrupt as error:
-                self._cut_off(store, after, error)
-                return
-        self.knowledge.look()
-
-    def _cut_off(self, store: StateStore, after: int, error: StateCorrupt) -> None:
-        """The journal cannot be read on: what is known goes on without it."""
-        store.problems.append(f"{error}; it was set aside, labels after entry {after:,} are lost")
-        if self.knowledge.asleep:
-            self.knowledge.wake(drop="the journal after its beginning is damaged")
-        self.seq = after
-        store.replace_journal(self._as_snapshot("the journal was damaged"))
-        self._snapshot_seq = after
-
-    def _replay_one(self, entry: Entry) -> Iterator[None]:
-        knowledge = self.knowledge
-        if entry.kind == "label":
-            knowledge.learn(entry.feature, entry.label, look=False, origin=_origin(entry))
-        elif entry.kind == "held":
-            self._hold(entry)
-        elif entry.kind == "not":
-            knowledge.learn_not(entry.feature, entry.label, origin=_origin(entry))
-        elif entry.kind == "rename":
-            knowledge.rename(entry.label, entry.detail)
-        elif entry.kind == "sleep":
-            if knowledge.asleep:  # how the one before ended is lost
-                knowledge.wake(drop="how it ended is lost")
-            knowledge.begin_sleep(msgspec.json.decode(entry.detail, type=SleepPlan))
-        elif entry.kind == "wake" and knowledge.asleep:
-            woken = msgspec.json.decode(entry.detail, type=Woken)
-            if not woken.drop:
-                for _ in knowledge.sleep_pieces(woken.n_steps):
-                    yield
-            knowledge.wake(drop=woken.drop, tried=woken.tried, cpu_s=woken.cpu_s)
-        yield
-
-    def _as_snapshot(self, cause: str) -> Snapshot:
-        meta, arrays = self.knowledge.state()
-        meta["status"] = msgspec.to_builtins(self._describe())
+    def _as_snapshot(self, knowledge: Knowledge, seq: int, cause: str) -> Snapshot:
+        meta, arrays = knowledge.state()
+        status = self._describe()
+        meta["status"] = msgspec.to_builtins(status)
         meta["cause"], meta["at_s"] = cause, round(time.time(), 3)
         meta["written_bytes"] = self.wear.written_bytes
-        return Snapshot(seq=self.seq, bundle_id=self._describe().bundle_id, meta=meta, arrays=arrays)
-
-
-def _origin(entry: Entry) -> Origin:
-    return Origin(entry.seq, entry.source, entry.trust, entry.at_s)
+        return Snapshot(seq=seq, bundle_id=status.bundle_id, meta=meta, arrays=arrays)

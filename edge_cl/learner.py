@@ -14,25 +14,21 @@
 from __future__ import annotations
 
 import logging
-import math
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-import msgspec
 import numpy as np
 
-from edge_cl import encoders, receipts
+from edge_cl import encoders
 from edge_cl.budget import MIB, Budget, Ledger
 from edge_cl.bundle import Bundle
 from edge_cl.config import Settings
 from edge_cl.durable import DurableKnowledge
-from edge_cl.errors import BadReading, BudgetExceeded, StateUnwritable
-from edge_cl.knowledge import Knowledge, Lesson
-from edge_cl.memory import PendingFeature
+from edge_cl.errors import BadReading, StateUnwritable
+from edge_cl.knowledge import Knowledge
 from edge_cl.records import (
     Answer,
     Decision,
@@ -52,15 +48,12 @@ from edge_cl.rest import Rest
 from edge_cl.revisions import HeadRecord, HeldLabel, Outcome, Revision
 from edge_cl.shares import exemplars_file, make_pending
 from edge_cl.state import StateStore, Wear
-from edge_cl.trust import PrequentialAccuracy, trust_in
+from edge_cl.teaching import Teaching
+from edge_cl.trust import PrequentialAccuracy
 
 log = logging.getLogger(__name__)
 
-N_COMPARED = 16
-"""A receipt says which of this many last readings would now be answered differently."""
 N_SCORES = 5
-MOST_WAITING = 1000
-"""Labels that wait while knowledge is rebuilt; one more makes everybody wait until it is done."""
 CHECKED_AT_ONCE = 64
 """Journal entries whose hashes are checked when nothing else is to be done."""
 
@@ -84,11 +77,6 @@ class Learner:
         self.n_bad_inputs = 0
         """Lines and samples that the source dropped before they were readings; set by whoever knows."""
         self._shape = (bundle.manifest.window_samples, bundle.manifest.n_channels)
-        self._committed_at = time.monotonic()
-        self._commit_s = settings.state.commit_ms / 1000
-        self._uncommitted, self._owed = list[Receipt](), list[Receipt]()
-        self._waiting, self._names_then = deque[Label](), list[str]()
-        self._refusing = ""
         self.other_alarm: Callable[[], str] = str
         """What somebody outside (the MQTT link, say) wants the status to say, or ""."""
         self._folder = None if state_dir is None else Path(state_dir)
@@ -105,6 +93,7 @@ class Learner:
                 wear=Wear(settings.state.daily_write_mb * 1e6),
             )
             self._rest = Rest(self._durable, settings.sleep, self.accuracy)
+            self._teaching = Teaching(self._durable, self._rest, self.pending, self.accuracy, settings)
             self._durable.recover()
         except BaseException:
             if store is not None:
@@ -174,11 +163,7 @@ class Learner:
 
     def teach(self, label: Label) -> Receipt:
         """Learn one label; when the receipt says ``learned``, the label is safe on disk."""
-        self._rebuilt()
-        at_once = self._teach(label)
-        given = at_once or self._commit()
-        self._owed += given[:-1]  # of labels that `run` had learned before; it gives them next
-        return given[-1]
+        return self._teaching.teach(label)
 
     def sleep(self, cause: str = "asked") -> Iterator[SleepProgress]:
         """Rehearse, judge, swap or keep, snapshot: in slices, so that predicting goes on between.
@@ -188,13 +173,13 @@ class Learner:
 
         Raises StateUnwritable when the disk takes nothing; what is known is then what the disk holds.
         """
-        self._rebuilt()
+        self._teaching.rebuilt()
         try:
             yield from self._rest.sleep(cause)
         except StateUnwritable as error:
-            self._owed += self._predict_only(error)
+            self._teaching.owe_after(error)
             raise
-        self._refresh()
+        self._teaching.refresh()
 
     def revise(self, asked: Revision, *, source: str = "local", wait: bool = True) -> Outcome:
         """Take labels back, go back in time, rename or merge classes, review labels that wait.
@@ -212,33 +197,7 @@ class Learner:
 
         Raises StateError, and changes nothing, when it cannot be done.
         """
-        self._rebuilt()
-        self._owed += self._commit()
-        self._names_then = list(self.class_names)
-        began = time.monotonic()
-        try:
-            outcome = self._durable.revise(asked, source)
-        except StateUnwritable as error:
-            self._owed += self._predict_only(error)
-            raise
-        self._rest.forget()
-        if not wait:
-            return outcome
-        self._rebuilt()
-        took_s = round(time.monotonic() - began, 3)
-        return msgspec.structs.replace(outcome, n_replayed=self._durable.n_replayed, took_s=took_s)
-
-    def _rebuilt(self, slice_s: float = math.inf, busy: Callable[[], bool] = bool) -> bool:
-        """Go on learning anew what counts after a revision; whether it is done."""
-        if not self._durable.rebuilding:
-            return True
-        try:
-            if not self._durable.rebuild(slice_s, busy):
-                return False
-        except StateUnwritable as error:  # learned anew it is, but what follows cannot be journalled
-            self._owed += self._predict_only(error)
-        self._renumber(self._names_then)
-        return True
+        return self._teaching.revise(asked, source=source, wait=wait)
 
     def run(
         self,
@@ -275,15 +234,15 @@ class Learner:
             self._handle(event, sinks)
             if event is None and not self._rest.asleep and not self._durable.rebuilding:
                 self._durable.check_history(CHECKED_AT_ONCE)
-            if time.monotonic() - self._committed_at >= self._commit_s:
-                _emit(sinks, self._commit())
+            if self._teaching.commit_due:
+                _emit(sinks, self._teaching.commit())
             self._doze(sinks, busy)
         while self._rest.asleep and not self._rest.waits and not busy():
             self._doze(sinks, busy)
-        if self._waiting:
-            self._rebuilt()
-            self._teach_waiting(sinks)
-        _emit(sinks, [*self._commit(), self.status()])
+        if self._teaching.anything_waits:
+            self._teaching.rebuilt()
+            _emit(sinks, self._teaching.hear_waiting())
+        _emit(sinks, [*self._teaching.commit(), self.status()])
 
     def _handle(self, event: Event, sinks: Sequence[Sink]) -> None:
         if isinstance(event, Reading):
@@ -292,25 +251,16 @@ class Learner:
             if event.urgent:
                 self._rested(lambda: self._rest.stop("an urgent reading came"), sinks)
         elif isinstance(event, Label):
-            if self._durable.rebuilding and len(self._waiting) < MOST_WAITING:
-                self._waiting.append(event)
-            else:
-                self._rebuilt()
-                self._teach_waiting(sinks)
-                _emit(sinks, self._teach(event))
+            _emit(sinks, self._teaching.hear(event))
         elif isinstance(event, SleepRequest):
             self._rest.request()
-
-    def _teach_waiting(self, sinks: Sequence[Sink]) -> None:
-        """Labels that came while knowledge was rebuilt."""
-        while self._waiting:
-            _emit(sinks, self._teach(self._waiting.popleft()))
 
     # ------------------------------------------------------------------ around them
 
     def status(self) -> Status:
         """How the device is doing now."""
         held = self.ledger.held()
+        alarms = [self._teaching.refusing, *self._durable.alarms, self.other_alarm()]
         return Status(
             bundle_name=self.bundle.manifest.name,
             bundle_id=self.bundle.bundle_id,
@@ -330,7 +280,7 @@ class Learner:
             sleep_state=self._durable.rebuilding or self._rest.describe(),
             recovered=self._durable.recovered,
             written_bytes=self._durable.wear.written_bytes,
-            alarm="; ".join(filter(None, [self._refusing, *self._durable.alarms, self.other_alarm()])),
+            alarm="; ".join(filter(None, alarms)),
         )
 
     def heads(self) -> list[HeadRecord]:
@@ -383,136 +333,25 @@ class Learner:
             log.warning("%s", error)
             return []
 
-    # ------------------------------------------------------------------ one label
-
-    def _teach(self, label: Label) -> list[Receipt]:
-        """Journal and learn one label. Returns the receipts that may be given at once; one that
-        promises something waits for the commit."""
-        reading_id = label.reading_id or self.pending.newest_id
-        known = self.pending.get(reading_id)
-        refusal = self._refuse(label, reading_id, known)
-        if known is None or refusal is not None:
-            return [refusal] if refusal else []
-        trust = trust_in(self.settings.trust, label.source)
-        verdict = self._durable.judge(label, known.feature, trust=trust)
-        if verdict.action == "refuse":
-            return [receipts.refusal(label, reading_id, "refused", verdict.reason)]
-        try:
-            if verdict.action == "hold":
-                seq = self._durable.hold(label, reading_id, known.feature, trust=trust, why=verdict.reason)
-                self._uncommitted.append(receipts.held(label, reading_id, seq, verdict.reason))
-                return []
-            seq, lesson = self._durable.learn(label, reading_id, known.feature, trust=trust)
-        except StateUnwritable as error:
-            lost = self._predict_only(error)
-            return [*lost, receipts.refusal(label, reading_id, "refused", self._refusing)]
-        except BudgetExceeded as error:
-            return [receipts.refusal(label, reading_id, "refused", str(error))]
-        self._note(label, known, lesson)
-        changed, n_compared = self._compare()
-        self._uncommitted.append(receipts.learned(label, reading_id, seq, lesson, changed, n_compared))
-        return []
-
-    def _refuse(self, label: Label, reading_id: str, known: PendingFeature | None) -> Receipt | None:
-        """The receipt for a label that teaches nothing, None for one that can be learned."""
-        if problem := receipts.unusable(label, self.class_names):
-            return receipts.refusal(label, reading_id, "refused", problem)
-        if self._durable.heard_before(label, reading_id, known):
-            return receipts.duplicate(label, reading_id)
-        return receipts.not_remembered(label, reading_id, self.pending.capacity) if known is None else None
-
-    def _note(self, label: Label, known: PendingFeature, lesson: Lesson) -> None:
-        """Remember that a reading was labelled, and count its answer right or wrong."""
-        taught = label.kind == "is"  # "not" tells of wrong answers only: counted, it would bias the accuracy
-        if taught or known.taught == lesson.class_index:
-            self.pending.mark_taught(known.reading_id, lesson.class_index if taught else -1)
-        if taught and known.answer >= 0:
-            self.accuracy.update(known.answer == lesson.class_index)
-            self._rest.note_label()
-
-    def _renumber(self, names: Sequence[str]) -> None:
-        """What is noted of readings by class number, in `names`, is brought up to date with what counts."""
-        self.pending.rename([self.knowledge.naming.resolve(name) for name in names], self.class_names)
-        self.pending.set_taught(self._durable.taught_lately())
-        self._refresh()
-
-    def _refresh(self) -> None:
-        """Note how a head that just changed would answer the last readings, so that no label is blamed."""
-        ids, features, _ = self.pending.recent(N_COMPARED)
-        if ids:
-            self.pending.set_current(ids, self.knowledge.answers(features))
-
-    def _compare(self) -> tuple[dict[str, str], int]:
-        """Answers to the last readings that the newest label changed: {id: "old → new"}."""
-        ids, features, old = self.pending.recent(N_COMPARED)
-        new = self.knowledge.answers(features)
-        changed = np.flatnonzero((new != old) & (old >= 0))
-        self.pending.set_current([ids[i] for i in changed], new[changed])
-        names = [*self.class_names, "(none)"]
-        return {ids[i]: f"{names[old[i]]} → {names[new[i]]}" for i in changed}, len(ids)
-
-    def _commit(self) -> list[Receipt]:
-        """Make what was learned durable; only now its receipts may be given."""
-        self._committed_at = time.monotonic()
-        try:
-            self._durable.commit()
-        except StateUnwritable as error:
-            return self._predict_only(error)
-        given, self._uncommitted = self._uncommitted, []
-        if given:
-            self._refusing = ""
-            self._commit_s = self._durable.wear.commit_s(self.settings.state.commit_ms / 1000)
-        given, self._owed = self._owed + given, []
-        try:
-            self._hold_back()
-            if not self._durable.rebuilding:
-                self._durable.snapshot_if_due()
-        except StateUnwritable as error:  # those given are durable all the same
-            self._predict_only(error)
-        return given
-
-    def _hold_back(self) -> None:
-        """What a source taught before it became suspect is to be known no more."""
-        names = list(self.class_names)
-        if done := self._durable.hold_back():
-            log.warning("%s", done)
-            self._names_then = names
-            self._rest.forget()
-
-    def _predict_only(self, error: StateUnwritable) -> list[Receipt]:
-        """The disk takes nothing: what could not be kept is forgotten and refused; predicting goes on.
-
-        Every later label tries again, so the device comes back by itself when there is room.
-        """
-        self._refusing = f"predicting only, not learned: {error}"
-        log.error("%s", self._refusing)
-        self._rest.forget()
-        names = self._names_then if self._durable.rebuilding else list(self.class_names)
-        self._durable.rollback()
-        waited, self._uncommitted = self._uncommitted, []
-        kept = [r for r in waited if r.seq <= self._durable.seq]  # a sleep's begin or end took them along
-        lost = waited[len(kept) :]
-        self._renumber(names)
-        return [*kept, *(receipts.taken_back(receipt, self._refusing) for receipt in lost)]
-
     # ------------------------------------------------------------------ sleep
 
     def _doze(self, sinks: Sequence[Sink], busy: Callable[[], bool]) -> None:
-        """One slice of learning anew, or of sleep, when asleep or when it is time to be."""
-        if not self._rebuilt(self.settings.sleep.slice_ms / 1000, busy):
+        """One slice of learning anew, of a trial, or of sleep, when asleep or when it is time to be."""
+        slice_s = self.settings.sleep.slice_ms / 1000
+        if not self._teaching.rebuilt(slice_s, busy):
             return
-        self._teach_waiting(sinks)
-        if not self._refusing:
+        _emit(sinks, self._teaching.hear_waiting())
+        if not self._teaching.refusing and not self._durable.try_without(slice_s, busy):
             self._rested(lambda: self._rest.doze(busy), sinks)
 
     def _rested(self, do: Callable[[], SleepReport | None], sinks: Sequence[Sink]) -> None:
         """Do something about a sleep that may end it; a disk that takes nothing stops only the learning."""
         try:
             if report := do():
-                self._refresh()
+                self._teaching.refresh()
                 _emit(sinks, [report])
         except StateUnwritable as error:
-            _emit(sinks, self._predict_only(error))
+            _emit(sinks, self._teaching.predict_only(error))
 
 
 def _emit(sinks: Sequence[Sink], answers: Sequence[Answer]) -> None:

@@ -82,31 +82,35 @@ class Trials:
         self._knowledge: Knowledge | None = None
         self._looked_at = self._tried = 0
         self.found: Doubted | None = None
-        """What the last trial says to take back, until somebody takes it up."""
+        """What a trial says to take back, until that is done."""
 
-    @property
-    def under_way(self) -> bool:
-        """Whether a trial is not at its end."""
-        return self._work is not None
+    def go_on(self, knowledge: Knowledge, slice_s: float, busy: Callable[[], bool]) -> bool:
+        """Begin a trial when one is due, or go on with it for about `slice_s` seconds or until `busy()`.
 
-    def go_on(self, knowledge: Knowledge, slice_s: float, busy: Callable[[], bool]) -> None:
-        """Begin a trial when one is due, or go on with it for about `slice_s` seconds or until `busy()`."""
+        Returns whether it is not at its end then, or what it found waits to be taken back.
+        """
         if self._work is not None and self._knowledge is not knowledge:  # built anew since
-            self.drop()
+            self.forget()
         if self._work is None:
-            if not self._due(knowledge):
-                return
+            if self.found or not self._due(knowledge):
+                return self.found is not None
             self._knowledge, self._work = knowledge, self._pieces(knowledge)
         began = time.monotonic()
         for _ in self._work:
             if time.monotonic() - began >= slice_s or busy():
-                return
+                return True
         self._tried = self._looked_at
-        self.drop()
+        self._work = self._knowledge = None
+        return self.found is not None
 
-    def drop(self) -> None:
-        """Let a trial under way go; it begins again when nothing is in its way."""
+    def stop(self) -> None:
+        """Drop a trial under way; it begins again when it is due still."""
         self._work, self._knowledge, self._looked_at = None, None, 0
+
+    def forget(self) -> None:
+        """What was tried is no more: knowledge is built anew."""
+        self.stop()
+        self.found = None
 
     def _due(self, knowledge: Knowledge) -> bool:
         answers = knowledge.guard.answers

@@ -296,7 +296,7 @@ class History(RuleBasedStateMachine):
                 if getattr(self.model.told[s], "reading_id", "") == label.reading_id
             ]
             assert receipt.status == "duplicate" and last, receipt.message
-        self.learner._owed.clear()
+        self.learner._teaching._owed.clear()
 
     @rule(data=st.data(), n=st.integers(1, 4))
     def teach_many(self, data, n):
@@ -306,7 +306,7 @@ class History(RuleBasedStateMachine):
 
     @rule(data=st.data())
     def teach_without_commit(self, data):
-        self.learner._teach(self.label(data))
+        self.learner._teaching.hear(self.label(data))
         self.follow()
 
     @rule(data=st.data())
@@ -319,7 +319,7 @@ class History(RuleBasedStateMachine):
         label = self.label(data, kind)
         feature = self.learner.pending.get(label.reading_id).feature
         self.learner._durable.hold(label, label.reading_id, feature, trust=0.1, why="odd")
-        self.learner._commit()
+        self.learner._teaching.commit()
         self.follow()
 
     @precondition(lambda self: self.model.waiting)
@@ -463,7 +463,7 @@ class History(RuleBasedStateMachine):
     @rule(data=st.data())
     def damage_a_label(self, data):
         labels = [e.seq for e in self.model.labels(self.store.journal.first_seq) if e.kind == "label"]
-        self.learner._commit()
+        self.learner._teaching.commit()
         self.follow()
         if not labels:
             return
@@ -504,23 +504,23 @@ class History(RuleBasedStateMachine):
             raise StateUnwritable(f"{name}: no room")
 
         label = self.label(data)
-        self.learner._owed.clear()
+        self.learner._teaching._owed.clear()
         with mock.patch.object(owner, name, failing), contextlib.suppress(StateUnwritable, StateError):
             self.write(data, what, label)
         self.nap = None
         self.follow(self.whatever_came)
-        for given in self.learner._owed:
+        for given in self.learner._teaching._owed:
             if given.status == "learned":
                 assert given.seq <= self.committed and given.seq in self.model.told
-        self.learner._owed.clear()
+        self.learner._teaching._owed.clear()
         again = self.learner.teach(label)
         assert again.status in ("learned", "duplicate"), "the disk is well again"
         self.follow()
 
     def write(self, data, what, label):
         if what == "teach":
-            self.learner._teach(self.label(data))
-            self.learner._owed.append(self.learner.teach(label))
+            self.learner._teaching.hear(self.label(data))
+            self.learner._teaching._owed.append(self.learner.teach(label))
         elif what == "sleep":
             for _ in self.nap or self.learner.sleep():
                 pass
@@ -541,7 +541,7 @@ class History(RuleBasedStateMachine):
     @precondition(lambda self: "memory" not in KINDS[self.kind] and len(self.backups) < 3)
     @rule()
     def back_up(self):
-        self.learner._commit()
+        self.learner._teaching.commit()
         self.follow()
         file = self.root / f"{len(self.backups)}.backup"
         back_up(self.folder, file, at_s=1.0)

@@ -318,7 +318,7 @@ def test_a_stop_while_it_learns_anew_loses_nothing(tmp_path, bundle):
         wanted = learner.knowledge.digest()
     with taught(tmp_path / "b", bundle, events, by_turns, **SLEEPY) as learner:
         learner.revise(Forget(source="bad"), wait=False)
-        assert not learner._rebuilt(slice_s=0.0)
+        assert not learner._teaching.rebuilt(slice_s=0.0)
     with Learner.from_bundle(bundle, state_dir=tmp_path / "b", settings=settings_from(SLEEPY)) as again:
         assert again.knowledge.digest() == wanted
 
@@ -329,7 +329,7 @@ def test_a_review_that_was_rolled_back_waits_again_and_damage_is_no_obstacle(tmp
         for name in ("rest", "walk"):
             label = Label(label=name, reading_id="r4")
             learner._durable.hold(label, "r4", feature, trust=0.1, why="odd")
-        learner._commit()
+        learner._teaching.commit()
         at, waiting = learner.status().journal_seq, [held.seq for held in learner.held_labels()]
         assert len(waiting) == 2
         learner.revise(Review(seqs=waiting, accept=True))

@@ -4,22 +4,29 @@ from __future__ import annotations
 
 import gc
 import weakref
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
 from edge_cl.budget import Ledger
 from edge_cl.bundle import Bundle
+from edge_cl.config import settings_from
 from edge_cl.heads import Head
 from edge_cl.knowledge import Knowledge
+from edge_cl.learner import Learner
 from edge_cl.naming import ClassNames
-from edge_cl.state import Entry, Snapshot, StateStore
+from edge_cl.records import Event, Label, SleepRequest
+from edge_cl.revisions import Review
+from edge_cl.state import Entry, Snapshot, StateStore, audit
 from edge_cl.trial import Arm, Trials
-from edge_cl.trust import Origin
-from tests.worlds import NAMES, World, make_bundle
+from edge_cl.trust import Origin, Teachers, Verdict
+from edge_cl.trust.accounts import Account
+from tests.worlds import NAMES, World, make_bundle, reading
 
 MIB = 2**20
 
@@ -52,6 +59,12 @@ class Life:
         self.knowledge.learn(X[0], entry.label, origin=Origin(entry.seq, source, trust, 0.0))
         return entry.seq
 
+    def alone(self, n: int) -> None:
+        """Someone at the device."""
+        for _ in range(n):
+            self.tell("local")
+        self.store.journal.commit()
+
     def both(self, n: int, *, lie: bool = False) -> list[int]:
         """Someone at the device, and three over MQTT after each label of his; journal numbers of these."""
         told = []
@@ -77,20 +90,17 @@ def life(bundle: Bundle, tmp_path: Path) -> Iterator[Life]:
 
 def tried(life: Life, trials: Trials | None = None) -> Trials:
     trials = trials or Trials(life.store)
-    trials.go_on(life.knowledge, np.inf, bool)
-    assert not trials.under_way
+    assert trials.go_on(life.knowledge, np.inf, bool) == (trials.found is not None)
     return trials
 
 
 def test_poison_is_found_with_who_and_by_how_much(life: Life) -> None:
-    life.both(110)
+    life.alone(110)
     bad = life.both(60, lie=True)
     assert life.knowledge.guard.answers.fell()
     found = tried(life).found
     assert found is not None
-    assert set(bad) <= set(found.seqs)
-    since = life.knowledge.guard.answers.since_seq
-    assert min(found.seqs) >= since and not any((seq - 1) % 4 == 0 for seq in found.seqs)  # nothing trusted
+    assert found.seqs == bad
     assert found.why.startswith("labels of mqtt/kitchen: of 170 trusted labels ")
     assert "% were answered right, without them 9" in found.why
 
@@ -120,7 +130,7 @@ def test_drift_is_left_alone_and_not_tried_again_before_there_are_new_labels(
 
 
 def test_bad_trusted_labels_are_nobody_elses_fault(life: Life) -> None:
-    life.both(110)
+    life.alone(110)
     for _ in range(60):
         life.tell("local", lie=True)
     life.store.journal.commit()
@@ -131,9 +141,9 @@ def test_bad_trusted_labels_are_nobody_elses_fault(life: Life) -> None:
 def test_it_holds_one_head_at_a_time_and_starts_where_the_newest_snapshot_allows(
     life: Life, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    life.both(10)
+    life.alone(10)
     old = life.snapshot()
-    life.both(160)
+    life.alone(160)
     life.snapshot()  # knows some of what is in question
     life.both(60, lie=True)
     alive: weakref.WeakSet[Head] = weakref.WeakSet()
@@ -151,19 +161,19 @@ def test_it_holds_one_head_at_a_time_and_starts_where_the_newest_snapshot_allows
     monkeypatch.setattr(Knowledge, "head_of", head_of)
     known = life.knowledge.digest()
     trials = Trials(life.store)
-    while not begun or trials.under_way:
-        trials.go_on(life.knowledge, np.inf, lambda: True)
+    while trials.found is None:
+        assert trials.go_on(life.knowledge, np.inf, lambda: True)
         assert all(head.nbytes <= life.knowledge._sleep_bytes() for head in alive)
-    assert trials.found is not None and life.knowledge.digest() == known
+    assert life.knowledge.digest() == known
     assert begun == [old, old] and old < life.knowledge.guard.answers.since_seq
     gc.collect()
     assert not alive
 
 
 def test_a_damaged_snapshot_is_passed_over(life: Life) -> None:
-    life.both(10)
+    life.alone(10)
     life.snapshot()
-    life.both(160)
+    life.alone(160)
     life.both(60, lie=True)
     want = tried(life).found
     (path,) = life.store.snapshots.paths().values()
@@ -176,7 +186,7 @@ def test_a_damaged_snapshot_is_passed_over(life: Life) -> None:
 def test_a_slice_ends_when_something_waits_and_what_is_built_anew_is_tried_anew(
     life: Life, bundle: Bundle
 ) -> None:
-    life.both(110)
+    life.alone(110)
     life.both(60, lie=True)
     whole = tried(life).found
     trials = Trials(life.store)
@@ -186,12 +196,11 @@ def test_a_slice_ends_when_something_waits_and_what_is_built_anew_is_tried_anew(
         n += 1
         if n == 300:
             life.both(20)  # what comes meanwhile is not tried
-    assert n > 1000 and trials.found == whole
+    assert n > 400 and trials.found == whole
     half = Trials(life.store)
-    half.go_on(life.knowledge, np.inf, lambda: True)
-    assert half.under_way
-    half.go_on(Knowledge(bundle, Ledger(32 * MIB)), np.inf, bool)
-    assert not half.under_way and half.found is None
+    assert half.go_on(life.knowledge, np.inf, lambda: True)
+    assert not half.go_on(Knowledge(bundle, Ledger(32 * MIB)), np.inf, bool)
+    assert half.found is None
 
 
 def test_an_arm_answers_before_it_learns_and_follows_names(bundle: Bundle) -> None:
@@ -217,7 +226,147 @@ def test_an_arm_answers_before_it_learns_and_follows_names(bundle: Bundle) -> No
 
 
 def test_a_head_that_learns_by_steps_is_not_tried(life: Life, monkeypatch: pytest.MonkeyPatch) -> None:
-    life.both(110)
+    life.alone(110)
     life.both(60, lie=True)
     monkeypatch.setattr(type(life.knowledge.head), "learns_by_steps", True)
     assert tried(life).found is None
+
+
+# ---------------------------------------------------------------------- on a device
+
+TOLD = {
+    "sleep": {"after_labels": 10**6, "idle_s": 0, "slice_ms": 5},
+    "state": {"commit_ms": 1, "snapshot_labels": 150},
+    "trust": {"per_day": 1e6, "per_minute": 1e6},
+}
+
+
+@pytest.fixture
+def fooled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Poison that no check of labels finds."""
+    monkeypatch.setattr(Teachers, "judge", lambda self, said, names: Verdict("learn"))
+    monkeypatch.setattr(Account, "judge", lambda self, *args, **kwargs: [])
+
+
+def device(bundle: Bundle, folder: Path, **sleep: float) -> Learner:
+    settings = {**TOLD, "sleep": {**TOLD["sleep"], **sleep}}
+    return Learner.from_bundle(bundle, state_dir=folder, settings=settings_from(settings))
+
+
+def day(n: int, *, lie: bool = False, name: str = "a", seed: int = 0) -> list[Event]:
+    """n readings that someone at the device labels, each with two that the kitchen does."""
+    world, events = World(seed=seed), list[Event]()
+    X, y = world.draw(3 * n)
+    for k in range(3 * n):
+        source = "local" if k % 3 == 0 else "mqtt/kitchen"
+        said = NAMES[(y[k] + (lie and k % 3 > 0)) % 3]
+        events += [reading(X[k], f"{name}{k}"), Label(label=said, reading_id=f"{name}{k}", source=source)]
+    return events
+
+
+IDLE: list[Event] = [None] * 1500
+POISONED = [*day(60), *day(100, lie=True, name="b", seed=1)]
+
+
+def digest_without(learner: Learner, bundle: Bundle, folder: Path) -> str:
+    """Of a device that held the labels at once that wait for a review here, and never learned them."""
+    held = {held.reading_id for held in learner.held_labels()}
+    with device(bundle, folder) as never:
+        never._durable.judge = lambda label, *_, **__: Verdict(  # type: ignore[method-assign]
+            "hold" if label.reading_id in held else "learn", "known to be bad"
+        )
+        never.run(POISONED)
+        assert len(never.held_labels()) == len(held)
+        return digest(never)
+
+
+def digest(learner: Learner) -> str:
+    learner.knowledge.look()
+    return learner.knowledge.digest()
+
+
+def test_poison_is_taken_back_exactly_told_and_learned_again_when_accepted(
+    bundle: Bundle, tmp_path: Path, fooled: None
+) -> None:
+    answers: list[Any] = []
+    with device(bundle, tmp_path / "s") as learner:
+        learner.run([*POISONED, *IDLE], sinks=[answers.append])
+        held = learner.held_labels()
+        assert len(held) > 90 and {one.source for one in held} == {"mqtt/kitchen"}
+        after = digest(learner)
+        reasons = Counter(one.reason for one in held)
+        assert all(reason.startswith("labels of mqtt/kitchen: of ") for reason in reasons)
+        assert f"took back {reasons[held[-1].reason]} {held[-1].reason}" in learner.status().alarm
+        what = [line.what for line in audit(tmp_path / "s")]
+        assert {f"held back {n} entries: {reason}" for reason, n in reasons.items()} <= set(what)
+        assert after == digest_without(learner, bundle, tmp_path / "never")
+    with device(bundle, tmp_path / "s") as again:
+        again.run(IDLE)
+        assert digest(again) == after and len(again.held_labels()) == len(held)  # nothing more is taken
+        assert "took back" in again.status().alarm
+        again.revise(Review(seqs=[one.seq for one in held], accept=False))
+        assert "took back" not in again.status().alarm
+
+
+def test_drift_takes_nothing_back(bundle: Bundle, tmp_path: Path) -> None:
+    moved = day(50, name="b", seed=1)
+    for k, event in enumerate(moved):
+        if isinstance(event, Label):  # the classes change places, and everybody says so
+            moved[k] = msgspec.structs.replace(event, label=NAMES[(NAMES.index(event.label) + 1) % 3])
+    with device(bundle, tmp_path / "s") as learner:
+        learner.run([*day(60), *moved, *IDLE])
+        assert not [one for one in learner.held_labels() if "answered right" in one.reason]
+        assert "took back" not in learner.status().alarm
+
+
+@pytest.mark.parametrize("where", ["trial", "rebuilding"])
+def test_a_stop_in_the_middle_changes_nothing(
+    bundle: Bundle, tmp_path: Path, fooled: None, where: str
+) -> None:
+    learner = device(bundle, tmp_path / "s")
+    trials = learner._durable._trials
+    assert trials is not None
+
+    def until() -> Iterator[Event]:
+        yield from POISONED
+        for _ in range(10**5):
+            yield None
+            if trials._work is not None if where == "trial" else learner._durable.rebuilding:
+                return
+
+    learner.run(until(), busy=lambda: True)
+    assert bool(learner._durable.rebuilding) == (where == "rebuilding")
+    learner.__exit__(RuntimeError, None, None)
+    with device(bundle, tmp_path / "s") as again:
+        again.run(IDLE)
+        assert len(again.held_labels()) > 90
+        assert digest(again) == digest_without(again, bundle, tmp_path / "never")
+
+
+def test_a_sleep_that_is_due_waits_for_the_trial_and_one_that_is_asked_for_goes_first(
+    bundle: Bundle, tmp_path: Path, fooled: None
+) -> None:
+    with device(bundle, tmp_path / "s") as learner:
+        trials = learner._durable._trials
+        assert trials is not None
+        learner.run(POISONED, busy=lambda: True)
+        for _ in range(100):
+            learner.run([None], busy=lambda: True)
+        assert trials._work is not None
+        learner.run([SleepRequest(), None, None], busy=lambda: True)
+        assert not learner.knowledge.asleep and trials._work is not None
+        nap = learner.sleep()
+        next(nap)
+        assert learner.knowledge.asleep and trials._work is None
+        learner.run([None], busy=lambda: True)
+        assert trials._work is None
+        for _ in nap:
+            pass
+        learner.run(IDLE)
+        assert learner.knowledge.n_sleeps == 2 and len(learner.held_labels()) > 90
+
+
+def test_without_a_state_folder_nothing_is_tried(bundle: Bundle, fooled: None) -> None:
+    learner = Learner.from_bundle(bundle, settings=settings_from(TOLD))
+    learner.run([*POISONED, *IDLE])
+    assert learner.knowledge.n_labels == len(POISONED) // 2

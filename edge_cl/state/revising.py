@@ -91,6 +91,22 @@ def held_labels(store: StateStore) -> list[HeldLabel]:
     ]
 
 
+def took_back(n_labels: int, what: str) -> str:
+    """For a person: that labels were held back, `what` says which and why."""
+    return f"took back {n_labels:,} {what}"
+
+
+def last_hold(store: StateStore) -> tuple[int, str]:
+    """Journal number and words of what was held back last, (0, "") once all of it was reviewed."""
+    entries = store.rare("hold")
+    if entries:
+        taken = msgspec.json.decode(entries[-1].detail, type=Taken)
+        if any(holds(taken.ranges, entry.seq) for entry, _ in _waiting(store)):
+            n_labels = sum(last - first + 1 for first, last in taken.ranges)
+            return entries[-1].seq, f"{took_back(n_labels, taken.what)}; see `edge-cl review`"
+    return 0, ""
+
+
 def _waiting(store: StateStore) -> list[tuple[Entry, str]]:
     """Entries that wait for a review and why: held when they came, or held back later.
 
