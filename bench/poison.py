@@ -10,7 +10,8 @@ without the defence and with it; then it answers the next day's held-out reading
 ``…_undefended`` the same without the defence. ``mixed50`` and ``mixed75``: an attacker of whose 100 labels so
 many are honest.
 ``--trials`` adds what is taken back when accuracy on trusted labels falls (:mod:`edge_cl.trial`), and counts
-those trials: ``trials``, ``trials_taken_back``; with ``--honest N`` nobody attacks, N draws of each stream.
+those trials: ``trials``, ``trials_taken_back``; ``--alone`` leaves out all other checks. With ``--honest N``
+nobody attacks, in N draws of each stream.
 ``honest_lost`` is the share (%) of anna's labels that were held, refused or taken back, ``…_attacked`` while
 mallory is there; ``defence_cost`` what the defence costs in points of accuracy when nobody attacks.
 The constants of :mod:`edge_cl.trust` were chosen on `DEVELOPMENT` alone.
@@ -31,7 +32,7 @@ from edge_cl.datasets.streams import Stream, find_streams
 from edge_cl.heads import Head
 from edge_cl.naming import ClassNames
 from edge_cl.state import Entry
-from edge_cl.trial import Arm
+from edge_cl.trial import Arm, groups_of
 from edge_cl.trust import Said, Teachers, TrustedAnswers, try_without
 from edge_cl.trust.teachers import CHECKED, TRUSTED
 
@@ -63,12 +64,13 @@ class Attack(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """How many labels a day come from whom, the draw of all of it, and whether falls are tried."""
+    """How many labels a day come from whom, the draw of all of it, whether falls are tried, and only they."""
 
     trusted: int
     checked: int
     seed: int
     trials: bool = False
+    alone: bool = False
 
 
 def days_of(stream: Stream) -> list[np.ndarray]:
@@ -118,17 +120,17 @@ def _flips(
 class Home:
     """A device that is taught, with or without the defence; what is taken back is taken back by replay."""
 
-    def __init__(self, stream: Stream, head: str, *, defended: bool, trials: bool = False) -> None:
+    def __init__(self, stream: Stream, head: str, plan: Plan, *, defended: bool) -> None:
         self._new = lambda: Device(stream, head, "gate")
         self._stream = stream
-        self._teachers = Teachers(stream.X.shape[1]) if defended else None
+        self._teachers = Teachers(stream.X.shape[1]) if defended and not plan.alone else None
         self._trusts = {"local"} if defended else set()
         self._names = [str(c) for c in range(int(stream.y.max()) + 2)]
         self._taught: dict[int, Told] = {}
         self.device = self._new()
         self.lost: dict[str, int] = {}
         self.given: dict[str, int] = {}
-        self._trials = trials and defended
+        self._trials = plan.trials and defended
         self._answers, self._tried = TrustedAnswers(), 0
         self._heads: dict[int, Head] = {}
         self.n_trials = self.n_taken_back = 0
@@ -138,11 +140,17 @@ class Home:
         self.given[told.source] = self.given.get(told.source, 0) + 1
         if self._teachers is None:
             self._teach(told, seq)
-            return
+            self._taught[seq] = told
+        else:
+            self._check(self._teachers, told, seq)
+        if self._trials and self._answers.fell(after_seq=self._tried):
+            self._try()
+
+    def _check(self, teachers: Teachers, told: Told, seq: int) -> None:
         y = told.y if told.y < self.device.head.n_classes else -1
         trust = TRUSTED if told.source == "local" else CHECKED
         said = Said(self._stream.X[told.row], y, told.source, trust, told.at_s)
-        verdict = self._teachers.judge(said, self._names)
+        verdict = teachers.judge(said, self._names)
         if verdict.action == "refuse":
             self._lose(told)
             return
@@ -152,22 +160,27 @@ class Home:
             said = said._replace(y=told.y)
         else:
             self._lose(told)
-        if back := self._teachers.note(said, seq, learned=verdict.action == "learn"):
+        if back := teachers.note(said, seq, learned=verdict.action == "learn"):
             self._take_back(back)
-        if self._trials and self._answers.fell(after_seq=self._tried):
-            self._try()
 
     def _try(self) -> None:
         """As :mod:`edge_cl.trial` does, from a copy of the head."""
         since, self._tried = self._answers.since_seq, self._answers.newest_seq
-        checked = {seq for seq, told in self._taught.items() if seq > since and told.source != "local"}
+        checked = {
+            seq: told.source for seq, told in self._taught.items() if seq > since and told.source != "local"
+        }
         if not checked:
             return
         self.n_trials += 1
-        right = [self._arm(since, without) for without in (set(), checked)]
-        if try_without(np.array(right[0]), np.array(right[1])).take_back:
+        right, groups = np.array(self._arm(since, set())), groups_of(checked)
+        found = [
+            (try_without(right, np.array(self._arm(since, set(group))), n_tried=len(groups)), group)
+            for group in groups
+        ]
+        trial, group = max(found, key=lambda one: (one[0].take_back, one[0].gain))
+        if trial.take_back:
             self.n_taken_back += 1
-            self._take_back(sorted(checked))
+            self._take_back(sorted(group))
 
     def _arm(self, since: int, without: set[int]) -> list[bool]:
         base = max((seq for seq in self._heads if seq < since), default=0)
@@ -229,7 +242,7 @@ class Outcome(NamedTuple):
 
 def live(stream: Stream, head: str, plan: Plan, attack: Attack | None, *, defended: bool) -> Outcome:
     """All days; tested on each next day from the second on, on the last one itself at the end."""
-    home = Home(stream, head, defended=defended, trials=plan.trials)
+    home = Home(stream, head, plan, defended=defended)
     days = days_of(stream)
     right, tested, seq = [], [], 0
     for day, labels in enumerate(told(stream, plan, attack)):
@@ -310,11 +323,12 @@ def main() -> None:
     parser.add_argument("--targets", type=int, default=2)
     parser.add_argument("--adaptive", action="store_true", help="attackers who hide among honest labels, too")
     parser.add_argument("--trials", action="store_true", help="try falls of accuracy on trusted labels")
+    parser.add_argument("--alone", action="store_true", help="the trials alone, no check of labels")
     parser.add_argument("--honest", type=int, default=0, metavar="N", help="nobody attacks, in N draws")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
-    plan = Plan(given.trusted, given.checked, given.seed, given.trials)
+    plan = Plan(given.trusted, given.checked, given.seed, given.trials, given.alone)
     runs: dict[str, dict[str, float]] = {}
     for stream in find_streams(given.data, only=given.only.split(",")):
         for head in given.heads.split(","):

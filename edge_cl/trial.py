@@ -1,8 +1,9 @@
 """A fall of accuracy on trusted labels is tried before anything is taken back.
 
-Two heads, one after the other, learn again what was learned since: all of it, and all but what checked
-sources taught. Both start where the real head was before it fell, and neither sleeps, so that they compare.
-What they answer to the same trusted labels is the evidence; :func:`edge_cl.trust.try_without` judges it.
+Heads, one after the other, learn again what was learned since: all of it, all but what checked sources
+taught, and all but what one of them did, so that a bad source does not hide among good ones. All start where
+the real head was before it fell, and none sleeps, so that they compare. What they answer to the same trusted
+labels is the evidence; :func:`edge_cl.trust.try_without` judges it.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Generator, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -20,12 +21,14 @@ from edge_cl.heads import Head
 from edge_cl.knowledge import Knowledge
 from edge_cl.naming import ClassNames
 from edge_cl.state import DamagedEntry, Entry, StateStore
-from edge_cl.trust import TRUSTED, try_without
+from edge_cl.trust import TRUSTED, Trial, try_without
 
 log = logging.getLogger(__name__)
 
 READ_AT_ONCE = 32
 """Journal entries in memory at a time; the journal is written to between two reads."""
+MOST_APART = 4
+"""Sources that are each left out alone: every one costs another head's learning."""
 MOST_NAMED = 3
 """Sources that a message names."""
 
@@ -130,26 +133,30 @@ class Trials:
                 yield
             if not sources:
                 return
-            right: list[list[bool]] = []
-            for left_out in ((), sources.keys()):
-                answers: list[bool] = []
-                yield from self._arm(knowledge, since, last, left_out, answers)
-                right.append(answers)
+            right = yield from self._arm(knowledge, since, last, ())
+            tried = groups_of(sources)
+            found: list[tuple[Trial, list[int]]] = []
+            for group in tried:
+                without = yield from self._arm(knowledge, since, last, frozenset(group))
+                found.append((try_without(np.array(right), np.array(without), n_tried=len(tried)), group))
         except (DamagedEntry, StateError, NumericalError) as error:
             log.warning(
                 "accuracy on trusted labels fell; what checked sources taught is not tried: %s", error
             )
             return
-        trial = try_without(np.array(right[0], dtype=np.bool_), np.array(right[1], dtype=np.bool_))
-        why = f"labels of {_named(sources)}: {trial.reason}"
+        trial, group = max(found, key=lambda one: (one[0].take_back, one[0].gain))
+        why = f"labels of {_named([sources[seq] for seq in group])}: {trial.reason}"
         log.warning("accuracy on trusted labels fell; %s %s", "bad are" if trial.take_back else "not", why)
         if trial.take_back:
-            self.found = Doubted(list(sources), why)
+            self.found = Doubted(group, why)
 
     def _arm(
-        self, knowledge: Knowledge, since: int, last: int, left_out: Collection[int], right: list[bool]
-    ) -> Iterator[None]:
-        """One head from before `since` learns what counts up to `last` but `left_out`; fills `right`."""
+        self, knowledge: Knowledge, since: int, last: int, left_out: Collection[int]
+    ) -> Generator[None, None, list[bool]]:
+        """One head from before `since` learns what counts up to `last` but `left_out`.
+
+        Returns how it answered the trusted labels from `since` on.
+        """
         base = self._store.head_before(since)
         naming = ClassNames(knowledge.bundle_classes)
         if base is None:
@@ -159,12 +166,12 @@ class Trials:
             naming.restore(base.meta)
             del base
         arm = Arm(head, naming)
-        arm.right = right
         for entry in self._counting(after + 1, last):
             if entry.kind in ("label", "rename") and entry.seq not in left_out:
                 trusted = entry.kind == "label" and entry.trust >= TRUSTED
                 arm.take(entry, exam=trusted and entry.seq >= since)
             yield
+        return arm.right
 
     def _counting(self, first: int, last: int) -> Iterator[Entry]:
         """Entries `first` to `last` that count."""
@@ -173,8 +180,15 @@ class Trials:
                 yield from list(self._store.journal.read(low, min(low + READ_AT_ONCE - 1, end, last)))
 
 
-def _named(sources: dict[int, str]) -> str:
+def groups_of(sources: dict[int, str]) -> list[list[int]]:
+    """Left out in turn of labels by journal number: all, and those of each of the commonest sources."""
+    common = Counter(sources.values()).most_common(MOST_APART)
+    apart = [[seq for seq, who in sources.items() if who == name] for name, _ in common]
+    return [list(sources), *(group for group in apart if len(group) < len(sources))]
+
+
+def _named(sources: list[str]) -> str:
     """Who they are of, the most first."""
-    common = Counter(sources.values()).most_common()
+    common = Counter(sources).most_common()
     named = ", ".join(who for who, _ in common[:MOST_NAMED])
     return named + (f" and {len(common) - MOST_NAMED} more" if len(common) > MOST_NAMED else "")

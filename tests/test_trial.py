@@ -23,7 +23,7 @@ from edge_cl.naming import ClassNames
 from edge_cl.records import Event, Label, SleepRequest
 from edge_cl.revisions import Review
 from edge_cl.state import Entry, Snapshot, StateStore, audit
-from edge_cl.trial import Arm, Trials
+from edge_cl.trial import Arm, Trials, groups_of
 from edge_cl.trust import Origin, Teachers, Verdict
 from edge_cl.trust.accounts import Account
 from tests.worlds import NAMES, World, make_bundle, reading
@@ -103,6 +103,27 @@ def test_poison_is_found_with_who_and_by_how_much(life: Life) -> None:
     assert found.seqs == bad
     assert found.why.startswith("labels of mqtt/kitchen: of 170 trusted labels ")
     assert "% were answered right, without them 9" in found.why
+
+
+def test_a_bad_source_is_found_among_good_ones(life: Life) -> None:
+    """The good one is worth its labels, so leaving both out says little."""
+    life.alone(110)
+    bad, life.world.means[:3] = list[int](), life.world.means[[1, 2, 0]]
+    for _ in range(60):
+        for _ in range(4):
+            life.tell("mqtt/good")
+        bad += [life.tell("mqtt/bad", lie=True) for _ in range(5)]
+        life.tell("local")
+    life.store.journal.commit()
+    found = tried(life).found
+    assert found is not None and found.seqs == bad
+    assert found.why.startswith("labels of mqtt/bad: of ")
+
+
+def test_labels_are_left_out_of_all_together_and_of_each_of_the_commonest() -> None:
+    assert groups_of({3: "a", 5: "a"}) == [[3, 5]]
+    sources = dict(enumerate("aabbccddefa"))
+    assert groups_of(sources) == [[*range(11)], [0, 1, 10], [2, 3], [4, 5], [6, 7]]
 
 
 def test_drift_is_left_alone_and_not_tried_again_before_there_are_new_labels(

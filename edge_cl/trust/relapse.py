@@ -27,10 +27,12 @@ class Trial(NamedTuple):
     """Whether to take back what checked sources taught, and the evidence for a person."""
 
     take_back: bool
+    gain: int
+    """Labels that more were answered right without, less those that fewer were."""
     reason: str
 
 
-def try_without(right: NDArray[np.bool_], right_without: NDArray[np.bool_]) -> Trial:
+def try_without(right: NDArray[np.bool_], right_without: NDArray[np.bool_], *, n_tried: int = 1) -> Trial:
     """Compare two heads on the same trusted labels, each answered before it was learned.
 
     Parameters
@@ -39,6 +41,8 @@ def try_without(right: NDArray[np.bool_], right_without: NDArray[np.bool_]) -> T
         (n,) of the head as it was.
     right_without
         (n,) of the head without the labels in question.
+    n_tried
+        How many such heads are compared, so that chance has as many (Bonferroni).
 
     Notes
     -----
@@ -53,7 +57,8 @@ def try_without(right: NDArray[np.bool_], right_without: NDArray[np.bool_]) -> T
         if n
         else "no trusted label to try it on"
     )
-    return Trial(p <= TAKE_BACK_P and better - worse >= LEAST_GAIN * n, found)
+    gain = better - worse
+    return Trial(p * n_tried <= TAKE_BACK_P and gain >= LEAST_GAIN * n, gain, found)
 
 
 class TrustedAnswers:

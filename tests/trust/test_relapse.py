@@ -36,6 +36,13 @@ def test_a_head_that_is_as_good_or_worse_without_is_not() -> None:
     assert not try_without(nobody, nobody).take_back
 
 
+def test_of_many_heads_one_must_be_better_by_more() -> None:
+    was, without = np.zeros(40, dtype=bool), np.arange(40) < 10
+    assert try_without(was, without).take_back  # chance 0.00098
+    assert not try_without(was, without, n_tried=2).take_back
+    assert try_without(was, np.arange(40) < 11, n_tried=2).take_back
+
+
 def test_many_labels_a_little_better_are_not_worth_it() -> None:
     was = np.array([True] * 1000 + [False] * 20)
     assert not try_without(was, np.ones(1020, dtype=bool)).take_back
