@@ -13,6 +13,7 @@ from edge_cl.encoders.onnx import OnnxEncoder
 from edge_cl.knowledge import Knowledge
 from edge_cl.learner import Learner
 from edge_cl.records import Event
+from edge_cl.teaching import Teaching
 
 STAGES: list[tuple[str, type, str]] = [
     ("encoder", IdentityEncoder, "encode"),
@@ -21,7 +22,7 @@ STAGES: list[tuple[str, type, str]] = [
     ("learn", Knowledge, "learn"),
     ("journal", DurableKnowledge, "_journal"),
     ("journal", DurableKnowledge, "commit"),
-    ("compare_receipt", Learner, "_compare"),
+    ("compare_receipt", Teaching, "_compare"),
     ("sleep", Learner, "_doze"),
 ]
 

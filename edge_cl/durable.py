@@ -87,6 +87,7 @@ class DurableKnowledge:
         self.seq = self._snapshot_seq = 0
         self._rebuilding: Recovery | None = None
         self._why = ""  # what it is rebuilt for
+        self._n_held: int | None = None
         self.n_replayed = 0
         """Journal entries that were learned anew when knowledge was last built."""
         self.knowledge = make()
@@ -150,6 +151,7 @@ class DurableKnowledge:
             why = f"{HELD_NOT}{why}"
         entry = self._journal_label("held", label, reading_id, feature, trust, detail=why)
         learn(self.knowledge, entry)
+        self._n_held = None
         return entry.seq
 
     def _journal_label(
@@ -388,7 +390,7 @@ class DurableKnowledge:
         if self._trials is not None:
             self._trials.forget()
         self._rebuilding, self._why = Recovery(self._make, self._store, self._as_snapshot), why
-        self.knowledge, self.seq = self._rebuilding.knowledge, self._rebuilding.seq
+        self.knowledge, self.seq, self._n_held = self._rebuilding.knowledge, self._rebuilding.seq, None
 
     def _recovered(self, recovery: Recovery) -> None:
         self._rebuilding = None
@@ -439,6 +441,13 @@ class DurableKnowledge:
             why = f"labels of {suspects}: contradicted trusted labels too often; held are its labels since"
             return Doubted(guard.suspected, f"{why} that began")
         return self._trials.found if self._trials else None
+
+    @property
+    def n_held(self) -> int:
+        """How many labels wait for a review."""
+        if self._n_held is None:
+            self._n_held = len(self.held_labels())
+        return self._n_held
 
     def held_labels(self) -> list[HeldLabel]:
         """Labels that wait for a review, oldest first."""

@@ -280,6 +280,7 @@ class Learner:
             sleep_state=self._durable.rebuilding or self._rest.describe(),
             recovered=self._durable.recovered,
             written_bytes=self._durable.wear.written_bytes,
+            n_held=self._durable.n_held,
             alarm="; ".join(filter(None, alarms)),
         )
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 import msgspec
 
-from edge_cl.errors import StateCorrupt, StateError
+from edge_cl.errors import BudgetExceeded, StateCorrupt, StateError
 from edge_cl.knowledge import Knowledge, Lesson
 from edge_cl.records import SleepPlan
 from edge_cl.state import DamagedEntry, Entry, Snapshot, StateStore
@@ -132,7 +132,10 @@ class Recovery:
         """Learn an entry exactly as it was learned then."""
         knowledge = self.knowledge
         if entry.kind in ("label", "not", "held"):
-            learn(knowledge, entry)
+            try:
+                learn(knowledge, entry)
+            except BudgetExceeded as error:  # accepted or merged while nobody could tell
+                self._store.problems.append(f"journal entry {entry.seq:,} was not learned: {error}")
         elif entry.kind == "rename":
             knowledge.rename(entry.label, entry.detail)
         elif entry.kind == "sleep":

@@ -9,7 +9,7 @@ import pytest
 from bench import pipeline, recording, refusals, resident, stages, throughput
 from edge_cl.bundle import Bundle
 from edge_cl.datasets.streams import Stream
-from edge_cl.learner import Learner
+from edge_cl.teaching import Teaching
 from tests.worlds import World
 
 WRIST = "edge_cl/assets/wrist.ecl"
@@ -83,10 +83,10 @@ def test_a_stage_does_not_count_what_it_calls():
 
 
 def test_instruments_are_taken_off_again():
-    before = Learner._compare
+    before = Teaching._compare
     with stages.instrumented():
-        assert Learner._compare is not before
-    assert Learner._compare is before
+        assert Teaching._compare is not before
+    assert Teaching._compare is before
 
 
 def test_a_device_that_ends_early_is_an_error_not_a_figure(tmp_path):

@@ -92,6 +92,7 @@ def _rows(status: Status) -> list[tuple[str, str]]:
             f"{_kb(status.held_bytes)} of {_kb(status.budget_bytes)}" + (f": {holders}" if holders else ""),
         ),
         ("sleeps", _sleep_text(status.n_sleeps, status.last_sleep)),
+        ("review", f"{status.n_held:,} labels wait: edge-cl review" if status.n_held else ""),
         ("written", f"{status.written_bytes / 1e6:,.1f} MB to disk so far" if status.written_bytes else ""),
         ("recovered", status.recovered),
         ("alarm", status.alarm),

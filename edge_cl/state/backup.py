@@ -20,9 +20,9 @@ from pathlib import Path
 import msgspec
 
 from edge_cl.errors import StateCorrupt, StateError, StateUnwritable
-from edge_cl.state.entries import REVISIONS, Entry
+from edge_cl.state.entries import REVISIONS, Entry, is_origin
 from edge_cl.state.journal import Journal
-from edge_cl.state.revising import names_now
+from edge_cl.state.revising import end_sleep, names_now
 from edge_cl.state.snapshots import Snapshots, read_snapshot, sync_folder
 from edge_cl.state.store import JOURNAL, KINDS, StateStore
 from edge_cl.state.timeline import Timeline
@@ -134,20 +134,27 @@ def merge_backup(folder: str | Path, file: str | Path, *, at_s: float) -> Merged
 
 def _take_in(store: StateStore, other: Journal, at_s: float) -> Merged:
     journal = store.journal
+    end_sleep(store, "labels of another device were merged", at_s=at_s)
     known = journal.origins()
     n_new = n_known = 0
+    newest: dict[str, str] = {}
     for entry in _labels(other):
-        origin = entry.detail if ":" in entry.detail else other.origin(entry.seq)
-        if origin in known or journal.is_own(origin):
+        merged_before = is_origin(entry.detail)
+        origin = entry.detail if merged_before else other.origin(entry.seq)
+        uid, _, seq = origin.partition(":")
+        if origin in known or journal.is_own(origin) or int(seq) <= journal.merged_to(uid):
             n_known += 1
             continue
-        source = entry.source if ":" in entry.detail else f"merge/{other.uid[:8]}/{entry.source}"
+        source = entry.source if merged_before else f"merge/{other.uid[:8]}/{entry.source}"
         store.append(
             msgspec.structs.replace(entry, seq=journal.last_seq + 1, source=source, detail=origin, at_s=at_s)
         )
+        newest[uid] = origin
         n_new += 1
         if n_new % GROUP == 0:
             journal.commit()
+    for origin in newest.values():
+        journal.note_merged(origin)
     journal.commit()
     return Merged(n_new=n_new, n_known=n_known, first_seq=other.first_seq, uid=other.uid)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 import zlib
 from collections.abc import Iterable, Iterator
 from typing import Any, Literal
@@ -25,6 +26,9 @@ RARE = (*REVISIONS, "held", "review", "rename")
 """Kinds that an index finds."""
 COLUMNS = "seq, kind, reading_id, label, source, trust, t_s, at_s, detail, feature"
 INSERT = f"INSERT INTO journal ({COLUMNS}, chain) VALUES ({','.join('?' * 11)})"
+
+
+_ORIGIN = re.compile(r"[0-9a-f]{16}:\d+")
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
@@ -108,6 +112,11 @@ def digest(row: tuple[object, ...]) -> bytes:
 
 def link(chain: bytes, digest: bytes) -> bytes:
     return hashlib.blake2b(chain + digest, digest_size=16).digest()
+
+
+def is_origin(detail: str) -> bool:
+    """Whether a label's detail says where it was merged from: ``uid:seq``."""
+    return bool(_ORIGIN.fullmatch(detail))
 
 
 def check(key: str, value: str) -> str:

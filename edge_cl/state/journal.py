@@ -64,6 +64,7 @@ class Journal:
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=FULL")
             self._db.execute("PRAGMA wal_autocheckpoint=0")  # it would hide a disk that fails
+            self._db.execute("PRAGMA secure_delete=FAST")  # what moves between pages leaves no copy behind
             self._db.execute("PRAGMA cache_size=-256")  # KiB; by default 2 MB would fill as labels come
             migrations.migrate(self._db, path)
             if self.get_meta("uid") is None:
@@ -175,7 +176,6 @@ class Journal:
         row = self._db.execute("SELECT chain FROM journal WHERE seq = ?", (up_to_seq,)).fetchone()
         try:
             with self._db:
-                self._db.execute("PRAGMA secure_delete=OFF")  # nobody asked to erase; it would wear the card
                 self._db.execute("BEGIN IMMEDIATE")
                 self._db.execute("DELETE FROM journal WHERE seq <= ?", (up_to_seq,))
                 self._put_meta("pruned_to", str(up_to_seq))
@@ -302,11 +302,21 @@ class Journal:
 
     def origins(self) -> set[str]:
         """Where labels came from that were merged from other devices: ``uid:seq``."""
-        query = "SELECT detail FROM journal WHERE kind IN ('label','not','forgotten') AND detail LIKE '%:%'"
+        query = "SELECT detail FROM journal WHERE kind IN ('label','not','forgotten') AND detail != ''"
         try:
-            return {str(row[0]) for row in self._db.execute(query)}
+            return {row[0] for row in self._db.execute(query) if entries.is_origin(row[0])}
         except sqlite3.DatabaseError as error:
             raise _typed(error, self.path) from error
+
+    def merged_to(self, uid: str) -> int:
+        """The newest entry of another journal that was merged before this one's beginning was cut off."""
+        return int(self.get_meta(f"merged {uid}") or 0) if self._pruned_to else 0
+
+    def note_merged(self, origin: str) -> None:
+        """Part of the open transaction: entries of that journal up to this one are known here."""
+        uid, _, seq = origin.partition(":")
+        before = int(self.get_meta(f"merged {uid}") or 0)
+        self._put_meta(f"merged {uid}", str(max(before, int(seq))))
 
     def about(self) -> Iterator[tuple[int, str, str, str, str, float]]:
         """(seq, kind, reading_id, label, source, at_s) of every entry, in order, without features."""

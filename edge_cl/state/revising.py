@@ -75,6 +75,17 @@ def names_now(journal: Journal, counts: Ranges) -> NamesNow:
     return NamesNow(names, renames, whole=journal.first_seq == 1)
 
 
+def end_sleep(store: StateStore, why: str, *, at_s: float) -> None:
+    """Drop a sleep that a stopped device would take up again: its memory must not change meanwhile."""
+    last = ""
+    for seq, kind, *_ in store.journal.about():
+        if kind in ("sleep", "wake") and holds(store.counts, seq):
+            last = kind
+    if last == "sleep":
+        detail = msgspec.json.encode({"drop": why}).decode()
+        store.append(Entry(seq=store.journal.last_seq + 1, kind="wake", at_s=at_s, detail=detail))
+
+
 def held_labels(store: StateStore) -> list[HeldLabel]:
     """Labels that wait for a review, oldest first."""
     return [
@@ -151,8 +162,16 @@ def _forget(store: StateStore, asked: Forget, source: str, at_s: float) -> Outco
     return Outcome(
         seq=store.journal.last_seq,
         n_labels=n_counting,
-        message=f"forgot {n_counting:,} labels {_describe(asked)}{more}",
+        message=f"forgot {n_counting:,} labels {_describe(asked)}{more}{_copies(store)}",
     )
+
+
+def _copies(store: StateStore) -> str:
+    """What else in the folder still knows what was forgotten."""
+    aside = sorted({*store.folder.glob("*.damaged*"), *store.folder.glob("before-restore-*")})
+    if not aside:
+        return ""
+    return f"; still in {', '.join(path.name for path in aside[:5])}, kept aside: delete them by hand"
 
 
 def _matches(asked: Forget, reading_id: str, name: str, who: str, when: float) -> bool:
@@ -271,6 +290,8 @@ def _review(store: StateStore, asked: Review, source: str, at_s: float) -> Outco
     journal = store.journal
     detail = msgspec.json.encode(asked).decode()
     journal.append(Entry(seq=journal.last_seq + 1, kind="review", source=source, at_s=at_s, detail=detail))
+    if asked.accept:
+        end_sleep(store, "held labels were accepted", at_s=at_s)
     for seq in asked.seqs if asked.accept else ():
         held = waiting[seq]
         kind = "not" if held.kind == "not" or held.detail.startswith("not: ") else "label"

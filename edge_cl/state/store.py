@@ -251,7 +251,12 @@ class StateStore:
         """Keep a copy of a journal with a damaged entry, and note the entry as lost."""
         kept = self.folder / f"{JOURNAL}.damaged"
         if not kept.exists():
-            shutil.copyfile(self.folder / JOURNAL, kept)
+            try:
+                shutil.copyfile(self.folder / JOURNAL, kept)
+            except OSError as error:
+                raise StateUnwritable(
+                    f"{kept}: cannot be written ({error.strerror}); free some disk"
+                ) from error
         self.journal.mark_damaged(seq)
         self.problems.append(
             f"journal entry {seq:,} was damaged, its label is lost; a copy of the journal is in {kept.name}"
@@ -262,6 +267,9 @@ class StateStore:
         self.journal.close()
         self.journal = self._fresh_journal()
         self.journal.set_meta("bundle_id", self.bundle_id)
+        for seq, path in self.snapshots.paths().items():
+            if seq > snapshot.seq:  # of a way that was rolled back, which nobody can tell any more
+                aside(path)
         self.snapshots.write(snapshot)
         self.journal.skip_to(snapshot.seq)
         self.timeline = Timeline()

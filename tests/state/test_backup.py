@@ -173,3 +173,29 @@ def test_merged_labels_come_under_the_names_that_their_classes_have_now(tmp_path
     assert merge_backup(tmp_path / "s", tmp_path / "b.zip", at_s=1.0).n_new == 4
     with StateStore(tmp_path / "s", "", 2**62) as store:
         assert [e.label for e in store.entries(0)] == ["run", "walk", "dash", "run"]
+
+
+def test_merging_again_after_the_beginning_was_cut_off_adds_nothing(tmp_path, bundle):
+    taught(tmp_path / "a", bundle, World(seed=2).events(30))
+    taught(tmp_path / "b", bundle, World(seed=3).events(20))
+    back_up(tmp_path / "b", tmp_path / "b.zip", at_s=1.0)
+    assert merge_backup(tmp_path / "a", tmp_path / "b.zip", at_s=1.0).n_new == 20
+    digest = digest_of(tmp_path / "a", bundle)
+    with StateStore(tmp_path / "a", bundle.bundle_id, 10**8) as store:
+        store.journal.prune(store.journal.last_seq)
+    assert merge_backup(tmp_path / "a", tmp_path / "b.zip", at_s=1.0).n_new == 0
+    assert digest_of(tmp_path / "a", bundle) == digest
+
+
+def test_a_merge_wakes_a_device_that_was_stopped_asleep(tmp_path, bundle):
+    slices = settings_from({"sleep": {"after_labels": 10**6, "idle_s": 0, "slice_ms": 0.001}})
+    with Learner.from_bundle(bundle, state_dir=tmp_path / "a", settings=slices) as learner:
+        learner.run(World(seed=2).events(60))
+        next(learner.sleep())
+        assert learner.knowledge.asleep
+    taught(tmp_path / "b", bundle, World(seed=3).events(20))
+    back_up(tmp_path / "b", tmp_path / "b.zip", at_s=1.0)
+    merge_backup(tmp_path / "a", tmp_path / "b.zip", at_s=1.0)
+    with Learner.from_bundle(bundle, state_dir=tmp_path / "a", settings=SETTINGS) as learner:
+        assert not learner.knowledge.asleep and learner.knowledge.n_labels == 80
+        assert "merged" in learner.knowledge.last_sleep.reason
