@@ -131,7 +131,7 @@ class Home:
         self.lost: dict[str, int] = {}
         self.given: dict[str, int] = {}
         self._trials = plan.trials and defended
-        self._answers, self._tried = TrustedAnswers(), 0
+        self._answers, self._tried, self._promising = TrustedAnswers(), 0, False
         self._heads: dict[int, Head] = {}
         self.n_trials = self.n_taken_back = 0
 
@@ -143,7 +143,8 @@ class Home:
             self._taught[seq] = told
         else:
             self._check(self._teachers, told, seq)
-        if self._trials and self._answers.fell(after_seq=self._tried):
+        again = self._promising and self._answers.new(self._tried)
+        if self._trials and (again or self._answers.fell(after_seq=self._tried)):
             self._try()
 
     def _check(self, teachers: Teachers, told: Told, seq: int) -> None:
@@ -178,6 +179,7 @@ class Home:
             for group in groups
         ]
         trial, group = max(found, key=lambda one: (one[0].take_back, one[0].gain))
+        self._promising = any(one.promising for one, _ in found)
         if trial.take_back:
             self.n_taken_back += 1
             self._take_back(sorted(group))

@@ -20,7 +20,7 @@ from edge_cl.errors import NumericalError, StateError
 from edge_cl.heads import Head
 from edge_cl.knowledge import Knowledge
 from edge_cl.naming import ClassNames
-from edge_cl.state import DamagedEntry, Entry, StateStore
+from edge_cl.state import Entry, StateStore
 from edge_cl.trust import TRUSTED, Trial, try_without
 
 log = logging.getLogger(__name__)
@@ -84,6 +84,8 @@ class Trials:
         self._work: Iterator[None] | None = None
         self._knowledge: Knowledge | None = None
         self._looked_at = self._tried = 0
+        self._promising = False
+        self._base_seq = -1  # entry that the first head started from
         self.found: Doubted | None = None
         """What a trial says to take back, until that is done."""
 
@@ -120,7 +122,7 @@ class Trials:
         if answers.newest_seq == self._looked_at or knowledge.head.learns_by_steps:
             return False
         self._looked_at = answers.newest_seq
-        return answers.fell(after_seq=self._tried)
+        return answers.fell(after_seq=self._tried) or (self._promising and answers.new(self._tried))
 
     def _pieces(self, knowledge: Knowledge) -> Iterator[None]:
         """The trial, label by label."""
@@ -132,21 +134,22 @@ class Trials:
                     sources[entry.seq] = entry.source
                 yield
             if not sources:
+                self._promising = False
                 return
+            self._base_seq = -1
             right = yield from self._arm(knowledge, since, last, ())
             tried = groups_of(sources)
             found: list[tuple[Trial, list[int]]] = []
             for group in tried:
                 without = yield from self._arm(knowledge, since, last, frozenset(group))
                 found.append((try_without(np.array(right), np.array(without), n_tried=len(tried)), group))
-        except (DamagedEntry, StateError, NumericalError) as error:
-            log.warning(
-                "accuracy on trusted labels fell; what checked sources taught is not tried: %s", error
-            )
+        except (StateError, NumericalError) as error:
+            log.warning("accuracy on trusted labels fell; what others taught is not tried: %s", error)
             return
         trial, group = max(found, key=lambda one: (one[0].take_back, one[0].gain))
         why = f"labels of {_named([sources[seq] for seq in group])}: {trial.reason}"
         log.warning("accuracy on trusted labels fell; %s %s", "bad are" if trial.take_back else "not", why)
+        self._promising = any(one.promising for one, _ in found)
         if trial.take_back:
             self.found = Doubted(group, why)
 
@@ -165,6 +168,9 @@ class Trials:
             head, after = knowledge.head_of(base.meta, base.arrays), base.seq
             naming.restore(base.meta)
             del base
+        if self._base_seq not in (-1, after):
+            raise StateError(f"the head at entry {self._base_seq:,} was dropped meanwhile")
+        self._base_seq = after
         arm = Arm(head, naming)
         for entry in self._counting(after + 1, last):
             if entry.kind in ("label", "rename") and entry.seq not in left_out:

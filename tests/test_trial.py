@@ -24,7 +24,7 @@ from edge_cl.records import Event, Label, SleepRequest
 from edge_cl.revisions import Review
 from edge_cl.state import Entry, Snapshot, StateStore, audit
 from edge_cl.trial import Arm, Trials, groups_of
-from edge_cl.trust import Origin, Teachers, Verdict
+from edge_cl.trust import Origin, Teachers, TrustedAnswers, Verdict
 from edge_cl.trust.accounts import Account
 from tests.worlds import NAMES, World, make_bundle, reading
 
@@ -120,6 +120,25 @@ def test_a_bad_source_is_found_among_good_ones(life: Life) -> None:
     assert found.why.startswith("labels of mqtt/bad: of ")
 
 
+def test_what_is_not_certain_yet_is_tried_again_without_another_fall(
+    life: Life, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    life.alone(110)
+    bad = life.both(60, lie=True)
+    monkeypatch.setattr("edge_cl.trust.relapse.TAKE_BACK_P", 0.0)
+    trials = tried(life)
+    assert trials.found is None
+    monkeypatch.undo()
+    monkeypatch.setattr(TrustedAnswers, "fell", lambda self, **_: False)
+    for _ in range(47):
+        life.tell("local")
+    life.store.journal.commit()
+    assert tried(life, trials).found is None
+    life.alone(1)
+    found = tried(life, trials).found
+    assert found is not None and found.seqs == bad
+
+
 def test_labels_are_left_out_of_all_together_and_of_each_of_the_commonest() -> None:
     assert groups_of({3: "a", 5: "a"}) == [[3, 5]]
     sources = dict(enumerate("aabbccddefa"))
@@ -202,6 +221,19 @@ def test_a_damaged_snapshot_is_passed_over(life: Life) -> None:
     raw[-5] ^= 1  # not of the head
     path.write_bytes(bytes(raw))
     assert want is not None and tried(life).found == want and path.exists()
+
+
+def test_heads_that_cannot_start_alike_are_not_compared(life: Life) -> None:
+    life.alone(10)
+    life.snapshot()
+    life.alone(200)
+    life.both(60, lie=True)
+    trials = Trials(life.store)
+    while trials._base_seq < 0:
+        assert trials.go_on(life.knowledge, np.inf, lambda: True)
+    for path in life.store.snapshots.paths().values():
+        path.unlink()
+    assert tried(life, trials).found is None
 
 
 def test_a_slice_ends_when_something_waits_and_what_is_built_anew_is_tried_anew(
@@ -340,7 +372,7 @@ def test_drift_takes_nothing_back(bundle: Bundle, tmp_path: Path) -> None:
         assert "took back" not in learner.status().alarm
 
 
-@pytest.mark.parametrize("where", ["trial", "rebuilding"])
+@pytest.mark.parametrize("where", [pytest.param("trial", marks=pytest.mark.slow), "rebuilding"])
 def test_a_stop_in_the_middle_changes_nothing(
     bundle: Bundle, tmp_path: Path, fooled: None, where: str
 ) -> None:

@@ -19,6 +19,8 @@ FALL = 2.0
 """Standard errors that make a fall worth a replay."""
 TAKE_BACK_P = 0.001
 """Chance of taking labels back where both heads are alike."""
+PROMISING_P = 0.05
+"""As `TAKE_BACK_P`, for looking again."""
 LEAST_GAIN = 0.03
 """Of accuracy: less is not worth anybody's labels."""
 
@@ -28,7 +30,9 @@ class Trial(NamedTuple):
 
     take_back: bool
     gain: int
-    """Labels that more were answered right without, less those that fewer were."""
+    """Labels that more were answered right without."""
+    promising: bool
+    """Whether more labels may show what these do not: worth another trial even if nothing falls again."""
     reason: str
 
 
@@ -58,7 +62,8 @@ def try_without(right: NDArray[np.bool_], right_without: NDArray[np.bool_], *, n
         else "no trusted label to try it on"
     )
     gain = better - worse
-    return Trial(p * n_tried <= TAKE_BACK_P and gain >= LEAST_GAIN * n, gain, found)
+    enough = gain >= LEAST_GAIN * n
+    return Trial(enough and p * n_tried <= TAKE_BACK_P, gain, enough and p <= PROMISING_P, found)
 
 
 class TrustedAnswers:
@@ -78,11 +83,15 @@ class TrustedAnswers:
         """
         right = np.array([right for _, right in self._answers], dtype=np.float64)
         before, last = right[:-N_LAST], right[-N_LAST:]
-        if len(before) < N_LAST or self._answers[-N_LAST][0] <= after_seq:
+        if len(before) < N_LAST or not self.new(after_seq):
             return False
         share = right.mean()
         error = math.sqrt(share * (1 - share) * (1 / len(before) + 1 / len(last)))
         return bool(before.mean() - last.mean() > FALL * error)
+
+    def new(self, after_seq: int) -> bool:
+        """Whether there are enough answers after journal entry `after_seq` to ask again."""
+        return len(self._answers) >= N_LAST and self._answers[-N_LAST][0] > after_seq
 
     @property
     def newest_seq(self) -> int:
