@@ -279,10 +279,10 @@ class Journal:
             raise _typed(error, self.path) from error
 
     def said_of(self, reading_id: str) -> list[tuple[int, str, str]]:
-        """(seq, ``label`` or ``not``, class) of what was lately said of a reading, in order."""
+        """(seq, ``label`` or ``not``, class) of what was lately said of a reading of its own, in order."""
         query = (
             "SELECT seq, kind, label FROM journal WHERE seq > ? AND kind IN ('label','not') "
-            "AND reading_id = ? ORDER BY seq"
+            "AND reading_id = ? AND source NOT LIKE 'merge/%' ORDER BY seq"
         )
         try:
             return self._db.execute(query, (self.last_seq - RECENT, reading_id)).fetchall()

@@ -199,3 +199,14 @@ def test_a_merge_wakes_a_device_that_was_stopped_asleep(tmp_path, bundle):
     with Learner.from_bundle(bundle, state_dir=tmp_path / "a", settings=SETTINGS) as learner:
         assert not learner.knowledge.asleep and learner.knowledge.n_labels == 80
         assert "merged" in learner.knowledge.last_sleep.reason
+
+
+def test_readings_of_the_other_device_are_not_taken_for_its_own(tmp_path, bundle):
+    """Both may call a reading r3; a label for ours, which it does not remember, teaches nothing."""
+    taught(tmp_path / "a", bundle, World(seed=1).events(3))
+    taught(tmp_path / "b", bundle, World(seed=2).events(12))
+    back_up(tmp_path / "b", tmp_path / "b.zip", at_s=1.0)
+    merge_backup(tmp_path / "a", tmp_path / "b.zip", at_s=2.0)
+    theirs = next(e for e in list(World(seed=2).events(12))[-1:] if isinstance(e, Label))
+    with Learner.from_bundle(bundle, state_dir=tmp_path / "a", settings=SETTINGS) as learner:
+        assert learner.teach(theirs).status == "unknown-reading"
