@@ -315,13 +315,12 @@ class StateStore:
     def _nbytes(self, kind: str) -> int:
         """Bytes of the folder's files of one kind; pages that the journal can use again do not count."""
         known = tuple(begins for begin in KINDS.values() for begins in begin)
-        reusable = self.journal.free_bytes if kind == "journal" else 0
-        return -reusable + sum(
-            entry.stat().st_size
-            for entry in os.scandir(self.folder)
-            if entry.is_file()
-            and (entry.name.startswith(KINDS[kind]) if kind in KINDS else not entry.name.startswith(known))
-        )
+        total = -self.journal.free_bytes if kind == "journal" else 0
+        for entry in os.scandir(self.folder):
+            mine = entry.name.startswith(KINDS[kind]) if kind in KINDS else not entry.name.startswith(known)
+            with contextlib.suppress(FileNotFoundError):  # others make and drop files here, too
+                total += entry.stat().st_size if mine and entry.is_file() else 0
+        return total
 
     def _open_journal(self) -> Journal:
         try:
