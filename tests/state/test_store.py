@@ -339,3 +339,20 @@ def test_an_audit_says_which_entry_is_damaged(tmp_path):
         "taught, forgotten since",
         "forget: what it says is damaged",
     ]
+
+
+def test_a_long_gap_is_one_repair_and_one_short_sentence(tmp_path):
+    """As after a lost part of the database file: the alarm is part of every status."""
+    with open_store(tmp_path) as store:
+        for seq in range(1, 3001):
+            store.journal.append(entry(seq))
+        store.journal.commit()
+    with closing(sqlite3.connect(tmp_path / "journal.db")) as db, db:
+        db.execute("DELETE FROM journal WHERE seq BETWEEN 100 AND 2899")
+        db.execute("UPDATE journal SET label = 'x' WHERE seq = 2950")
+    with open_store(tmp_path) as store:
+        assert sum(one.kind == "label" for one in store.sound(1, 3000)) == 3000 - 2800 - 2
+        (said,) = store.problems
+        assert "entries (2,802) 100 to 2,900, 2,950 were damaged" in said and len(said) < 200
+    with open_store(tmp_path) as again:
+        assert len(list(again.journal.read(1, 3000))) == 3000 and not again.problems
