@@ -422,16 +422,28 @@ class DurableKnowledge:
             return ""
         counts = store.counts
         seqs = sorted({seq for seq in doubted.seqs if holds(counts, seq)})
-        if seqs:
-            self.end_sleep(drop="labels are held back")
-            store.journal.commit()
-            ranges, at_s = ranges_of(seqs), round(time.time(), 3)
-            store.take_out("hold", ranges, what=doubted.why, source="edge-cl", at_s=at_s)
+        if seqs and self._take_back(store, seqs, doubted.why):
             self._begin_rebuilding(doubted.why)
-        elif self._trials is not None and doubted is self._trials.found:
-            self._trials.forget()
+            return took_back(len(seqs), doubted.why)
         self.knowledge.guard.suspected = []
-        return took_back(len(seqs), doubted.why) if seqs else ""
+        if self._trials is not None:
+            self._trials.forget()
+        return ""
+
+    def _take_back(self, store: StateStore, seqs: list[int], why: str) -> bool:
+        """Let labels wait for a review; False when nothing is left that could be built upon without them."""
+        self.end_sleep(drop="labels are held back")
+        store.journal.commit()
+        try:
+            at_s = round(time.time(), 3)
+            store.take_out("hold", ranges_of(seqs), what=why, source="edge-cl", at_s=at_s)
+        except StateUnwritable:
+            raise
+        except StateError as error:
+            self._alarm = f"labels that are in doubt stay learned: {error}"
+            log.error("%s", self._alarm)
+            return False
+        return True
 
     def _doubted(self) -> Doubted | None:
         """Labels to be held back."""

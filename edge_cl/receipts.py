@@ -67,15 +67,16 @@ def taken_back(receipt: Receipt, message: str) -> Receipt:
     )
 
 
-def unusable(label: Label, class_names: Sequence[str]) -> str:
-    """What is wrong with the label itself where these classes are known, "" when nothing is."""
+def unusable(label: Label, meant: str, class_names: Sequence[str]) -> str:
+    """What is wrong with the label itself where these classes are known and its name means the class `meant`
+    now, "" when nothing is."""
     if not label.label.strip():
         return "the label is empty; name a class"
     try:
         f"{label.label}{label.reading_id}{label.source}".encode()
     except UnicodeEncodeError:
         return "the label holds characters that are not valid text; send UTF-8"
-    if label.kind == "not" and label.label not in class_names:
+    if label.kind == "not" and meant not in class_names:
         known = ", ".join(class_names[:N_NAMED]) + (", …" if len(class_names) > N_NAMED else "")
         return f"no class {label.label!r} is known, so no answer can be it; known: {known or 'none yet'}"
     return ""

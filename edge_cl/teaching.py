@@ -126,7 +126,8 @@ class Teaching:
 
     def _refuse(self, label: Label, reading_id: str, known: PendingFeature | None) -> Receipt | None:
         """The receipt for a label that teaches nothing, None for one that can be learned."""
-        if problem := receipts.unusable(label, self.knowledge.class_names):
+        meant = self.knowledge.naming.resolve(label.label)
+        if problem := receipts.unusable(label, meant, self.knowledge.class_names):
             return receipts.refusal(label, reading_id, "refused", problem)
         if self._durable.heard_before(label, reading_id, known):
             return receipts.duplicate(label, reading_id)

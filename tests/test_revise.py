@@ -357,3 +357,40 @@ def test_a_class_is_forgotten_by_what_labels_meant_not_by_how_they_called_it(tmp
         teach(2, "run")
         assert learner.revise(Forget(class_name="dash")).n_labels == 1
         assert learner.revise(Forget(class_name="run")).n_labels == 2
+
+
+def test_a_label_that_is_accepted_twice_at_once_is_learned_once(tmp_path, bundle):
+    settings = settings_from({**NO_SLEEP, "trust": {"sources": {"guest": 0.0}}})
+    with Learner.from_bundle(bundle, state_dir=tmp_path / "s", settings=settings) as learner:
+        run(learner, World(seed=4).events(20))
+        before = learner.status().n_labels
+        learner.observe(next(e for e in World(seed=5).events(1) if isinstance(e, Reading)))
+        assert learner.teach(Label(label="rest", source="guest")).status == "held"
+        (held,) = learner.held_labels()
+        assert learner.revise(Review(seqs=[held.seq, held.seq], accept=True)).n_labels == 1
+        assert learner.status().n_labels == before + 1
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        Forget(since_s=1e20),
+        Forget(reading="x", since_s=-1e20),
+        Forget(until_s=1e300, since_s=0),
+        Rollback(before_s=1e20),
+    ],
+)
+def test_a_time_that_no_calendar_knows_does_not_stop_the_device(tmp_path, bundle, asked):
+    """Raised in the run loop, anything but our own errors would end it."""
+    with Learner.from_bundle(bundle, state_dir=tmp_path / "s") as learner:
+        run(learner, World(seed=4).events(5))
+        with contextlib.suppress(StateError):
+            learner.revise(asked)
+
+
+def test_what_a_reading_is_not_may_be_said_by_the_old_name(tmp_path, bundle):
+    with Learner.from_bundle(bundle, state_dir=tmp_path / "s") as learner:
+        run(learner, World(seed=4).events(5))
+        learner.revise(Rename(old="walk", new="stroll"))
+        assert learner.teach(Label(label="walk", kind="not")).status == "learned"
+        assert learner.teach(Label(label="nothing", kind="not")).status == "refused"

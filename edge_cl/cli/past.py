@@ -5,6 +5,7 @@ They work on a device that runs, through its control socket, and on the folder o
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from datetime import datetime
@@ -176,9 +177,11 @@ def _revise(state_dir: Path, asked: Revision, as_json: bool) -> None:
     """Ask the running device, or change the folder of a stopped one, and show what came of it."""
     try:
         outcome = _ask(state_dir, Request(op="revise", revision=asked)).outcome
-        _watch(state_dir)
     except DeviceNotRunning:
         outcome = _revise_stopped(state_dir, asked)
+    else:
+        with contextlib.suppress(DeviceNotRunning):  # it stopped meanwhile; what was asked is done
+            _watch(state_dir)
     if outcome is None:
         raise click.ClickException("the device gave no answer; do both sides have the same version?")
     if as_json:

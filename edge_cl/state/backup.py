@@ -7,6 +7,7 @@ journal, and the newest heads.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import shutil
@@ -98,19 +99,30 @@ def restore_backup(folder: str | Path, file: str | Path, *, at_s: float) -> Path
     with StateStore(folder, "", 2**62) as store:  # locked meanwhile
         learned = store.journal.last_seq > 0 or store.snapshots.paths()
         with _unpacked(Path(file), folder) as (found, manifest):
-            kept = None
-            if learned:
-                name = datetime.fromtimestamp(at_s).strftime("before-restore-%Y%m%d-%H%M%S")
-                kept = folder / name
-                kept.mkdir()
-            store.journal.close()  # closing it again does no harm
-            for path in _state_files(folder):
-                path.replace(kept / path.name) if kept else path.unlink()
-            for name in manifest.members:
-                (found / name).replace(folder / name)
-            sync_folder(folder)
+            try:
+                kept = _kept_folder(folder, at_s) if learned else None
+                store.journal.close()  # closing it again does no harm
+                for path in _state_files(folder):
+                    if not path.samefile(file):
+                        path.replace(kept / path.name) if kept else path.unlink()
+                for name in manifest.members:
+                    (found / name).replace(folder / name)
+                sync_folder(folder)
+            except OSError as error:
+                raise StateUnwritable(
+                    f"{folder}: was not restored to its end ({error.strerror}); what it knew is there or in "
+                    "before-restore-…; free some disk and restore again"
+                ) from error
         with contextlib.closing(Journal(folder / JOURNAL)) as journal:
             journal.become_another()
+    return kept
+
+
+def _kept_folder(folder: Path, at_s: float) -> Path:
+    """A new folder for what is replaced; a number tells those of one second apart."""
+    name = datetime.fromtimestamp(at_s).strftime("before-restore-%Y%m%d-%H%M%S")
+    kept = next(k for n in range(1, 1000) if not (k := folder / (name + (f".{n}" if n > 1 else ""))).exists())
+    kept.mkdir()
     return kept
 
 
@@ -219,7 +231,11 @@ def _write(part: Path, members: dict[str, Path], at_s: float) -> None:
 @contextlib.contextmanager
 def _unpacked(file: Path, beside: Path) -> Iterator[tuple[Path, _Manifest]]:
     """The members of a backup in a temporary folder, each as it was written; raises StateCorrupt."""
-    with tempfile.TemporaryDirectory(dir=beside, prefix="restoring-") as temporary:
+    try:
+        unpacked = tempfile.TemporaryDirectory(dir=beside, prefix="restoring-")
+    except OSError as error:
+        raise StateUnwritable(f"{beside}: no room to unpack {file} ({error.strerror})") from error
+    with unpacked as temporary:
         try:
             with zipfile.ZipFile(file) as archive:
                 manifest = msgspec.json.decode(archive.read(MANIFEST), type=_Manifest)
@@ -235,6 +251,12 @@ def _unpacked(file: Path, beside: Path) -> Iterator[tuple[Path, _Manifest]]:
         except FileNotFoundError as error:
             raise StateError(f"{file}: no such backup") from error
         except (zipfile.BadZipFile, KeyError, ValueError, msgspec.MsgspecError, OSError, EOFError) as error:
+            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+                raise StateUnwritable(
+                    f"{beside}: no room to unpack {file} ({error.strerror}); free some disk"
+                ) from error
+            if isinstance(error, (PermissionError, IsADirectoryError)):
+                raise StateError(f"{file}: cannot be read ({error.strerror})") from error
             raise StateCorrupt(f"{file}: is no whole backup ({error}); use another one") from error
         yield Path(temporary), manifest
 

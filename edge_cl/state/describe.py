@@ -93,7 +93,10 @@ _IN_A_ROW = ("label", "not", "held", "forgotten", "damaged")
 
 def _what(kind: str, label: str, detail: str) -> str:
     if kind in ("forget", "hold"):
-        taken = msgspec.json.decode(detail, type=Taken)
+        try:
+            taken = msgspec.json.decode(detail, type=Taken)
+        except msgspec.MsgspecError:
+            return f"{kind}: what it says is damaged"
         n = sum(last - first + 1 for first, last in taken.ranges)
         return f"{'forgot' if kind == 'forget' else 'held back'} {n:,} entries: {taken.what}"
     texts = {

@@ -115,15 +115,23 @@ class Journal:
             self.rollback()
             raise _typed(error, self.path) from error
 
-    def mark_damaged(self, seq: int) -> None:
-        """Note for good that an entry is lost, so that those after it can still be used."""
-        blank = Entry(seq=seq, kind="damaged")
-        row = self._db.execute("SELECT chain FROM journal WHERE seq = ?", (seq,)).fetchone()
+    def mark_damaged(self, seq: int) -> int:
+        """Note for good that an entry is lost, with all those that are missing after it, so that what comes
+        then can be used. Returns the last of them."""
         try:
-            self._db.execute("DELETE FROM journal WHERE seq = ?", (seq,))
-            self._db.execute(entries.INSERT, (*entries.row(blank), row[0] if row else b""))
+            row = self._db.execute("SELECT chain FROM journal WHERE seq = ?", (seq,)).fetchone()
+            there = self._db.execute("SELECT min(seq) FROM journal WHERE seq > ?", (seq,)).fetchone()[0]
+            last = seq if row or there is None else int(there) - 1
+            blanks = (entries.row(Entry(seq=k, kind="damaged")) for k in range(seq, last + 1))
+            chain = row[0] if row else b""
+            with self._db if not self._open else contextlib.nullcontext():
+                if not self._open:
+                    self._db.execute("BEGIN IMMEDIATE")
+                self._db.execute("DELETE FROM journal WHERE seq = ?", (seq,))
+                self._db.executemany(entries.INSERT, ((*blank, chain) for blank in blanks))
         except sqlite3.DatabaseError as error:
             raise _typed(error, self.path) from error
+        return last
 
     def commit(self) -> None:
         """Make everything appended so far durable; raises StateUnwritable and keeps nothing of it."""
@@ -279,10 +287,10 @@ class Journal:
             raise _typed(error, self.path) from error
 
     def said_of(self, reading_id: str) -> list[tuple[int, str, str]]:
-        """(seq, ``label`` or ``not``, class) of what was lately said of a reading, in order."""
+        """(seq, ``label`` or ``not``, class) of what was lately said of a reading of its own, in order."""
         query = (
             "SELECT seq, kind, label FROM journal WHERE seq > ? AND kind IN ('label','not') "
-            "AND reading_id = ? ORDER BY seq"
+            "AND reading_id = ? AND source NOT LIKE 'merge/%' ORDER BY seq"
         )
         try:
             return self._db.execute(query, (self.last_seq - RECENT, reading_id)).fetchall()

@@ -282,6 +282,7 @@ def _rename(store: StateStore, asked: Rename, source: str, at_s: float, class_na
 
 def _review(store: StateStore, asked: Review, source: str, at_s: float) -> Outcome:
     waiting = {entry.seq: entry for entry, _ in _waiting(store)}
+    asked = msgspec.structs.replace(asked, seqs=sorted(set(asked.seqs)))  # each is learned once
     unknown = [seq for seq in asked.seqs if seq not in waiting]
     if unknown or not asked.seqs:
         raise StateError(
@@ -312,4 +313,7 @@ def _review(store: StateStore, asked: Review, source: str, at_s: float) -> Outco
 
 
 def _when(time_s: float) -> str:
-    return datetime.fromtimestamp(time_s).strftime("%Y-%m-%d %H:%M:%S")
+    try:
+        return datetime.fromtimestamp(time_s).strftime("%Y-%m-%d %H:%M:%S")
+    except (OverflowError, ValueError, OSError):  # no calendar knows it, but it can be asked for
+        return f"{time_s:g} s after 1970"

@@ -18,7 +18,7 @@ from edge_cl.state.entries import LEARNED, REVISIONS, Entry
 from edge_cl.state.journal import DamagedEntry, Journal
 from edge_cl.state.retention import Retention
 from edge_cl.state.snapshots import Snapshot, Snapshots, aside, read_arrays, read_snapshot
-from edge_cl.state.timeline import Back, Ranges, Taken, Timeline, holds
+from edge_cl.state.timeline import Back, Ranges, Taken, Timeline, holds, union
 
 JOURNAL = "journal.db"
 KINDS: dict[str, tuple[str, ...]] = {
@@ -30,6 +30,8 @@ KINDS: dict[str, tuple[str, ...]] = {
 """What lies in the folder, by how the names of its files begin."""
 CHECK_EVERY = 8
 """Journal entries between two looks at the folder's size."""
+N_NAMED = 8
+"""Spans of lost entries that are named."""
 
 
 class StateStore:
@@ -72,6 +74,8 @@ class StateStore:
             ) from error
         self._lock = _locked(self.folder)
         self._check_at = 0
+        self._lost: Ranges = []
+        self._said_lost = ""
         self.problems: list[str] = []
         self.snapshots = Snapshots(self.folder)
         try:
@@ -257,10 +261,12 @@ class StateStore:
                 raise StateUnwritable(
                     f"{kept}: cannot be written ({error.strerror}); free some disk"
                 ) from error
-        self.journal.mark_damaged(seq)
-        self.problems.append(
-            f"journal entry {seq:,} was damaged, its label is lost; a copy of the journal is in {kept.name}"
-        )
+        last = self.journal.mark_damaged(seq)
+        self._lost = union([self._lost, [(seq, last)]])
+        if self._said_lost in self.problems:
+            self.problems.remove(self._said_lost)
+        self._said_lost = _lost_text(self._lost, kept.name)
+        self.problems.append(self._said_lost)
 
     def replace_journal(self, snapshot: Snapshot) -> None:
         """Set a damaged journal aside and begin a new one at `snapshot`, which holds what was readable."""
@@ -330,13 +336,12 @@ class StateStore:
     def _nbytes(self, kind: str) -> int:
         """Bytes of the folder's files of one kind; pages that the journal can use again do not count."""
         known = tuple(begins for begin in KINDS.values() for begins in begin)
-        reusable = self.journal.free_bytes if kind == "journal" else 0
-        return -reusable + sum(
-            entry.stat().st_size
-            for entry in os.scandir(self.folder)
-            if entry.is_file()
-            and (entry.name.startswith(KINDS[kind]) if kind in KINDS else not entry.name.startswith(known))
-        )
+        total = -self.journal.free_bytes if kind == "journal" else 0
+        for entry in os.scandir(self.folder):
+            mine = entry.name.startswith(KINDS[kind]) if kind in KINDS else not entry.name.startswith(known)
+            with contextlib.suppress(FileNotFoundError):  # others make and drop files here, too
+                total += entry.stat().st_size if mine and entry.is_file() else 0
+        return total
 
     def _open_journal(self) -> Journal:
         try:
@@ -358,6 +363,16 @@ class StateStore:
                 f"{self.folder}: learned with bundle {found[:12]}…, not with {self.bundle_id[:12]}…; "
                 "choose another --state folder for this bundle, or run the bundle it belongs to"
             )
+
+
+def _lost_text(lost: Ranges, kept: str) -> str:
+    """One sentence however many they are: it is part of every status."""
+    n = sum(last - first + 1 for first, last in lost)
+    which = ", ".join(f"{a:,}" if a == b else f"{a:,} to {b:,}" for a, b in lost[:N_NAMED])
+    more = ", …" if len(lost) > N_NAMED else ""
+    what = "entry" if n == 1 else f"entries ({n:,})"
+    whose = "was damaged, its label is lost" if n == 1 else "were damaged, their labels are lost"
+    return f"journal {what} {which}{more} {whose}; a copy of the journal is in {kept}"
 
 
 def _locked(folder: Path) -> int:

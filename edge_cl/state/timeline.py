@@ -67,17 +67,11 @@ class Timeline:
 
     def at(self, seq: int) -> Ranges:
         """The entries up to `seq` that counted when it was written, and have not been taken out since."""
-        line = self._line(seq)
-        for _, taken in self._taken:
-            line = without(line, taken)
-        return line
+        return without(self._line(seq), union(taken for _, taken in self._taken))
 
     def noted(self, seq: int) -> Ranges:
         """As `at`, with what is held back for a review: that is not learned, but not forgotten either."""
-        line = self._line(seq)
-        for taken in self._forgotten:
-            line = without(line, taken)
-        return line
+        return without(self._line(seq), union(self._forgotten))
 
     def leads_to(self, seq: int, last: int) -> bool:
         """Whether a snapshot at `seq` is a beginning of what counts at `last`."""
@@ -87,11 +81,11 @@ class Timeline:
 
     def tainted(self, seq: int) -> bool:
         """Whether a snapshot at `seq` holds something that was taken out later."""
-        known = self._line(seq)
-        for when, taken in self._taken:
-            if when <= seq:
-                known = without(known, taken)
-        return any(when > seq and overlap(known, taken) for when, taken in self._taken)
+        later = union(taken for when, taken in self._taken if when > seq)
+        if not overlap(self._line(seq), later):
+            return False
+        known = without(self._line(seq), union(taken for when, taken in self._taken if when <= seq))
+        return overlap(known, later)
 
     def _line(self, seq: int) -> Ranges:
         """What counted at `seq`, with what has been taken out."""
@@ -116,20 +110,39 @@ def without(ranges: Ranges, taken: Sequence[tuple[int, int]]) -> Ranges:
     for a, b in ranges:
         while i < len(taken) and taken[i][1] < a:
             i += 1
-        for first, last in taken[i:]:
-            if first > b:
-                break
+        while i < len(taken) and taken[i][0] <= b:
+            first, last = taken[i]
             if first > a:
                 left.append((a, first - 1))
             a = last + 1
+            if last >= b:  # it may reach into the next range, too
+                break
+            i += 1
         if a <= b:
             left.append((a, b))
     return left
 
 
+def union(parts: Iterable[Sequence[tuple[int, int]]]) -> Ranges:
+    """What is in one of them at least, ascending and apart; one pass, however many there are."""
+    found: Ranges = []
+    for first, last in sorted(pair for part in parts for pair in part):
+        if found and first <= found[-1][1] + 1:
+            found[-1] = (found[-1][0], max(found[-1][1], last))
+        else:
+            found.append((first, last))
+    return found
+
+
 def overlap(ranges: Ranges, others: Sequence[tuple[int, int]]) -> bool:
-    """Whether an entry is in both."""
-    return any(a <= last and first <= b for a, b in ranges for first, last in others)
+    """Whether an entry is in both; both ascending."""
+    i = 0
+    for a, b in ranges:
+        while i < len(others) and others[i][1] < a:
+            i += 1
+        if i < len(others) and others[i][0] <= b:
+            return True
+    return False
 
 
 def holds(ranges: Ranges, seq: int) -> bool:

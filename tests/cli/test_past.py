@@ -3,7 +3,11 @@
 import json
 
 import pytest
+from click.testing import CliRunner
 
+from edge_cl.errors import DeviceNotRunning
+from edge_cl.revisions import Outcome
+from edge_cl.sync.control import Reply
 from tests.devices import Device, edge_cl, windows
 from tests.worlds import make_bundle
 
@@ -109,3 +113,17 @@ def test_without_a_state_folder_each_says_what_to_do(tmp_path):
 def test_a_time_that_is_none_says_how_to_write_it(tmp_path):
     asked = edge_cl("rollback", "--before", "yesterday", "--state", tmp_path)
     assert asked.returncode != 0 and '"14:00" for today' in asked.stderr
+
+
+def test_what_was_done_is_not_done_again_when_the_device_stops_meanwhile(tmp_path, monkeypatch):
+    from edge_cl.cli import past
+
+    def ask(path, request, **_):
+        if request.op == "status":
+            raise DeviceNotRunning("stopped")
+        return Reply(outcome=Outcome(seq=1, n_labels=1, message="done"))
+
+    monkeypatch.setattr(past, "ask", ask)
+    monkeypatch.setattr(past, "_revise_stopped", lambda *_: pytest.fail("done twice"))
+    done = CliRunner().invoke(past.rollback, ["--to", "3", "--state", str(tmp_path)])
+    assert (done.exit_code, done.output) == (0, "done\n")

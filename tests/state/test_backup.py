@@ -1,16 +1,17 @@
 """A backup is whole or refused; restored it is the same device; merged it is both."""
 
 import contextlib
+import errno
 
 import numpy as np
 import pytest
 
 from edge_cl.config import settings_from
-from edge_cl.errors import StateCorrupt, StateError
+from edge_cl.errors import StateCorrupt, StateError, StateUnwritable
 from edge_cl.learner import Learner
 from edge_cl.records import Label
 from edge_cl.revisions import Forget, Rename, Rollback
-from edge_cl.state import StateStore, back_up, merge_backup, restore_backup
+from edge_cl.state import StateStore, back_up, backup, merge_backup, restore_backup
 from tests.worlds import World, make_bundle, reading
 
 SETTINGS = settings_from({"sleep": {"after_labels": 10**6, "idle_s": 0}, "state": {"snapshot_labels": 20}})
@@ -199,3 +200,44 @@ def test_a_merge_wakes_a_device_that_was_stopped_asleep(tmp_path, bundle):
     with Learner.from_bundle(bundle, state_dir=tmp_path / "a", settings=SETTINGS) as learner:
         assert not learner.knowledge.asleep and learner.knowledge.n_labels == 80
         assert "merged" in learner.knowledge.last_sleep.reason
+
+
+def test_readings_of_the_other_device_are_not_taken_for_its_own(tmp_path, bundle):
+    """Both may call a reading r3; a label for ours, which it does not remember, teaches nothing."""
+    taught(tmp_path / "a", bundle, World(seed=1).events(3))
+    taught(tmp_path / "b", bundle, World(seed=2).events(12))
+    back_up(tmp_path / "b", tmp_path / "b.zip", at_s=1.0)
+    merge_backup(tmp_path / "a", tmp_path / "b.zip", at_s=2.0)
+    theirs = next(e for e in list(World(seed=2).events(12))[-1:] if isinstance(e, Label))
+    with Learner.from_bundle(bundle, state_dir=tmp_path / "a", settings=SETTINGS) as learner:
+        assert learner.teach(theirs).status == "unknown-reading"
+
+
+def test_a_restore_says_what_is_in_its_way(tmp_path, bundle, monkeypatch):
+    before = taught(tmp_path / "s", bundle, World(seed=2).events(20))
+    back_up(tmp_path / "s", tmp_path / "b.zip", at_s=1.0)
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(backup.shutil, "copyfileobj", full)
+        with pytest.raises(StateUnwritable, match="free some disk"):
+            restore_backup(tmp_path / "s", tmp_path / "b.zip", at_s=1.0)
+        broken.setattr(backup.tempfile, "TemporaryDirectory", full)
+        with pytest.raises(StateUnwritable, match="no room"):
+            restore_backup(tmp_path / "s", tmp_path / "b.zip", at_s=1.0)
+    with pytest.raises(StateError, match="cannot be read"):
+        restore_backup(tmp_path / "s", tmp_path, at_s=1.0)
+    assert digest_of(tmp_path / "s", bundle) == before
+
+
+def test_restoring_twice_in_a_second_keeps_both_and_the_backup(tmp_path, bundle):
+    """The backup may lie in the folder itself, under a name like one of ours."""
+    then = taught(tmp_path / "s", bundle, World(seed=2).events(20))
+    (tmp_path / "new").mkdir()
+    file = tmp_path / "new" / "head-of-monday.zip"
+    back_up(tmp_path / "s", file, at_s=1.0)
+    kept = [restore_backup(tmp_path / "new", file, at_s=1.0) for _ in range(3)]
+    assert kept[0] is None and kept[1] != kept[2] and file.exists()
+    assert digest_of(tmp_path / "new", bundle) == then == digest_of(kept[1], bundle)

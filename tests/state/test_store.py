@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_cl.errors import StateCorrupt, StateError, StateUnwritable
-from edge_cl.state import DamagedEntry, Entry, Journal, Snapshot, StateStore
+from edge_cl.state import DamagedEntry, Entry, Journal, Snapshot, StateStore, audit
 from edge_cl.state.snapshots import Snapshots, read_snapshot
 
 
@@ -308,3 +308,51 @@ def test_the_disk_budget_is_kept(tmp_path):
         store.save(snapshot(100_000))
     assert not list((tmp_path / "s").glob("*.snapshot"))
     store.close()
+
+
+def test_a_file_that_goes_while_the_folder_is_counted_is_no_error(tmp_path, monkeypatch):
+    """A backup is written beside the state, the outbox has files that come and go."""
+
+    class Going:
+        name = "b.zip.part"
+
+        def is_file(self):
+            return True
+
+        def stat(self):
+            raise FileNotFoundError
+
+    with open_store(tmp_path) as store:
+        there = store.disk.held()
+        scandir = os.scandir
+        monkeypatch.setattr(os, "scandir", lambda folder: [*scandir(folder), Going()])
+        assert store.disk.held() == there
+
+
+def test_an_audit_says_which_entry_is_damaged(tmp_path):
+    with open_store(tmp_path) as store:
+        store.append(entry(1))
+        store.take_out("forget", [(1, 1)], what="labels", source="local", at_s=1.0)
+    with closing(sqlite3.connect(tmp_path / "journal.db")) as db, db:
+        db.execute("UPDATE journal SET detail = '{x' WHERE kind = 'forget'")
+    assert [line.what for line in audit(tmp_path)] == [
+        "taught, forgotten since",
+        "forget: what it says is damaged",
+    ]
+
+
+def test_a_long_gap_is_one_repair_and_one_short_sentence(tmp_path):
+    """As after a lost part of the database file: the alarm is part of every status."""
+    with open_store(tmp_path) as store:
+        for seq in range(1, 3001):
+            store.journal.append(entry(seq))
+        store.journal.commit()
+    with closing(sqlite3.connect(tmp_path / "journal.db")) as db, db:
+        db.execute("DELETE FROM journal WHERE seq BETWEEN 100 AND 2899")
+        db.execute("UPDATE journal SET label = 'x' WHERE seq = 2950")
+    with open_store(tmp_path) as store:
+        assert sum(one.kind == "label" for one in store.sound(1, 3000)) == 3000 - 2800 - 2
+        (said,) = store.problems
+        assert "entries (2,802) 100 to 2,900, 2,950 were damaged" in said and len(said) < 200
+    with open_store(tmp_path) as again:
+        assert len(list(again.journal.read(1, 3000))) == 3000 and not again.problems

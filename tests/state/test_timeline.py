@@ -1,11 +1,13 @@
 """Which entries count, against a plain list that is kept beside it."""
 
+import time
+
 import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_cl.state.entries import Entry
-from edge_cl.state.timeline import Back, Taken, Timeline, holds, overlap, ranges_of, without
+from edge_cl.state.timeline import Back, Taken, Timeline, holds, overlap, ranges_of, union, without
 
 STEP = st.one_of(
     st.just(("learn",)),
@@ -71,5 +73,19 @@ def test_ranges_are_sets(ours, others):
     a, b = ranges_of(ours), ranges_of(others)
     assert listed(a) == ours
     assert listed(without(a, b)) == [seq for seq in ours if seq not in others]
+    assert union([a, b]) == ranges_of(sorted({*ours, *others}))
     assert overlap(a, b) == bool(set(ours) & set(others))
     assert [seq for seq in range(61) if holds(a, seq)] == ours
+
+
+def test_thousands_of_labels_forgotten_one_by_one_cost_no_more_than_at_once():
+    taken = [Taken(ranges=[(2 * k, 2 * k)]) for k in range(1, 6_000)]
+    forgets = [
+        Entry(seq=20_000 + k, kind="forget", detail=msgspec.json.encode(one).decode())
+        for k, one in enumerate(taken)
+    ]
+    timeline, began = Timeline(forgets), time.process_time()
+    counts = timeline.at(30_000)
+    assert not holds(counts, 400) and holds(counts, 401)
+    assert timeline.leads_to(26_000, 30_000) and not timeline.leads_to(20_100, 30_000)
+    assert time.process_time() - began < 1, "asked with every unknown reading, and for every snapshot"
