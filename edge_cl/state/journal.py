@@ -51,8 +51,13 @@ class Journal:
         except sqlite3.DatabaseError as error:
             raise _typed(error, path) from error
         try:
-            self._prepare(path)
-            self._mark = _Mark(path.with_suffix(".mark"))
+            with _log_kept(path):
+                try:
+                    self._prepare(path)
+                    self._mark = _Mark(path.with_suffix(".mark"))
+                except BaseException:
+                    self._db.close()
+                    raise
         except BaseException:
             self._db.close()
             raise
@@ -72,6 +77,8 @@ class Journal:
             self.last_seq, self._chain = self._end()
         except sqlite3.DatabaseError as error:
             raise _typed(error, path) from error
+        except UnicodeDecodeError as error:  # SQLite quotes a damaged schema as it is
+            raise StateCorrupt(f"{path}: the journal is damaged ({error})") from error
         self._open = False
         self._rows = self._commits = 0
         self._committed_seq = self.last_seq
@@ -386,7 +393,7 @@ class Journal:
             self._put_meta("pruned_to", str(self._pruned_to))
         if row is None or row[0] < self._pruned_to:
             return self._pruned_to, bytes.fromhex(self.get_meta("pruned_chain") or "")
-        return int(row[0]), bytes(row[1])
+        return int(row[0]), row[1] if isinstance(row[1], bytes) else b""
 
     def _chain_of(self, seq: int) -> bytes | None:
         """The chain up to an entry, None when it is not known any more."""
@@ -396,7 +403,7 @@ class Journal:
         if row is None:
             known = self.get_meta("pruned_chain")
             return None if known is None else bytes.fromhex(known)
-        return bytes(row[0])
+        return row[0] if isinstance(row[0], bytes) else None
 
     def _compare_with_mark(self) -> None:
         marked = self._mark.read()
@@ -442,6 +449,31 @@ class _Mark:
         if self._file >= 0:
             os.close(self._file)
         self._file = -1
+
+
+@contextlib.contextmanager
+def _log_kept(path: Path) -> Iterator[None]:
+    """Should the database not open, its write-ahead log stays.
+
+    SQLite deletes it on closing when its index could not be made (a full disk, SQLite 3.40), committed
+    entries and all.
+    """
+    log, spare = path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-wal.spare")
+    with contextlib.suppress(OSError):
+        if spare.exists() and not log.exists():  # the last try could not even rename it back
+            spare.rename(log)
+        spare.unlink(missing_ok=True)
+        spare.hardlink_to(log)
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(OSError):
+            spare.unlink() if log.exists() else spare.rename(log)
+        raise
+    try:
+        spare.unlink(missing_ok=True)
+    except OSError as error:  # it must never be there when the log has moved on
+        raise StateUnwritable(f"{spare}: cannot be removed ({error.strerror}); check the card") from error
 
 
 def _text(raw: bytes) -> str:
