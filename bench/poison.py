@@ -11,7 +11,7 @@ without the defence and with it; then it answers the next day's held-out reading
 many are honest.
 ``honest_lost`` is the share (%) of anna's labels that were held, refused or taken back, ``…_attacked`` while
 mallory is there; ``defence_cost`` what the defence costs in points of accuracy when nobody attacks.
-The constants of :mod:`edge_cl.trust` were chosen on `DEVELOPMENT` alone; :mod:`bench.faults` reports `REPORTED`.
+The constants of :mod:`edge_cl.trust` were chosen on `DEVELOPMENT` alone; `REPORTED` are not among them.
 """
 
 from __future__ import annotations
