@@ -9,9 +9,7 @@ DAY_S, MINUTE_S = 86_400.0, 60.0
 SUSPECT = 12.0
 """An honest source becomes suspect once in e¹² = 160,000 labels at most, on average, if it labels as the
 trusted ones do; drift makes it oftener."""
-NEWCOMER_SUSPECT = 6.0
-"""The same of a newcomer, once in 400 labels: of few readings a dozen lies are already all it takes."""
-MOST_SUSPICION = 48.0
+MOST_SUSPICION = 36.0
 """A suspect is one no more after some four times as many labels with nothing against it at most, so that an
 hour in which trusted labels cannot tell clears no liar."""
 PROVEN = 64
@@ -45,7 +43,7 @@ class Account:
     """One source: two quotas, and a sequential test of what trusted labels say against its labels.
 
     The test is a CUSUM of the evidence, bets on p-values: its mean time to a false alarm is at least
-    exp(`limit`) labels for any overlap of classes, as long as labels are exchangeable with the last trusted
+    exp(`SUSPECT`) labels for any overlap of classes, as long as labels are exchangeable with the last trusted
     ones (e-detectors; Shin, Ramdas, Rinaldo 2022). A suspect source is one no more when all that speaks
     against it, up to `MOST_SUSPICION`, is outweighed again.
 
@@ -54,7 +52,7 @@ class Account:
     per_day, per_minute
         Labels that it may teach.
     shared
-        Whether several have it: then it is no newcomer itself, and is cleared sooner, for some are honest.
+        Whether several have it: it is cleared sooner and loses less, for some of them are honest.
     """
 
     def __init__(self, per_day: float, per_minute: float, *, shared: bool = False) -> None:
@@ -70,11 +68,6 @@ class Account:
     def proven(self) -> bool:
         """Whether it is known for long enough."""
         return self.n_unsuspected >= PROVEN
-
-    @property
-    def limit(self) -> float:
-        """The suspicion that makes it suspect."""
-        return SUSPECT if self.proven or self.shared else NEWCOMER_SUSPECT
 
     def spent(self, now_s: float) -> str:
         """The quota that is used up, "" for none."""
@@ -102,7 +95,7 @@ class Account:
             self.learned = [] if self.proven or self.shared else self.learned
         if learned:
             self.remember(seq, source)
-        if self.suspicion < self.limit or self.suspect:
+        if self.suspicion < SUSPECT or self.suspect:
             self.n_unsuspected += not self.suspect
             return []
         self.suspect, self.n_unsuspected = True, 0

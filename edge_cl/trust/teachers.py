@@ -18,7 +18,7 @@ from typing import Any, Literal, NamedTuple
 
 from edge_cl.config import TrustSettings
 from edge_cl.records import FloatArray
-from edge_cl.trust.accounts import Account
+from edge_cl.trust.accounts import SUSPECT, Account
 from edge_cl.trust.reference import CAPACITY, Doubt, Reference
 
 TRUSTED = 1.0
@@ -243,6 +243,6 @@ def _verdict(accounts: dict[str, Account], said: Said, doubt: Doubt, rival: str)
     for name, account in accounts.items():
         if name != said.source and own == 0:  # the other newcomers' doings are not its own
             continue
-        if account.suspect or account.suspicion_after(doubt.evidence) >= account.limit:
+        if account.suspect or account.suspicion_after(doubt.evidence) >= SUSPECT:
             return Verdict("hold", f"{name} contradicts trusted labels too often; {REVIEW}")
     return Verdict("learn")

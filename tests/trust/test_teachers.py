@@ -111,7 +111,7 @@ def test_a_newcomer_that_is_found_loses_all_it_taught_even_what_nothing_could_be
     early = set(home.learned)
     list(home.days("local", "mqtt/anna", n=150))
     anna = {seq for seq, who in home.learned.items() if who == "mqtt/anna"}
-    for _ in range(12):
+    for _ in range(30):
         home.says("local")
         home.says("mqtt/mallory", flip=True)
     assert len(early) == 20 and early <= set(home.taken_back)
@@ -127,23 +127,6 @@ def test_what_a_proven_source_taught_before_suspicion_rose_stays() -> None:
         home.says("mqtt/mallory-once-honest", flip=True)
     assert "mqtt/mallory-once-honest" in home.teachers.suspects
     assert len(before & set(home.taken_back)) <= 10 and set(home.taken_back) - before
-
-
-def test_a_newcomer_is_found_after_fewer_lies_than_one_that_is_known() -> None:
-    def n_until_suspect(n_honest: int) -> int:
-        home = Home(15, apart=6.0)
-        list(home.days("local", n=200))
-        for _ in range(n_honest):
-            home.says("local")
-            home.says("mqtt/mallory")
-        for n in range(100):
-            if home.teachers.suspects:
-                return n
-            home.says("local")
-            home.says("mqtt/mallory", flip=True)
-        return 100
-
-    assert n_until_suspect(0) <= 8 < n_until_suspect(2 * PROVEN) <= 20
 
 
 def test_drift_that_trusted_labels_see_too_is_not_taken_for_poison() -> None:
@@ -316,11 +299,11 @@ def test_a_name_is_proven_by_labels_that_raise_no_suspicion() -> None:
     assert account.suspect and not account.proven
 
 
-def test_newcomers_share_no_threshold_of_a_newcomer_and_lose_only_what_suspicion_covers() -> None:
+def test_a_newcomer_loses_all_and_those_that_share_an_account_what_suspicion_covers() -> None:
     own, shared = Account(1000, 1000), Account(1000, 1000, shared=True)
     for seq in range(10):
         for account in (own, shared):
             account.judge(-0.3, seq, "a", learned=True)
     backs = [[account.judge(2.5, 20 + k, "b", learned=True) for k in range(5)] for account in (own, shared)]
-    assert [len(back) for back in backs[0]] == [0, 0, 13, 0, 0]
+    assert [len(back) for back in backs[0]] == [0, 0, 0, 0, 15]
     assert [len(back) for back in backs[1]] == [0, 0, 0, 0, 5]
