@@ -1,4 +1,4 @@
-"""What faults cost. ``python -m bench.faults [--quick] [--json FILE]``
+"""What faults cost. ``python -m bench.faults [--quick] [--data FOLDER] [--json FILE]``
 
 =============  ==========================================================================================
 power-cuts     an ext4 image copied under a device that learns, and started from (root and loop devices)
@@ -8,6 +8,7 @@ injected       EIO, ENOSPC, short writes at each call that changes a file (a C c
 wear           bytes that reach the block device per label (root and loop devices)
 recovery       seconds to the first prediction after 100,000 labels
 forgetting     a tenth of 10,000 labels taken back: seconds, and the difference to a head that never saw them
+poison         100 flipped labels a day from one source: points of recall of the attacked class (real streams)
 =============  ==========================================================================================
 
 Each part's docstring in its module says what is done and what is not. Everything takes about a quarter of an
@@ -17,6 +18,7 @@ hour, ``--quick`` a minute; ``--only`` names parts. A part that cannot run here 
 from __future__ import annotations
 
 import argparse
+import os
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -25,8 +27,21 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from bench import corruption, forgetting, injected, kills, lives, loop_disk, power_cuts, recovery, wear
+from bench import (
+    corruption,
+    forgetting,
+    injected,
+    kills,
+    lives,
+    loop_disk,
+    poison,
+    power_cuts,
+    recovery,
+    wear,
+)
 from bench.pipeline import versions
+from edge_cl.datasets.streams import find_streams
+from edge_cl.errors import DataError
 
 TARGETS: dict[str, tuple[str, Callable[[float], bool]]] = {
     "power_cuts": ("≥ 300", lambda x: x >= 300),
@@ -46,7 +61,7 @@ SHOWN_FAILURES = 20
 
 
 class Size(NamedTuple):
-    """How much of everything is done; cuts and kills also of a device that forgets."""
+    """How much of everything is done; cuts and kills also of a device that forgets. `data`: real streams."""
 
     cuts: int
     default_cuts: int
@@ -60,10 +75,14 @@ class Size(NamedTuple):
     history_labels: int
     forgotten_from: int
     compared_after: int
+    poisoned: tuple[str, ...]
+    targets: int
+    seeds: int
+    data: Path | None = None
 
 
-FULL = Size(240, 30, 60, 900, 100, 10_000, 1, 2_000, 55_000, 100_000, 10_000, 2_000)
-QUICK = Size(15, 4, 5, 30, 10, 300, 11, 500, 1200, 2500, 500, 200)
+FULL = Size(240, 30, 60, 900, 100, 10_000, 1, 2_000, 55_000, 100_000, 10_000, 2_000, poison.REPORTED, 3, 2)
+QUICK = Size(15, 4, 5, 30, 10, 300, 11, 500, 1200, 2500, 500, 200, poison.REPORTED[:1], 1, 1)
 
 
 def cut_power(size: Size, folder: Path) -> dict[str, Any]:
@@ -117,6 +136,16 @@ def forget(size: Size, folder: Path) -> dict[str, Any]:
     return forgetting.measure(size.forgotten_from, size.compared_after)
 
 
+def teach_lies(size: Size, folder: Path) -> dict[str, Any]:
+    """Streams on which nothing of the defence was chosen."""
+    if size.data is None:
+        return {"skipped": "no --data with feature streams"}
+    try:
+        return poison.measure(find_streams(size.data, only=size.poisoned), size.targets, size.seeds)
+    except DataError as error:
+        return {"skipped": str(error)}
+
+
 PARTS: dict[str, Callable[[Size, Path], dict[str, Any]]] = {
     "power-cuts": cut_power,
     "kills": kill,
@@ -125,6 +154,7 @@ PARTS: dict[str, Callable[[Size, Path], dict[str, Any]]] = {
     "wear": wear_out,
     "recovery": recover,
     "forgetting": forget,
+    "poison": teach_lies,
 }
 
 
@@ -163,9 +193,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a minute: only shows that it measures")
     parser.add_argument("--only", default=",".join(PARTS), help=f"some of {','.join(PARTS)}")
+    parser.add_argument(
+        "--data", type=Path, default=os.environ.get("EDGE_CL_DATA"), metavar="FOLDER", help="for poison"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to a file")
     asked = parser.parse_args()
-    figures = measure(asked.only.split(","), QUICK if asked.quick else FULL) | {"versions": versions()}
+    size = (QUICK if asked.quick else FULL)._replace(data=asked.data)
+    figures = measure(asked.only.split(","), size) | {"versions": versions()}
     show(figures)
     if asked.json:
         asked.json.write_bytes(msgspec.json.format(msgspec.json.encode(figures), indent=2) + b"\n")

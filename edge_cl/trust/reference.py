@@ -227,14 +227,6 @@ class Reference:
         bets = self._last(N_DRIFT)[:, 2]
         return max(float((bets - FAIR).sum()) / (len(bets) + DRIFT_PRIOR), 0.0)
 
-    def _free_row(self) -> int:
-        if self.n < self.capacity:
-            self.n += 1
-            return self.n - 1
-        fullest = np.bincount(self._y).argmax()
-        of_it = np.flatnonzero(self._y == fullest)
-        return int(of_it[self._born[of_it].argmin()])
-
     def state(self) -> tuple[dict[str, NDArray[Any]], dict[str, int]]:
         """Arrays and JSON values that `restore` takes back."""
         n = self.n + self._n_block

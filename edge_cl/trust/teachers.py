@@ -167,6 +167,8 @@ class Teachers:
             if doubt is not None and doubt.known:
                 named = account.judge(doubt.evidence, seq, said.source, learned=learned)
                 back |= {k for k, who in named if name == who or self._is_doubted_newcomer(who)}
+            elif learned:
+                account.remember(seq, said.source)
         self._forget_newcomers()
         return sorted(back)
 
@@ -177,7 +179,10 @@ class Teachers:
             names.append(source.partition("/")[0] + "/*")
         per_day = max(trust * self._settings.per_day, 1.0)
         per_minute = max(trust * self._settings.per_minute, 1.0)
-        return {name: self._accounts.get(name) or Account(per_day, per_minute) for name in names}
+        return {
+            name: self._accounts.get(name) or Account(per_day, per_minute, shared=_is_shared(name))
+            for name in names
+        }
 
     def _is_doubted_newcomer(self, source: str) -> bool:
         """Whether something speaks against it by itself, or it is not known any more."""
@@ -191,7 +196,7 @@ class Teachers:
     def _forget_newcomers(self) -> None:
         """So that names cost no memory without end: what is not proven goes first, the oldest first."""
         while len(self._accounts) > MAX_ACCOUNTS:
-            listed = [name for name in self._accounts if not name.endswith("/*")]
+            listed = [name for name in self._accounts if not _is_shared(name)]
             newcomers = [name for name in listed if not self._accounts[name].proven]
             del self._accounts[(newcomers or listed)[0]]
 
@@ -201,7 +206,14 @@ class Teachers:
 
     def restore_accounts(self, accounts: dict[str, Any]) -> None:
         """Take back what `accounts_state` gave."""
-        self._accounts = {name: Account.restored(state) for name, state in accounts.items()}
+        self._accounts = {
+            name: Account.restored(state, shared=_is_shared(name)) for name, state in accounts.items()
+        }
+
+
+def _is_shared(name: str) -> bool:
+    """Whether an account is the newcomers' of a channel."""
+    return name.endswith("/*")
 
 
 def _known_before(said: Said, accounts: dict[str, Account]) -> Verdict | None:

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from bench import corruption, faults, injected, kills, lives, loop_disk, power_cuts
@@ -153,6 +154,26 @@ def test_every_promised_key_is_there_and_what_was_not_measured_is_null(monkeypat
     assert figures["bytes_per_label"] is None
     faults.show(figures)
     assert "labels_lost" in capsys.readouterr().out
+
+
+def test_poison_is_measured_beside_the_same_without_defence(tmp_path):
+    rng = np.random.default_rng(0)
+    y = rng.integers(4, size=1500)
+    X = 4 * np.eye(4, 6)[y] + rng.standard_normal((1500, 6))
+    np.savez(tmp_path / "gauss.npz", X=X.astype(np.float32), y=y)
+    size = faults.QUICK._replace(data=tmp_path, poisoned=("gauss",))
+    found = faults.PARTS["poison"](size, tmp_path)
+    assert found["poison_recall_loss_points"] == found["recall_loss"] <= 5 < found["recall_loss_undefended"]
+    assert found["recall_loss_worst"] >= found["recall_loss"] and found["honest_lost"] <= 2
+    assert found["streams"].keys() == {"gauss"}
+
+
+def test_without_data_poison_says_that_it_is_skipped(tmp_path):
+    figures = faults.measure(["poison"], faults.QUICK)
+    assert "--data" in figures["parts"]["poison"]["skipped"]
+    assert figures["poison_recall_loss_points"] is None
+    empty = faults.PARTS["poison"](faults.QUICK._replace(data=tmp_path), tmp_path)
+    assert ".npz" in empty["skipped"]
 
 
 # ---------------------------------------------------------------- long: make faults

@@ -97,10 +97,36 @@ def test_a_suspect_is_one_no_more_when_it_agrees_again() -> None:
     home = Home(4)
     list(home.days("local", "mqtt/mallory", n=120))
     assert home.teachers.suspects
-    for _ in range(150):
+    for k in range(300):
         home.says("local")
         home.says("mqtt/mallory")
+        assert k > 60 or "mqtt/mallory" in home.teachers.suspects  # a while does not do
     assert not home.teachers.suspects
+
+
+def test_a_newcomer_that_is_found_loses_all_it_taught_even_what_nothing_could_be_said_of() -> None:
+    home = Home(13)
+    for _ in range(20):  # nobody trusted has said anything yet
+        home.says("mqtt/mallory", flip=True)
+    early = set(home.learned)
+    list(home.days("local", "mqtt/anna", n=150))
+    anna = {seq for seq, who in home.learned.items() if who == "mqtt/anna"}
+    for _ in range(30):
+        home.says("local")
+        home.says("mqtt/mallory", flip=True)
+    assert len(early) == 20 and early <= set(home.taken_back)
+    assert not anna & set(home.taken_back)
+
+
+def test_what_a_proven_source_taught_before_suspicion_rose_stays() -> None:
+    home = Home(14)
+    list(home.days("local", "mqtt/mallory-once-honest", n=200))
+    before = set(home.learned)
+    for _ in range(40):
+        home.says("local")
+        home.says("mqtt/mallory-once-honest", flip=True)
+    assert "mqtt/mallory-once-honest" in home.teachers.suspects
+    assert len(before & set(home.taken_back)) <= 10 and set(home.taken_back) - before
 
 
 def test_drift_that_trusted_labels_see_too_is_not_taken_for_poison() -> None:
@@ -267,6 +293,17 @@ def test_a_name_is_proven_by_labels_that_raise_no_suspicion() -> None:
         assert not account.proven
         assert account.judge(-0.3, seq, "a", learned=True) == []
     assert account.proven
+    assert account.judge(-0.3, PROVEN, "a", learned=True) == []
     back = [account.judge(2.5, 100 + k, "a", learned=True) for k in range(6)]
     assert back == [[], [], [], [], [(100 + k, "a") for k in range(5)], []]
     assert account.suspect and not account.proven
+
+
+def test_a_newcomer_loses_all_and_those_that_share_an_account_what_suspicion_covers() -> None:
+    own, shared = Account(1000, 1000), Account(1000, 1000, shared=True)
+    for seq in range(10):
+        for account in (own, shared):
+            account.judge(-0.3, seq, "a", learned=True)
+    backs = [[account.judge(2.5, 20 + k, "b", learned=True) for k in range(5)] for account in (own, shared)]
+    assert [len(back) for back in backs[0]] == [0, 0, 0, 0, 15]
+    assert [len(back) for back in backs[1]] == [0, 0, 0, 0, 5]
