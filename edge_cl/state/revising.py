@@ -250,8 +250,8 @@ def _rename(store: StateStore, asked: Rename, source: str, at_s: float, class_na
         raise StateError(f"there is no class {asked.old!r}; known: {known}")
     if not asked.new.strip() or not asked.new.isprintable() or len(asked.new) > MAX_NAME_CHARS:
         raise StateError(
-            f"{asked.new[:MAX_NAME_CHARS]!r} cannot be the name of a class; give printable characters, at most "
-            f"{MAX_NAME_CHARS}"
+            f"{asked.new[:MAX_NAME_CHARS]!r} cannot be the name of a class; give at most "
+            f"{MAX_NAME_CHARS} printable characters"
         )
     if asked.old == asked.new:
         raise StateError(f"class {asked.old!r} has that name already")
