@@ -394,3 +394,12 @@ def test_what_a_reading_is_not_may_be_said_by_the_old_name(tmp_path, bundle):
         learner.revise(Rename(old="walk", new="stroll"))
         assert learner.teach(Label(label="walk", kind="not")).status == "learned"
         assert learner.teach(Label(label="nothing", kind="not")).status == "refused"
+
+
+@pytest.mark.parametrize("name", ["", " ", "a\nb", "x" * 201])
+def test_a_class_cannot_be_called_what_no_label_could_say(tmp_path, bundle, name):
+    with (
+        Learner.from_bundle(bundle, state_dir=tmp_path / "s") as learner,
+        pytest.raises(StateError, match="cannot be the name"),
+    ):
+        learner.revise(Rename(old="walk", new=name))

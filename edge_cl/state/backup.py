@@ -105,8 +105,8 @@ def restore_backup(folder: str | Path, file: str | Path, *, at_s: float) -> Path
                 for path in _state_files(folder):
                     if not path.samefile(file):
                         path.replace(kept / path.name) if kept else path.unlink()
-                for name in manifest.members:
-                    (found / name).replace(folder / name)
+                for name in sorted(manifest.members, key=lambda name: name == JOURNAL):  # the journal last:
+                    (found / name).replace(folder / name)  # without it the next start tells
                 sync_folder(folder)
             except OSError as error:
                 raise StateUnwritable(

@@ -188,8 +188,8 @@ class Journal:
 
     def prune(self, up_to_seq: int) -> None:
         """Drop the oldest entries for good, those up to `up_to_seq`."""
-        row = self._db.execute("SELECT chain FROM journal WHERE seq = ?", (up_to_seq,)).fetchone()
         try:
+            row = self._db.execute("SELECT chain FROM journal WHERE seq = ?", (up_to_seq,)).fetchone()
             with self._db:
                 self._db.execute("BEGIN IMMEDIATE")
                 self._db.execute("DELETE FROM journal WHERE seq <= ?", (up_to_seq,))
@@ -264,7 +264,10 @@ class Journal:
         return self._pages("freelist_count")
 
     def _pages(self, which: str) -> int:
-        count, size = (self._db.execute(f"PRAGMA {name}").fetchone()[0] for name in (which, "page_size"))
+        try:
+            count, size = (self._db.execute(f"PRAGMA {name}").fetchone()[0] for name in (which, "page_size"))
+        except sqlite3.DatabaseError as error:
+            raise _typed(error, self.path) from error
         return int(count) * int(size)
 
     def read(self, first: int, last: int) -> Iterator[Entry]:
@@ -354,7 +357,8 @@ class Journal:
         if check == entries.check(key, value):
             return value
         self.problems.append(f"{self.path}: its {key} failed its checksum, and was found out anew")
-        self._db.execute("DELETE FROM meta WHERE key = ?", (key,))
+        with contextlib.suppress(sqlite3.DatabaseError):  # a disk that fails says so at the next commit
+            self._db.execute("DELETE FROM meta WHERE key = ?", (key,))
         return None
 
     def set_meta(self, key: str, value: str) -> None:
@@ -399,7 +403,10 @@ class Journal:
         """The chain up to an entry, None when it is not known any more."""
         if not seq:
             return b""
-        row = self._db.execute("SELECT chain FROM journal WHERE seq = ?", (seq,)).fetchone()
+        try:
+            row = self._db.execute("SELECT chain FROM journal WHERE seq = ?", (seq,)).fetchone()
+        except sqlite3.DatabaseError as error:
+            raise _typed(error, self.path) from error
         if row is None:
             known = self.get_meta("pruned_chain")
             return None if known is None else bytes.fromhex(known)

@@ -16,6 +16,8 @@ from edge_cl.state.journal import Journal
 from edge_cl.state.store import StateStore
 from edge_cl.state.timeline import Ranges, Taken, holds, ranges_of
 
+MAX_NAME_CHARS = 200
+"""As of labels that come over MQTT: every answer carries its name."""
 TAUGHT = ("label", "not", "held")
 
 
@@ -262,8 +264,11 @@ def _rename(store: StateStore, asked: Rename, source: str, at_s: float, class_na
     known = ", ".join(class_names)
     if asked.old not in class_names:
         raise StateError(f"there is no class {asked.old!r}; known: {known}")
-    if not asked.new.strip() or not asked.new.isprintable():
-        raise StateError(f"{asked.new!r} cannot be the name of a class; give printable characters")
+    if not asked.new.strip() or not asked.new.isprintable() or len(asked.new) > MAX_NAME_CHARS:
+        raise StateError(
+            f"{asked.new[:MAX_NAME_CHARS]!r} cannot be the name of a class; give at most "
+            f"{MAX_NAME_CHARS} printable characters"
+        )
     if asked.old == asked.new:
         raise StateError(f"class {asked.old!r} has that name already")
     if asked.merge and asked.new not in class_names:

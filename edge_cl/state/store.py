@@ -344,6 +344,12 @@ class StateStore:
         return total
 
     def _open_journal(self) -> Journal:
+        kept = sorted(self.folder.glob("before-restore-*"))
+        if kept and not (self.folder / JOURNAL).exists():
+            self.problems.append(
+                f"{self.folder}: a restore was cut off; stop and restore again, what it knew before "
+                f"is in {kept[-1].name}"
+            )
         try:
             return Journal(self.folder / JOURNAL)
         except StateCorrupt as error:

@@ -241,3 +241,27 @@ def test_restoring_twice_in_a_second_keeps_both_and_the_backup(tmp_path, bundle)
     kept = [restore_backup(tmp_path / "new", file, at_s=1.0) for _ in range(3)]
     assert kept[0] is None and kept[1] != kept[2] and file.exists()
     assert digest_of(tmp_path / "new", bundle) == then == digest_of(kept[1], bundle)
+
+
+@pytest.mark.parametrize("n_moved", range(2))
+def test_a_restore_that_was_cut_off_is_told_at_the_next_start(tmp_path, bundle, monkeypatch, n_moved):
+    before = taught(tmp_path / "s", bundle, World(seed=2).events(20))
+    back_up(tmp_path / "s", tmp_path / "b.zip", at_s=1.0)
+    replace, left = backup.Path.replace, [n_moved]
+
+    def cut(self, to):
+        if self.parent.name.startswith("restoring-"):
+            left[0] -= 1
+            if left[0] < 0:
+                raise KeyboardInterrupt
+        return replace(self, to)
+
+    with monkeypatch.context() as power:
+        power.setattr(backup.Path, "replace", cut)
+        with pytest.raises(KeyboardInterrupt):
+            restore_backup(tmp_path / "s", tmp_path / "b.zip", at_s=1.0)
+    with Learner.from_bundle(bundle, state_dir=tmp_path / "s", settings=SETTINGS) as learner:
+        assert "restore again" in learner.status().alarm
+    restore_backup(tmp_path / "s", tmp_path / "b.zip", at_s=9.0)
+    with Learner.from_bundle(bundle, state_dir=tmp_path / "s", settings=SETTINGS) as learner:
+        assert learner.knowledge.digest() == before and not learner.status().alarm

@@ -356,3 +356,34 @@ def test_a_long_gap_is_one_repair_and_one_short_sentence(tmp_path):
         assert "entries (2,802) 100 to 2,900, 2,950 were damaged" in said and len(said) < 200
     with open_store(tmp_path) as again:
         assert len(list(again.journal.read(1, 3000))) == 3000 and not again.problems
+
+
+@pytest.mark.parametrize("query", ["PRAGMA freelist", "SELECT chain"])
+def test_a_disk_that_fails_while_it_is_read_is_an_error_of_ours(tmp_path, query):
+    """Anything else would end the run loop."""
+
+    class Failing:
+        def __init__(self, db):
+            self._db = db
+
+        def __getattr__(self, name):
+            return getattr(self._db, name)
+
+        def execute(self, asked, *values):
+            if asked.startswith(query):
+                raise sqlite3.OperationalError("disk I/O error")
+            return self._db.execute(asked, *values)
+
+    with open_store(tmp_path) as store:
+        for seq in (1, 2):
+            store.append(entry(seq))
+        store.journal.commit()
+        store.journal._db = Failing(store.journal._db)
+        asked = (
+            [store.disk.held]
+            if "PRAGMA" in query
+            else [lambda: list(store.journal.read(2, 2)), lambda: store.journal.prune(1)]
+        )
+        for ask in asked:
+            with pytest.raises(StateError):
+                ask()
