@@ -151,7 +151,7 @@ class DurableKnowledge:
             why = f"{HELD_NOT}{why}"
         entry = self._journal_label("held", label, reading_id, feature, trust, detail=why)
         learn(self.knowledge, entry)
-        self._n_held = None
+        self._n_held = self.n_held + 1 if self._n_held is not None else None
         return entry.seq
 
     def _journal_label(

@@ -19,7 +19,7 @@ from edge_cl.knowledge import Knowledge, Lesson
 from edge_cl.memory import Pending, PendingFeature
 from edge_cl.records import Label, Receipt
 from edge_cl.rest import Rest
-from edge_cl.revisions import Outcome, Revision
+from edge_cl.revisions import Outcome, Revision, Rollback
 from edge_cl.trust import PrequentialAccuracy, trust_in
 
 log = logging.getLogger(__name__)
@@ -239,6 +239,8 @@ class Teaching:
             self.owe_after(error)
             raise
         self._rest.forget()
+        if isinstance(asked, Rollback):
+            self._accuracy.restart()
         if not wait:
             return outcome
         self.rebuilt()

@@ -28,7 +28,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print one JS
 @json_option
 def status(state_dir: Path, as_json: bool) -> None:
     """Show how a device is doing, running or stopped."""
-    found, origin, age_s = _find_status(state_dir)
+    found, origin, age_s = find_status(state_dir)
     if found is None:
         raise click.ClickException(
             f"no device state in {state_dir}; start a device with edge-cl run, or name its folder: --state"
@@ -63,7 +63,8 @@ def label(label: str, reading: str, is_not: bool, state_dir: Path, as_json: bool
         raise click.exceptions.Exit(1)
 
 
-def _find_status(state_dir: Path) -> tuple[Status | None, str, float]:
+def find_status(state_dir: Path) -> tuple[Status | None, str, float]:
+    """A device's status, ``running`` or ``stopped``, and how many seconds old it is."""
     try:
         reply = ask(state_dir / SOCKET_NAME, Request(op="status"), timeout_s=5.0)
     except DeviceNotRunning:

@@ -15,7 +15,7 @@ from typing import TypeVar
 import click
 import msgspec
 
-from edge_cl.cli.device import json_option, state_option
+from edge_cl.cli.device import find_status, json_option, state_option
 from edge_cl.errors import DeviceNotRunning, StateError
 from edge_cl.revisions import Forget, HeadRecord, HeldLabel, Outcome, Rename, Review, Revision, Rollback
 from edge_cl.state import StateStore, audit, class_names_now, heads_of, held_labels, revise
@@ -77,19 +77,27 @@ def history(state_dir: Path, audited: bool, check: bool, as_json: bool) -> None:
 @state_option
 @json_option
 def rollback(to: int | None, before: str | None, state_dir: Path, as_json: bool) -> None:
-    """Return to an earlier head; without an option to the one before the newest.
+    """Return to an earlier head; without an option to the newest that knows fewer labels than now.
 
     What was learned since stays in the journal: rolling back to a later entry brings it back.
     """
     if to is not None and before is not None:
         raise click.UsageError("give --to or --before, not both")
     if to is None and before is None:
-        heads = [head.id for head in heads_of(state_dir) if not head.stranded]
-        if len(heads) < 2:
-            raise click.ClickException("only one head is kept; name an entry with --to, or a time: --before")
-        to = heads[-2]
+        to = _one_back(state_dir)
     before_s = None if before is None else _moment(before)
     _revise(state_dir, Rollback(to=to, before_s=before_s), as_json)
+
+
+def _one_back(state_dir: Path) -> int:
+    """The newest head that knows fewer labels than the device does now."""
+    heads = heads_of(state_dir)
+    status, _, _ = find_status(state_dir)
+    n_now = status.n_labels if status else 0
+    earlier = [head.id for head in heads if not head.stranded and head.n_labels < n_now]
+    if not earlier:
+        raise click.ClickException("no earlier head is kept; name an entry with --to, or a time: --before")
+    return earlier[-1]
 
 
 @click.command()

@@ -96,6 +96,8 @@ def restore_backup(folder: str | Path, file: str | Path, *, at_s: float) -> Path
     backup that is not whole.
     """
     folder = Path(folder)
+    if not Path(file).exists():
+        raise StateError(f"{file}: no such backup")
     with StateStore(folder, "", 2**62) as store:  # locked meanwhile
         learned = store.journal.last_seq > 0 or store.snapshots.paths()
         with _unpacked(Path(file), folder) as (found, manifest):

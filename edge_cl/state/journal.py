@@ -47,13 +47,20 @@ class Journal:
         self.problems: list[str] = []
         """What was found wrong, although it can be used."""
         try:
+            self._connect(path)
+        except StateUnwritable:  # a full disk has no room for the log's index: keep that in memory
+            self._connect(path, locking="EXCLUSIVE")
+        self._compare_with_mark()
+
+    def _connect(self, path: Path, *, locking: str = "NORMAL") -> None:
+        try:
             self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         except sqlite3.DatabaseError as error:
             raise _typed(error, path) from error
         try:
             with _log_kept(path):
                 try:
-                    self._prepare(path)
+                    self._prepare(path, locking)
                     self._mark = _Mark(path.with_suffix(".mark"))
                 except BaseException:
                     self._db.close()
@@ -61,11 +68,11 @@ class Journal:
         except BaseException:
             self._db.close()
             raise
-        self._compare_with_mark()
 
-    def _prepare(self, path: Path) -> None:
+    def _prepare(self, path: Path, locking: str) -> None:
         try:
             self._db.text_factory = _text
+            self._db.execute(f"PRAGMA locking_mode={locking}")
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=FULL")
             self._db.execute("PRAGMA wal_autocheckpoint=0")  # it would hide a disk that fails

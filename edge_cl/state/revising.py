@@ -243,9 +243,19 @@ def _go_back(store: StateStore, asked: Rollback, source: str, at_s: float) -> Ou
 def _before(store: StateStore, time_s: float) -> int:
     """The entry just before the first that counts and was written at that time or later."""
     counts = store.counts
+    any_before = False
     for seq, _, _, _, _, when in store.journal.about():
-        if when >= time_s and holds(counts, seq):
+        if not holds(counts, seq):
+            continue
+        if when < time_s:
+            any_before = True
+        elif any_before:
             return seq - 1
+        else:
+            raise StateError(
+                f"nothing was learned before {_when(time_s)}; what counts begins at {_when(when)}. "
+                "`edge-cl rollback --to 0` goes back to the bundle alone"
+            )
     raise StateError(f"nothing to roll back: nothing was learned since {_when(time_s)}")
 
 

@@ -15,6 +15,10 @@ class PrequentialAccuracy:
         """Count one labelled reading."""
         self._hits.append(correct)
 
+    def restart(self) -> None:
+        """What was counted is of a head that is no more."""
+        self._hits.clear()
+
     @property
     def full(self) -> bool:
         """Whether the window is full, so that `value` can be compared with an earlier one."""

@@ -1,6 +1,7 @@
 """A disk that fills up: labels are refused, predicting goes on, and it heals by itself."""
 
 import os
+import shutil
 import subprocess
 
 import numpy as np
@@ -187,3 +188,34 @@ def test_a_log_that_cannot_be_checkpointed_keeps_what_was_committed(tmp_path, mo
             assert learner.teach(Label(label="rest", reading_id="r")).status == "learned"
         assert learner.knowledge.n_labels == 1
         assert learner.teach(Label(label="rest", reading_id="r")).status == "duplicate"
+
+
+def test_a_device_starts_on_a_full_disk_and_heals(tmp_path, small_disk):
+    """Killed with a log that is not taken in yet: every label is there, new ones wait for room."""
+    bundle = make_bundle(tmp_path / "b.ecl", "slda")
+    X, y = World(seed=4).draw(60)
+
+    def teach(learner, k):
+        learner.observe(reading(X[k], f"r{k}"))
+        return learner.teach(Label(label=NAMES[y[k]], reading_id=f"r{k}")).status
+
+    with Learner.from_bundle(bundle, state_dir=tmp_path / "s", settings=SETTINGS) as learner:
+        for k in range(20):
+            assert teach(learner, k) == "learned"
+        shutil.copytree(tmp_path / "s", small_disk / "s", ignore=shutil.ignore_patterns("*-shm"))
+        digest = learner.knowledge.digest()
+    fill(small_disk)
+    for _ in range(2):
+        with Learner.from_bundle(bundle, state_dir=small_disk / "s", settings=SETTINGS) as learner:
+            assert learner.knowledge.digest() == digest
+            assert learner.observe(reading(X[20], "r20")).label
+            assert teach(learner, 20) == "refused" and "predicting only" in learner.status().alarm
+            learner._durable.close(save=False)
+    with Learner.from_bundle(bundle, state_dir=small_disk / "s", settings=SETTINGS) as learner:
+        assert teach(learner, 20) == "refused"
+        (small_disk / "filler").unlink()
+        for k in range(20, 60):
+            assert teach(learner, k) == "learned"
+        whole = learner.knowledge.digest()
+    with Learner.from_bundle(bundle, state_dir=small_disk / "s", settings=SETTINGS) as learner:
+        assert learner.knowledge.digest() == whole
