@@ -146,6 +146,8 @@ def decode_label(payload: bytes) -> Label:
         ) from error
     check_label(found.label, found.reading_id)
     check_name("source", found.source)
+    if "*" in found.source:  # stands for all newcomers of a channel
+        raise SyncError(f"label refused: source is {found.source!r}; send a name without *")
     source = f"mqtt/{found.source}" if found.source else "mqtt"
     return Label(label=found.label, kind=found.kind, reading_id=found.reading_id, source=source)
 

@@ -177,3 +177,8 @@ def test_labels_that_nobody_fetches_are_bounded() -> None:
     refusals = [inbox.receive(arrival(b'{"label": "walk"}')) for _ in range(MAX_LABELS + 3)]
     assert sum(refusal is not None for refusal in refusals) == 3
     assert len(inbox.poll()) == MAX_LABELS
+
+
+def test_nobody_can_pose_as_all_newcomers() -> None:
+    with pytest.raises(SyncError, match="without \\*"):
+        messages.decode_label(b'{"label": "walk", "source": "*"}')
