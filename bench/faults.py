@@ -11,8 +11,8 @@ forgetting     a tenth of 10,000 labels taken back: seconds, and the difference 
 poison         100 flipped labels a day from one source: points of recall of the attacked class (real streams)
 =============  ==========================================================================================
 
-Each part's docstring in its module says what is done and what is not. Everything takes about a quarter of an
-hour, ``--quick`` a minute; ``--only`` names parts. A part that cannot run here leaves its figures null.
+Each part's docstring in its module says what is done and what is not. Everything takes about half an
+hour, ``--quick`` two minutes; ``--only`` names parts. A part that cannot run here leaves its figures null.
 """
 
 from __future__ import annotations
