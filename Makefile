@@ -18,7 +18,7 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	PYTHONPATH=.:export $(BIN)/lint-imports
+	PYTHONPATH=.:export:fleet $(BIN)/lint-imports
 	@printf 'edge_cl: %s lines that are not blank\n' "$$(cat $$(git ls-files 'edge_cl/*.py') | grep -c '[^[:space:]]')"
 
 # power cuts, kills, damaged bytes, failing disks by the hundreds, and whatever else takes minutes
@@ -63,7 +63,7 @@ $(VENV)/.demo: $(VENV)/bin/python pyproject.toml
 $(VENV)/.dev: $(VENV)/bin/python pyproject.toml
 	$(BIN)/pip install -q torch==2.13.0
 	$(BIN)/pip install -q hatchling build editables
-	$(BIN)/pip install -q -e ".[demo,export]" $(shell $(PYTHON) -c 'import tomllib; g = tomllib.load(open("pyproject.toml", "rb"))["dependency-groups"]; print(*(repr(d) for n in ("test", "lint") for d in g[n]))')
+	$(BIN)/pip install -q -e ".[demo,export,fleet]" $(shell $(PYTHON) -c 'import tomllib; g = tomllib.load(open("pyproject.toml", "rb"))["dependency-groups"]; print(*(repr(d) for n in ("test", "lint") for d in g[n]))')
 	@touch $@ $(VENV)/.demo
 
 clean:

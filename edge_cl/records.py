@@ -216,6 +216,21 @@ class Status(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="s
     alarm: str
 
 
+class Summary(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="summary"):
+    """The decisions of about a minute: how many, of what, how sure.
+
+    `from_s` and `to_s` are of the first and last reading, in the source's own clock; `n_by_label` counts
+    answers, `confidence` is their mean, `n_abstained` were less sure than the threshold.
+    """
+
+    from_s: float
+    to_s: float
+    n: int
+    n_abstained: int
+    confidence: float
+    n_by_label: dict[str, int]
+
+
 class SleepRequest(msgspec.Struct, frozen=True, kw_only=True):
     """Somebody asks the device to sleep now, whatever the settings say."""
 

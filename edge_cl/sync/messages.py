@@ -1,17 +1,37 @@
-"""Topics and messages: pure encoding and decoding, no input or output.
+"""Topics and messages of the protocol: pure encoding and decoding, no input or output.
 
-Everything is JSON under ``edgecl/1/<site>/<device>/``:
+Everything is below ``edgecl/1/<site>/<device>/`` and, but for chunks, JSON; docs/protocol.md has the rules.
 
-========== === ======== ============================================================
-topic      QoS retained payload
-========== === ======== ============================================================
-status     1   yes      `Presence`: the birth, the last will and the farewell
-state      1   yes      `Status` record
-event      0   no       `Decision` record
-receipt    1   no       `Message` around a `Receipt`, kept on disk until acknowledged
-sleep      1   no       `Message` around a `SleepReport`, kept on disk until acknowledged
-cmd/label  1   no       in: ``{"label": …, "reading_id": …, "source": …, "kind": "is" or "not"}``
-========== === ======== ============================================================
+============= === ======== ==============================================================
+up            QoS retained payload
+============= === ======== ==============================================================
+status        1   yes      `Presence`: the birth, the last will and the farewell
+state         1   yes      `State`: how it is doing now, its settings, its uptime
+event         0   no       `Decision` record, for whoever watches
+receipt       1   no       `Message` around a `Receipt`
+sleep         1   no       `Message` around a `SleepReport`
+summary       1   no       `Message` around a `Summary`
+health        1   no       `Message` around a `Status`
+result        1   no       `Message` around a `CommandResult`
+install       1   no       `Message` around an `InstallReport`
+part          1   no       `Message` around a `Part` of something large that was asked for
+gone          1   no       `Message` around a `Gone`: numbers that will never come
+want          1   no       `Want`: chunks of a bundle that it asks for
+============= === ======== ==============================================================
+
+============= === ======== ==============================================================
+down          QoS retained payload
+============= === ======== ==============================================================
+cmd/ack       0   no       `Ack`: messages that are in the store
+cmd/resend    0   no       `Resend`: numbers that are missing there
+cmd/do        1   no       `Signed`: a command
+cmd/label     1   no       ``{"label": …, "reading_id": …, "source": …, "kind": "is" or "not"}``
+cmd/sleep     1   no       anything: sleep now
+cmd/undo      1   no       anything: take back the last label that came by ``cmd/label``
+cmd/chunk/S/I 1   no       bytes: chunk I of the bundle whose SHA-256 begins with S (16 digits)
+============= === ======== ==============================================================
+
+A server's worker that (re)starts says `Hello` on ``edgecl/1/fleet/hello``.
 """
 
 from __future__ import annotations
@@ -21,13 +41,28 @@ from typing import Any, Generic, Literal, TypeAlias, TypeVar
 
 import msgspec
 
+from edge_cl.commands import CommandResult
 from edge_cl.errors import ConfigError, SyncError
-from edge_cl.records import Answer, Decision, Label, LabelKind, Receipt, SleepReport, Status
+from edge_cl.records import Decision, Label, LabelKind, Receipt, SleepReport, Status, Summary
 
+PROTOCOL = 1
+MAX_MESSAGE_BYTES = 128 * 1024
+"""The least that hosted brokers take."""
 MAX_INBOUND_BYTES = 64 * 1024
+"""Of what a device reads as JSON."""
+CHUNK_BYTES = 96 * 1024
+PART_BYTES = 72 * 1024
 MAX_NAME_CHARS = 200
+HELLO = "edgecl/1/fleet/hello"
 
-Kind: TypeAlias = Literal["status", "state", "event", "receipt", "sleep"]
+Kind: TypeAlias = Literal[
+    "status", "state", "event", "receipt", "sleep", "summary", "health", "result", "install", "part", "gone",
+    "want",
+]  # fmt: skip
+DURABLE: tuple[Kind, ...] = (
+    "receipt", "sleep", "summary", "health", "result", "install", "part", "gone",
+)  # fmt: skip
+"""Kinds that wait on disk until a server has confirmed them."""
 T = TypeVar("T")
 
 _TOPIC_PART = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
@@ -39,11 +74,13 @@ class Presence(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     Attributes
     ----------
     boot_id
-        Drawn anew at each start of the program.
+        Drawn anew at each start of the program; commands are bound to it.
     session
         Number of the connection; a birth and the last will of one connection share it.
     seq
         Number of the last message given to the outbox when the connection began.
+    head_hash
+        SHA-256 of everything learned (first 16 hexadecimal digits), when the device last reckoned it.
     since_s
         When the program started, Unix time by the device's clock.
     reason
@@ -53,9 +90,11 @@ class Presence(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     online: bool
     boot_id: str
     session: int
+    v: int = PROTOCOL
     seq: int = 0
     bundle_id: str = ""
     head: str = ""
+    head_hash: str = ""
     since_s: float = 0.0
     reason: str = ""
 
@@ -64,16 +103,121 @@ class Presence(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         return not self.online and (self.boot_id, self.session) != (birth.boot_id, birth.session)
 
 
-class Message(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
-    """Something that is delivered at least once: receivers drop an `id` they have seen.
+class State(msgspec.Struct, frozen=True, kw_only=True):
+    """How the device is doing, and its uptime, by which a server knows how long a command may be valid.
 
-    `seq` rises by one per message of a device, across restarts; a gap means that the device
-    dropped a message because its outbox was full.
+    `settings` are those that a server may change (:class:`edge_cl.commands.Adjust`), as they are now.
+    """
+
+    v: int = PROTOCOL
+    boot_id: str
+    session: int
+    up_s: float
+    status: Status
+    settings: dict[str, Any] = {}
+
+
+class Message(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
+    """Something that is delivered at least once, until a server confirms its `id`; servers store an id once.
+
+    Attributes
+    ----------
+    epoch, seq
+        `seq` rises by one per message of one outbox (`epoch`), across restarts; a gap is a message that has
+        not arrived yet, or one that the device says is `Gone`.
+    boot_id, session, up_s
+        Of the sender, when it was sent.
+    at_s
+        When it was made, Unix time by the device's clock, which may be wrong.
+    age_s
+        How old it was when it was sent; None when it was made before the program last started.
+    """
+
+    v: int = PROTOCOL
+    id: str
+    epoch: str
+    seq: int
+    boot_id: str
+    session: int
+    up_s: float
+    at_s: float
+    age_s: float | None = None
+    data: T
+
+
+class Gone(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="gone"):
+    """Numbers, as inclusive ranges, of messages that were dropped for want of room and will never come."""
+
+    epoch: str
+    seqs: list[tuple[int, int]]
+
+
+class Part(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="part"):
+    """Piece `index` of `total` of what command `id` asked for; `sha256` is of the whole."""
+
+    id: str
+    index: int
+    total: int
+    sha256: str
+    body: bytes
+
+
+class InstallReport(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="install"):
+    """How far the installation of a bundle is, and why it ended.
+
+    `accuracy_old` and `accuracy_new` are over the `n_trusted` trusted labels seen while both ran.
     """
 
     id: str
-    seq: int
-    data: T
+    sha256: str
+    bundle_id: str
+    phase: Literal["fetched", "shadow", "committed", "rolled-back", "failed"]
+    reason: str = ""
+    n_readings: int = 0
+    n_trusted: int = 0
+    accuracy_old: float | None = None
+    accuracy_new: float | None = None
+
+
+class Want(msgspec.Struct, frozen=True, kw_only=True):
+    """Chunks `first` to `first + n - 1` of the file with this SHA-256, please."""
+
+    v: int = PROTOCOL
+    sha256: str
+    first: int
+    n: int
+
+
+class Ack(msgspec.Struct, frozen=True, kw_only=True):
+    """These messages are in the store. `fleet` is how many devices it knows: they spread their reconnections."""
+
+    v: int = PROTOCOL
+    ids: list[str]
+    fleet: int = 0
+
+
+class Resend(msgspec.Struct, frozen=True, kw_only=True):
+    """These numbers, as inclusive ranges, are missing in the store."""
+
+    v: int = PROTOCOL
+    epoch: str
+    seqs: list[tuple[int, int]]
+
+
+class Hello(msgspec.Struct, frozen=True, kw_only=True):
+    """A worker of a server (re)started: send again what is not confirmed."""
+
+    v: int = PROTOCOL
+    worker: str
+
+
+class Signed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A command (`edge_cl.commands.Command` as JSON text), signed by key `by`; `signature` is hexadecimal."""
+
+    v: int = PROTOCOL
+    by: str
+    signature: str
+    command: str
 
 
 class _InboundLabel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -83,15 +227,27 @@ class _InboundLabel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     source: str = ""
 
 
+UP: dict[str, Any] = {
+    "status": Presence,
+    "state": State,
+    "event": Decision,
+    "receipt": Message[Receipt],
+    "sleep": Message[SleepReport],
+    "summary": Message[Summary],
+    "health": Message[Status],
+    "result": Message[CommandResult],
+    "install": Message[InstallReport],
+    "part": Message[Part],
+    "gone": Message[Gone],
+    "want": Want,
+}
+"""What a device sends, by kind."""
+DOWN: dict[str, Any] = {"ack": Ack, "resend": Resend, "do": Signed}
+"""What a server sends, by the topic's last part."""
+
 _encoder = msgspec.json.Encoder()
 _label_decoder = msgspec.json.Decoder(_InboundLabel)
-_decoders: dict[str, msgspec.json.Decoder[Any]] = {
-    "status": msgspec.json.Decoder(Presence),
-    "state": msgspec.json.Decoder(Status),
-    "event": msgspec.json.Decoder(Decision),
-    "receipt": msgspec.json.Decoder(Message[Receipt]),
-    "sleep": msgspec.json.Decoder(Message[SleepReport]),
-}
+_decoders = {kind: msgspec.json.Decoder(type_) for kind, type_ in (UP | DOWN | {"hello": Hello}).items()}
 
 
 def topic_root(site: str, device: str) -> str:
@@ -104,18 +260,18 @@ def topic_root(site: str, device: str) -> str:
     return f"edgecl/1/{site}/{device}"
 
 
-def encode(record: Answer | Presence) -> bytes:
+def encode(record: msgspec.Struct) -> bytes:
     """A record as JSON."""
     return _encoder.encode(record)
 
 
-def wrap(message_id: str, seq: int, body: bytes) -> bytes:
-    """The JSON of a `Message` around a record that is JSON already."""
-    return _encoder.encode(Message(id=message_id, seq=seq, data=msgspec.Raw(body)))
+def wrap(body: bytes, **fields: Any) -> bytes:
+    """The JSON of a `Message` with these `fields` around a record that is JSON already."""
+    return _encoder.encode(Message(data=msgspec.Raw(body), **fields))
 
 
-def decode(kind: Kind, payload: bytes) -> Any:
-    """What a device sent: the inverse of `encode` and `wrap`, for receivers.
+def decode(kind: str, payload: bytes) -> Any:
+    """The inverse of `encode` and `wrap`: a kind of `UP`, of `DOWN`, or ``hello``.
 
     Raises
     ------
