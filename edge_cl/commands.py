@@ -1,7 +1,7 @@
 """What a server may ask of a device, and what comes of it. Pure records.
 
-What is asked is one of nine records, told apart by ``ask``: ``label``, ``sleep``, ``set``, ``install``, ``report``
-and the four revisions ``forget``, ``rollback``, ``rename``, ``review``.
+What is asked is one of nine records, told apart by ``ask``: ``label``, ``sleep``, ``set``, ``install``,
+``report`` and the four revisions ``forget``, ``rollback``, ``rename``, ``review``.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ ResultStatus: TypeAlias = Literal["done", "failed", "refused", "expired", "inter
 
 
 class Teach(msgspec.Struct, frozen=True, kw_only=True, tag_field="ask", tag="label", omit_defaults=True):
-    """Learn that a reading was (or, `kind` "not", was not) `label`; without `reading_id` the newest is meant."""
+    """Learn that a reading was (or, `kind` "not", was not) `label`; without `reading_id` the
+    newest is meant.
+    """
 
     label: str
     reading_id: str = ""

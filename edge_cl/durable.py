@@ -455,6 +455,11 @@ class DurableKnowledge:
         return self._trials.found if self._trials else None
 
     @property
+    def state_hash(self) -> str:
+        """End of the journal's chain of hashes; "" without a folder."""
+        return "" if self._store is None else self._store.journal.chain
+
+    @property
     def n_held(self) -> int:
         """How many labels wait for a review."""
         if self._n_held is None:

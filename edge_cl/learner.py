@@ -281,6 +281,7 @@ class Learner:
             recovered=self._durable.recovered,
             written_bytes=self._durable.wear.written_bytes,
             n_held=self._durable.n_held,
+            state_hash=self._durable.state_hash,
             alarm="; ".join(filter(None, alarms)),
         )
 

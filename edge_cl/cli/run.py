@@ -122,7 +122,7 @@ def _peripherals(
     sinks: list[Sink] = [control.sink]
     mqtt = settings.mqtt
     if mqtt.url:
-        from edge_cl.sync.link import MqttLink  # 8 MB that a device without MQTT need not hold
+        from edge_cl.sync.link import Access, MqttLink  # 8 MB that a device without MQTT need not hold
 
         link = MqttLink(
             mqtt.url,
@@ -130,8 +130,7 @@ def _peripherals(
             site=settings.device.site,
             state_dir=state,
             disk_bytes=settings.to_budget().disk_bytes // OUTBOX_SHARE,
-            username=mqtt.username,
-            ca_file=mqtt.ca_file,
+            access=Access(mqtt.username, mqtt.ca_file),
         )
         link.start()
         stack.callback(link.stop)

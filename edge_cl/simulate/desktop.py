@@ -93,7 +93,9 @@ def connected(url: str, state_dir: Path | None) -> Iterator[MqttLink]:
         with LocalBroker() as broker, connected(broker.url, state_dir) as link:
             yield link
         return
-    link = MqttLink(url, device="simulated", site="desktop", state_dir=state_dir)
+    link = MqttLink(
+        url, device="simulated", site="desktop", state_dir=state_dir, confirm="broker", mqtt_5=False
+    )
     link.start()
     try:
         yield link

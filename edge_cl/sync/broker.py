@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import ssl
 from typing import NamedTuple
 from urllib.parse import urlsplit
@@ -51,32 +50,46 @@ def parse_url(url: str) -> Broker:
     return Broker(parts.hostname, port or (8883 if tls else 1883), tls)
 
 
-def create_client(client_id: str, broker: Broker, *, username: str, ca_file: str) -> paho.Client:
-    """A paho client that is not connected yet; raises `ConfigError` for unusable TLS settings."""
+def create_client(
+    client_id: str,
+    broker: Broker,
+    *,
+    username: str = "",
+    ca_file: str = "",
+    cert_file: str = "",
+    key_file: str = "",
+    mqtt_5: bool = True,
+    clean: bool = False,
+) -> paho.Client:
+    """A paho client that is not connected yet; raises `ConfigError` for unusable TLS settings.
+
+    Its network thread may die of anything but an exception in a callback: those are logged and passed over.
+    """
+    protocol = paho.MQTTv5 if mqtt_5 else paho.MQTTv311
     client = paho.Client(
         CallbackAPIVersion.VERSION2,
         client_id=client_id,
-        clean_session=False,
-        protocol=paho.MQTTv311,
+        clean_session=None if mqtt_5 else clean,
+        protocol=protocol,
         manual_ack=True,
+        reconnect_on_failure=False,
     )
     client.suppress_exceptions = True
     if username:
         client.username_pw_set(username, os.environ.get(PASSWORD_VARIABLE))
-    if ca_file and not broker.tls:
-        raise ConfigError("mqtt.ca_file is set but mqtt.url begins with mqtt://; write mqtts:// for TLS")
     if broker.tls:
-        try:
-            client.tls_set(ca_certs=ca_file or None)
-        except (OSError, ssl.SSLError) as error:
-            raise ConfigError(
-                f"mqtt.ca_file {ca_file!r} cannot be used ({error}); name a file of PEM certificates"
-            ) from error
+        _use_tls(client, ca_file, cert_file, key_file)
+    elif ca_file or cert_file or key_file:
+        name = "ca_file" if ca_file else "cert_file" if cert_file else "key_file"
+        raise ConfigError(f"mqtt.{name} is set but mqtt.url begins with mqtt://; write mqtts:// for TLS")
     return client
 
 
-def spread_reconnects(client: paho.Client, shortest_s: float, longest_s: float) -> None:
-    """Give this device its own rhythm: else all come back in one instant after a broker's restart."""
-    low = shortest_s * random.uniform(1.0, 3.0)
-    high = max(low, longest_s * random.uniform(0.5, 1.0))
-    client.reconnect_delay_set(low, high)  # type: ignore[arg-type]  # fractions work, too
+def _use_tls(client: paho.Client, ca_file: str, cert_file: str, key_file: str) -> None:
+    if bool(cert_file) != bool(key_file):
+        raise ConfigError("mqtt.cert_file and mqtt.key_file belong together; set both or none")
+    found = f"mqtt.ca_file {ca_file!r}" + (f", mqtt.cert_file {cert_file!r}" if cert_file else "")
+    try:
+        client.tls_set(ca_certs=ca_file or None, certfile=cert_file or None, keyfile=key_file or None)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError(f"{found} cannot be used ({error}); name files of PEM certificates") from error

@@ -15,6 +15,7 @@ MAX_LABELS = 1_000
 class Arrival(NamedTuple):
     """An inbound message; `mid` is its number within connection `session`, 0 when it needs no answer."""
 
+    topic: str
     payload: bytes
     mid: int
     session: int
@@ -66,6 +67,10 @@ class LabelInbox:
                 self._awaiting.remove(waiting)
                 self._settled.append(arrival)
                 return
+
+    def note_settled(self, arrival: Arrival) -> None:
+        """`arrival` may be acknowledged after the next commit."""
+        self._settled.append(arrival)
 
     def take_settled(self, session: int) -> list[int]:
         """Numbers to acknowledge now. A number of an earlier connection may mean another message."""

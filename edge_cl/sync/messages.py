@@ -189,7 +189,9 @@ class Want(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Ack(msgspec.Struct, frozen=True, kw_only=True):
-    """These messages are in the store. `fleet` is how many devices it knows: they spread their reconnections."""
+    """These messages are in the store. `fleet` is how many devices it knows: they spread their
+    reconnections.
+    """
 
     v: int = PROTOCOL
     ids: list[str]

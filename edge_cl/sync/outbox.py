@@ -1,4 +1,4 @@
-"""What waits for the broker: bounded, on disk, in order, never lost once committed."""
+"""What waits for a server's confirmation: bounded, on disk, in order, never lost once committed."""
 
 from __future__ import annotations
 
@@ -6,37 +6,64 @@ import contextlib
 import sqlite3
 import time
 import uuid
+from collections.abc import Sequence
+from enum import IntEnum
+from itertools import accumulate
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-ROW_BYTES = 160  # what SQLite and the message's id add to a body
+ROW_BYTES = 200  # what SQLite and a message's other columns add to a body
 UNSAVED_BYTES = 256 * 1024  # how much may wait in memory for a commit
 CACHE_BYTES = 256 * 1024
 RETRY_S = 5.0
 
-_PAGE = 32
-_FORMAT = 1
+_PAGE = 8
+_FORMAT = 2
 # After these the open file can still be read, so what it holds goes on being sent.
 _WRITE_ONLY_ERRORS = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_BUSY)
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS outbox (
-  seq INTEGER PRIMARY KEY, id TEXT NOT NULL, stream TEXT NOT NULL, vital INTEGER NOT NULL, body BLOB NOT NULL
+  seq INTEGER PRIMARY KEY, id TEXT NOT NULL, kind TEXT NOT NULL, keep INTEGER NOT NULL, body BLOB NOT NULL,
+  at_s REAL NOT NULL, boot_id TEXT NOT NULL, up_s REAL NOT NULL
 );
-CREATE INDEX IF NOT EXISTS droppable ON outbox (seq) WHERE vital = 0;
-CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
-PRAGMA user_version = 1;
+CREATE INDEX IF NOT EXISTS droppable ON outbox (keep, seq) WHERE keep > 0;
+CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
+PRAGMA user_version = 2;
 """
+_FROM_1 = """
+DROP INDEX droppable;
+ALTER TABLE outbox RENAME COLUMN stream TO kind;
+ALTER TABLE outbox RENAME COLUMN vital TO keep;
+UPDATE outbox SET keep = CASE keep WHEN 0 THEN 2 ELSE 0 END;
+ALTER TABLE outbox ADD COLUMN at_s REAL NOT NULL DEFAULT 0;
+ALTER TABLE outbox ADD COLUMN boot_id TEXT NOT NULL DEFAULT '';
+ALTER TABLE outbox ADD COLUMN up_s REAL NOT NULL DEFAULT 0;
+"""
+_COLUMNS = "seq, id, kind, keep, body, at_s, boot_id, up_s"
+
+
+class Keep(IntEnum):
+    """What may be dropped when the outbox is full: nothing, older ones of its kind, the oldest."""
+
+    ALWAYS = 0
+    NEWEST = 1
+    WHILE_ROOM = 2
 
 
 class Row(NamedTuple):
-    """One waiting message. Only rows that are not `vital` are dropped to make room."""
+    """One waiting message; made at `at_s` (Unix time), `up_s` seconds into the life `boot_id` of
+    the program.
+    """
 
     seq: int
     id: str
-    stream: str
-    vital: bool | int
+    kind: str
+    keep: int
     body: bytes
+    at_s: float
+    boot_id: str
+    up_s: float
 
     @property
     def nbytes(self) -> int:
@@ -48,9 +75,11 @@ class Outbox:
     """A queue on disk. One thread owns it.
 
     `put` keeps a message in memory, `commit` makes all of them durable with one flush of the
-    disk, `ready` hands out only durable ones, `done` removes an acknowledged one (durable with
-    the next commit). When the disk fails, nothing raises: messages are counted, kept in a small
-    memory and handed out from there until the disk works again; `alarm` says so.
+    disk, `ready` hands out only durable ones, `done` removes a confirmed one (durable with
+    the next commit). When there is no room, first older messages of a kind of which only the newest
+    matters (`Keep.NEWEST`) are dropped, then the oldest that are kept `WHILE_ROOM`, then what is left but
+    `ALWAYS`; a new message that still does not fit is refused. When the disk fails, nothing raises: messages
+    are counted, kept in a small memory and handed out from there until the disk works again; `alarm` says so.
 
     Parameters
     ----------
@@ -58,10 +87,15 @@ class Outbox:
         The SQLite file; None keeps everything in memory.
     capacity_bytes
         For the rows. The files take at most about twice that.
+    boot_id
+        Of this life of the program; drawn when not given.
     """
 
-    def __init__(self, path: Path | None, *, capacity_bytes: int) -> None:
+    def __init__(self, path: Path | None, *, capacity_bytes: int, boot_id: str = "") -> None:
         self.capacity_bytes = capacity_bytes
+        self.boot_id = boot_id or uuid.uuid4().hex
+        self.epoch = "e" + uuid.uuid4().hex[:15]  # never a number, which SQLite would store as one
+        """Numbers belong to it: drawn when the file is made, again when it cannot be read."""
         self.seq = 0
         self.session = 0
         self.n_dropped = 0
@@ -72,6 +106,8 @@ class Outbox:
         self._unsaved: dict[int, Row] = {}
         self._unsaved_bytes = 0
         self._gone: set[int] = set()
+        self._also: list[tuple[str, Sequence[Any]]] = []
+        self._began_s = time.monotonic()
         self._saved_rows = 0
         self._saved_bytes = 0
         self._saved_session = 0
@@ -86,8 +122,18 @@ class Outbox:
             self.seq = time.time_ns() // 1_000_000
 
     @property
+    def up_s(self) -> float:
+        """Seconds since this life of the program began."""
+        return time.monotonic() - self._began_s
+
+    @property
+    def database(self) -> sqlite3.Connection | None:
+        """The open file, to read from; None while it cannot be used."""
+        return self._db
+
+    @property
     def n_queued(self) -> int:
-        """Messages that are not acknowledged."""
+        """Messages that are not confirmed."""
         return self._saved_rows + len(self._unsaved)
 
     @property
@@ -107,7 +153,7 @@ class Outbox:
 
     @property
     def n_unsaved_removals(self) -> int:
-        """Acknowledged messages that the next commit removes from the disk."""
+        """Confirmed messages that the next commit removes from the disk."""
         return len(self._gone)
 
     @property
@@ -119,13 +165,14 @@ class Outbox:
             return (
                 f"the outbox is full ({self.held_bytes:,} of {self.capacity_bytes:,} bytes wait) "
                 f"and refuses new messages ({self.n_refused:,} so far); "
-                "connect the broker or raise the disk budget"
+                "connect it to its fleet server or raise the disk budget"
             )
         return ""
 
-    def put(self, stream: str, body: bytes, *, vital: bool) -> int:
+    def put(self, kind: str, body: bytes, keep: Keep) -> int:
         """Add a message; returns its number, or 0 when there is no room for it."""
-        row = Row(self.seq + 1, uuid.uuid4().hex, stream, vital, body)
+        made = (time.time(), self.boot_id, self.up_s)
+        row = Row(self.seq + 1, uuid.uuid4().hex, kind, int(keep), body, *made)
         self._full = not self._make_room(row.nbytes)
         if self._full:
             self.n_refused += 1
@@ -135,9 +182,13 @@ class Outbox:
         self._unsaved_bytes += row.nbytes
         return row.seq
 
+    def also(self, sql: str, parameters: Sequence[Any]) -> None:
+        """Do this in the transaction of the next commit."""
+        self._also.append((sql, parameters))
+
     def commit(self) -> bool:
         """Make every put and removal durable; False when the disk failed (nothing is forgotten)."""
-        if not (self._unsaved or self._gone or self.session != self._saved_session):
+        if not (self._unsaved or self._gone or self._also or self.session != self._saved_session):
             return True
         if self._disk_alarm and time.monotonic() < self._retry_s:
             return False
@@ -151,18 +202,26 @@ class Outbox:
         self._saved_rows += len(self._unsaved)
         self._saved_bytes += self._unsaved_bytes
         self._unsaved, self._unsaved_bytes = {}, 0
-        self._gone = set()
+        self._gone, self._also = set(), []
         self._saved_session = self.session
         if self._unread:
             self.rewind()
         return True
 
-    def ready(self, limit: int) -> list[Row]:
-        """The next messages to send, oldest first; each is handed out once until `rewind`."""
-        rows = self._read(limit)
+    def ready(self, limit: int, max_bytes: int = 2**62) -> list[Row]:
+        """The next messages to send, oldest first, and at least one; each is handed out once
+        until `rewind`.
+        """
+        rows = self._select("1", self._cursor, limit)
         if self._disk_alarm:
             waiting = (row for row in self._unsaved.values() if row.seq > self._cursor)
             rows += [row for row, _ in zip(waiting, range(limit - len(rows)), strict=False)]
+        sizes = accumulate(row.nbytes for row in rows)
+        rows = [
+            row
+            for n, (row, nbytes) in enumerate(zip(rows, sizes, strict=True))
+            if not n or nbytes <= max_bytes
+        ]
         if rows:
             self._cursor = rows[-1].seq
         return rows
@@ -172,9 +231,19 @@ class Outbox:
         self._cursor = 0
         self._unread = False
 
+    def row(self, seq: int) -> Row | None:
+        """Message `seq` if it is still waiting, and durable (or the disk fails)."""
+        if seq in self._unsaved:
+            return self._unsaved[seq] if self._disk_alarm else None
+        return next((row for row in self._select("seq = " + str(int(seq)), seq - 1, 1)), None)
+
+    def holds(self, seq: int) -> bool:
+        """True while message `seq` waits here."""
+        return seq in self._unsaved or (seq not in self._gone and self._is_saved(seq))
+
     def done(self, row: Row) -> None:
-        """`row` was acknowledged."""
-        if row.seq in self._unsaved or self._is_saved(row.seq):
+        """`row` was confirmed."""
+        if self.holds(row.seq):
             self._remove(row)
 
     def close(self) -> None:
@@ -193,7 +262,7 @@ class Outbox:
             if not self._drop(self._oldest_unsaved_droppable()):
                 return False
         while self.held_bytes + nbytes > self.capacity_bytes:
-            if not self._drop(self._oldest_saved_droppable() or self._oldest_unsaved_droppable()):
+            if not self._drop(self._saved_droppable() or self._oldest_unsaved_droppable()):
                 return False
         return True
 
@@ -213,25 +282,25 @@ class Outbox:
             self._saved_bytes -= row.nbytes
 
     def _oldest_unsaved_droppable(self) -> Row | None:
-        return next((row for row in self._unsaved.values() if not row.vital), None)
+        return next((row for row in self._unsaved.values() if row.keep), None)
 
-    def _oldest_saved_droppable(self) -> Row | None:
-        return next(iter(self._select("vital = 0", 0, 1)), None)
+    def _saved_droppable(self) -> Row | None:
+        of_newest = self._select("keep = 1", 0, 2)
+        if len(of_newest) == 2:
+            return of_newest[0]
+        return next(iter([*self._select("keep = 2", 0, 1), *of_newest]), None)
 
     # -- disk ---------------------------------------------------------------------------
 
-    def _read(self, limit: int) -> list[Row]:
-        return self._select("1", self._cursor, limit)
-
     def _select(self, where: str, after: int, limit: int) -> list[Row]:
-        columns = "seq, id, stream, vital, body"
-        query = f"SELECT {columns} FROM outbox WHERE {where} AND seq > ? ORDER BY seq LIMIT ?"
+        query = f"SELECT {_COLUMNS} FROM outbox WHERE {where} AND seq > ? ORDER BY seq LIMIT ?"
         rows: list[Row] = []
         try:
+            page = max(limit, _PAGE)
             while len(rows) < limit and self._db is not None:
-                found = [Row(*values) for values in self._db.execute(query, (after, _PAGE))]
+                found = [Row(*values) for values in self._db.execute(query, (after, page))]
                 rows += [row for row in found if row.seq not in self._gone]
-                if len(found) < _PAGE:
+                if len(found) < page:
                     break
                 after = found[-1].seq
         except sqlite3.Error as error:
@@ -243,11 +312,13 @@ class Outbox:
     def _write(self) -> None:
         if self._db is None:
             raise sqlite3.OperationalError("the outbox is not open")
-        meta = [("seq", self.seq), ("session", self.session)]
+        meta = [("seq", self.seq), ("session", self.session), ("epoch", self.epoch)]
         with self._db as db:
-            db.executemany("INSERT INTO outbox VALUES (?, ?, ?, ?, ?)", self._unsaved.values())
+            db.executemany("INSERT INTO outbox VALUES (?, ?, ?, ?, ?, ?, ?, ?)", self._unsaved.values())
             db.executemany("DELETE FROM outbox WHERE seq = ?", [(seq,) for seq in self._gone])
             db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", meta)
+            for sql, parameters in self._also:
+                db.execute(sql, parameters)
         self._disk_alarm = ""
 
     def _try_open(self) -> bool:
@@ -267,8 +338,10 @@ class Outbox:
         db.execute("PRAGMA wal_autocheckpoint = 64")
         db.execute("PRAGMA journal_size_limit = 262144")
         (version,) = db.execute("PRAGMA user_version").fetchone()
-        if version not in (0, _FORMAT):
+        if version not in (0, 1, _FORMAT):
             raise sqlite3.OperationalError(f"it has format {version}, this program reads {_FORMAT}")
+        if version == 1:
+            db.executescript(f"BEGIN; {_FROM_1} {_SCHEMA} COMMIT;")
         db.executescript(_SCHEMA)
         self._load(db)
 
@@ -276,14 +349,22 @@ class Outbox:
         found = db.execute("SELECT seq, LENGTH(body) FROM outbox")
         sizes = [nbytes + ROW_BYTES for seq, nbytes in found if seq not in self._gone]
         meta = dict(db.execute("SELECT key, value FROM meta"))
-        if not self._loaded and self._unsaved and meta.get("seq", 0) >= min(self._unsaved):
-            raise sqlite3.OperationalError("its numbers are ahead of the clock; restart the program")
-        self._saved_rows, self._saved_bytes = len(sizes), sum(sizes)
         if not self._loaded:
-            self.seq = max(self.seq, meta.get("seq", 0))
-            self.session = max(self.session, meta.get("session", 0))
-            self._saved_session = meta.get("session", 0)
+            self._continue(meta)
+        self._saved_rows, self._saved_bytes = len(sizes), sum(sizes)
         self._loaded = True
+
+    def _continue(self, meta: dict[str, Any]) -> None:
+        """Go on counting where the file ends; what was numbered while it could not be read keeps
+        its epoch.
+        """
+        if self._unsaved and meta.get("seq", 0) >= min(self._unsaved):
+            raise sqlite3.OperationalError("its numbers are ahead of the clock; restart the program")
+        if not self.seq:
+            self.epoch = str(meta.get("epoch", self.epoch))
+        self.seq = max(self.seq, int(meta.get("seq", 0)))
+        self.session = max(self.session, int(meta.get("session", 0)))
+        self._saved_session = int(meta.get("session", 0))
 
     def _is_saved(self, seq: int) -> bool:
         try:

@@ -1,6 +1,7 @@
 """The fleet store's tables, as SQLAlchemy Core: the same on SQLite and PostgreSQL.
 
-Times are Unix seconds by the server's clock unless said otherwise. Records are kept as the JSON text that came.
+Times are Unix seconds by the server's clock unless said otherwise. Records are kept as the JSON text that
+came.
 """
 
 from __future__ import annotations

@@ -71,7 +71,7 @@ def test_birth_state_and_a_label_from_afar(tmp_path, bundle, broker, fleet):
         latecomer.close()
         first = {topic: retained for topic, _, retained in reversed(latecomer.heard)}
         assert first["status"] and first["state"]
-        assert latecomer.of("status")[0].online and latecomer.of("state")[0].bundle_name == "test"
+        assert latecomer.of("status")[0].online and latecomer.of("state")[0].status.bundle_name == "test"
 
         label = {"label": "jump", "reading_id": "r1", "source": "fleet"}
         fleet.client.publish(f"{ROOT}/cmd/label", msgspec.json.encode(label), qos=1).wait_for_publish(10)

@@ -20,13 +20,13 @@ import paho.mqtt.client as paho
 import pytest
 from paho.mqtt.enums import CallbackAPIVersion
 
-import edge_cl.sync.link as link_module
+import edge_cl.sync.pump as pump_module
 from edge_cl.errors import ConfigError
 from edge_cl.records import Decision, Receipt, SleepReport, Status
 from edge_cl.sync import messages
 from edge_cl.sync.broker import Broker as BrokerAddress
 from edge_cl.sync.broker import parse_url
-from edge_cl.sync.link import MqttLink
+from edge_cl.sync.link import Access, MqttLink, Pace
 from tests.mosquitto import Broker, free_port, wait_until
 
 ROOT = "edgecl/1/lab/pi"
@@ -121,7 +121,8 @@ def watch() -> Iterator[Callable[..., Watcher]]:
 
 @contextmanager
 def linked(url: str, state_dir: Path | None, **options: Any) -> Iterator[MqttLink]:
-    link = MqttLink(url, device="pi", site="lab", state_dir=state_dir, backoff_s=(0.05, 0.2), **options)
+    options = {"confirm": "broker", "pace": Pace(backoff_s=(0.05, 0.2))} | options
+    link = MqttLink(url, device="pi", site="lab", state_dir=state_dir, **options)
     link.start()
     try:
         yield link
@@ -174,9 +175,11 @@ def test_certificates_that_cannot_be_used(tmp_path: Path) -> None:
     (tmp_path / "ca.pem").write_text("nonsense")
     for ca_file in (tmp_path / "ca.pem", tmp_path / "absent.pem"):
         with pytest.raises(ConfigError, match=r"mqtt.ca_file .* cannot be used"):
-            MqttLink("mqtts://host", device="pi", site="lab", state_dir=None, ca_file=str(ca_file))
+            MqttLink(
+                "mqtts://host", device="pi", site="lab", state_dir=None, access=Access(ca_file=str(ca_file))
+            )
     with pytest.raises(ConfigError, match="write mqtts://"):
-        MqttLink("mqtt://host", device="pi", site="lab", state_dir=None, ca_file="ca.pem")
+        MqttLink("mqtt://host", device="pi", site="lab", state_dir=None, access=Access(ca_file="ca.pem"))
 
 
 def test_a_device_name_with_a_wildcard() -> None:
@@ -200,10 +203,10 @@ def test_every_kind_of_answer_arrives(broker: Broker, tmp_path: Path, watch: Cal
         wait_until(lambda: watcher.of("sleep"), "the sleep report arrives")
         wait_until(lambda: delivered(link), "all acknowledged")
         assert link.alarm == ""
-    assert watcher.of("state") == [STATUS]
+    assert [state.status for state in watcher.of("state")] == [STATUS]
     assert [event.reading_id for event in watcher.of("event")] == ["r1"]
     (first,), (second,) = watcher.of("receipt"), watcher.of("sleep")
-    assert (first.seq, first.data, second.seq, second.data) == (1, receipt(1), 2, REPORT)
+    assert (first.seq, first.data, second.seq, second.data) == (2, receipt(1), 3, REPORT)
     assert first.id != second.id
     births = [presence for presence in watcher.of("status") if presence.online]
     assert (births[-1].bundle_id, births[-1].head) == ("b1", "dual")
@@ -221,7 +224,7 @@ def test_a_broker_that_is_absent_at_start(
 ) -> None:
     began_s = time.monotonic()
     with linked(stopped_broker.url, tmp_path) as link:
-        for n in range(50):
+        for n in range(49):
             link.sink(receipt(n))
         link.sink(STATUS)
         assert time.monotonic() - began_s < 1.0
@@ -249,7 +252,7 @@ def test_stop_does_not_wait_for_an_absent_broker(stopped_broker: Broker, tmp_pat
 def test_a_broker_killed_twice_mid_stream(
     broker: Broker, tmp_path: Path, watch: Callable[..., Watcher], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(link_module, "COMMIT_S", 0.005)
+    monkeypatch.setattr(pump_module, "COMMIT_S", 0.005)
     watcher = watch(broker.url, qos=0)
     broker.save()  # so that the watcher's subscription is there the moment the broker is back
     total = 900
@@ -275,9 +278,9 @@ def test_a_broker_killed_twice_mid_stream(
 DEVICE = """
 import sys, time, pathlib
 from edge_cl.records import Receipt
-from edge_cl.sync.link import MqttLink
+from edge_cl.sync.link import Access, MqttLink, Pace
 from tests.mosquitto import Broker, free_port, wait_until
-link = MqttLink(sys.argv[1], device="pi", site="lab", state_dir=pathlib.Path(sys.argv[2]))
+link = MqttLink(sys.argv[1], device="pi", site="lab", state_dir=pathlib.Path(sys.argv[2]), confirm="broker")
 link.start()
 for n in range(int(sys.argv[3])):
     link.sink(Receipt(reading_id=f"r{n}", label="walk", status="learned", seq=n))
@@ -386,7 +389,7 @@ def test_tls_with_a_private_authority(certificate: Path, tmp_path_factory: pytes
     broker.start()
     try:
         url = broker.url.replace("mqtt://", "mqtts://")
-        with linked(url, None, ca_file=str(certificate)) as link:
+        with linked(url, None, access=Access(ca_file=str(certificate))) as link:
             link.sink(receipt(1))
             wait_until(lambda: link.counts["delivered"] >= 2, "birth and receipt are delivered")
         with linked(url, None) as link:
@@ -414,7 +417,7 @@ def test_bad_labels_are_counted_and_answered_and_good_ones_pass(
         wait_until(lambda: link.connected, "connected")
         wait_until(lambda: link.counts["delivered"], "the birth is acknowledged")
         watcher.send_label(b"\xff not json")
-        watcher.send_label(b'{"label": "' + b"x" * 200_000 + b'"}')
+        watcher.send_label(b'{"label": "' + b"x" * 80_000 + b'"}')
         watcher.send_label(b"")
         watcher.send_label(b'{"label": "walk", "reading_id": "r7", "source": "anna"}')
         (label,) = poll_for(link, 1)
@@ -467,21 +470,20 @@ def test_labels_sent_while_the_device_is_off_wait_for_it(
 def test_a_dead_network_thread_is_started_again(
     broker: Broker, watch: Callable[..., Watcher], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(link_module, "SUPERVISE_S", 0.05)
     watcher = watch(broker.url)
     with linked(broker.url, None) as link:
         wait_until(lambda: link.counts["delivered"], "the birth is acknowledged")
-        healthy = link._client.on_message
 
         def die(*_: object) -> None:
-            link._client.on_message = healthy
             raise SystemExit
 
-        link._client.on_message = die
-        watcher.send_label(b'{"label": "lost", "reading_id": "r"}')
+        assert link._pump.dialler.connection is not None
+        link._pump.dialler.connection.client.on_message = die
         watcher.send_label(b'{"label": "walk", "reading_id": "r1"}')
         link.sink(receipt(1))
-        wait_until(lambda: delivered(link), "acknowledgements are read again")
+        assert [label.reading_id for label in poll_for(link, 1)] == ["r1"]
+        wait_until(lambda: watcher.receipts() and delivered(link), "acknowledgements are read again")
+        assert link.counts["connections"] == 2
 
 
 @pytest.mark.broker
@@ -492,7 +494,7 @@ def test_an_unexpected_error_is_an_alarm_and_not_the_end(
     with linked(broker.url, None) as link:
         wait_until(lambda: link.counts["delivered"], "the birth is acknowledged")
         with monkeypatch.context() as patch:
-            patch.setattr(link._client, "publish", lambda *_, **__: int("nonsense"))
+            patch.setattr(link._pump.dialler.connection.client, "publish", lambda *_, **__: int("nonsense"))
             link.sink(STATUS)
             wait_until(lambda: "unexpected error" in link.alarm, "an alarm")
         link.sink(receipt(1))
@@ -562,7 +564,14 @@ def silent(**options: Any) -> Iterator[SilentBroker]:
 
 def test_never_more_than_the_window_is_in_flight() -> None:
     with silent() as broker:
-        link = MqttLink(broker.url, device="pi", site="lab", state_dir=None, backoff_s=(0.01, 0.02))
+        link = MqttLink(
+            broker.url,
+            device="pi",
+            site="lab",
+            state_dir=None,
+            pace=Pace(backoff_s=(0.01, 0.02)),
+            mqtt_5=False,
+        )
         link.start()
         for n in range(200):
             link.sink(receipt(n))
@@ -570,7 +579,7 @@ def test_never_more_than_the_window_is_in_flight() -> None:
             wait_until(lambda c=connection: len(broker.unacknowledged) > c, "connected")
             wait_until(lambda c=connection: broker.unacknowledged[c] >= 16, "a full window")
             link.sink(STATUS)
-            wait_until(lambda: link.counts["queued"] == 200, "all are queued")
+            wait_until(lambda: link.counts["queued"] >= 200, "all are queued")
             broker.hang_up()
         link.stop(0.1)
         assert max(broker.unacknowledged) == 16
@@ -587,7 +596,7 @@ def test_a_broker_that_refuses_is_an_alarm() -> None:
 def test_the_password_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EDGE_CL_MQTT_PASSWORD", "s3cret")
     with silent() as broker:
-        link = MqttLink(broker.url, device="pi", site="lab", state_dir=None, username="pi-7")
+        link = MqttLink(broker.url, device="pi", site="lab", state_dir=None, access=Access("pi-7"))
         link.start()
         wait_until(lambda: broker.connects, "connected")
         link.stop(0.1)
@@ -647,7 +656,7 @@ def amqtt_broker() -> Iterator[str]:
 def test_the_broker_of_the_demo(tmp_path: Path) -> None:
     with amqtt_broker() as url:
         watcher = Watcher(url)
-        with linked(url, tmp_path) as link:
+        with linked(url, tmp_path, mqtt_5=False) as link:
             wait_until(lambda: link.counts["delivered"], "the birth is acknowledged")
             watcher.send_label(b'{"label": "walk", "reading_id": "r1"}')
             (label,) = poll_for(link, 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -31,9 +32,10 @@ REPORT = SleepReport(
 
 @pytest.mark.parametrize(("kind", "record"), [("receipt", RECEIPT), ("sleep", REPORT)])
 def test_a_wrapped_record_comes_back(kind: messages.Kind, record: Receipt | SleepReport) -> None:
-    payload = messages.wrap("id-1", 7, messages.encode(record))
+    fields = {"id": "i1", "epoch": "e", "seq": 7, "boot_id": "b", "session": 2, "up_s": 1.5, "at_s": 9.0}
+    payload = messages.wrap(messages.encode(record), **fields)
     assert json.loads(payload)["data"]["reason" if kind == "sleep" else "label"] in ("", "walk")
-    assert messages.decode(kind, payload) == messages.Message(id="id-1", seq=7, data=record)
+    assert messages.decode(kind, payload) == messages.Message(**fields, data=record)
 
 
 def test_a_decision_comes_back() -> None:
@@ -79,7 +81,7 @@ def test_a_label_may_say_what_a_reading_was_not() -> None:
     assert not messages.answers(RECEIPT, said), "a receipt for what it was is none for what it was not"
     refused = Receipt(reading_id="r1", label="walk", kind="not", status="learned", source="mqtt")
     assert messages.answers(refused, said)
-    assert messages.decode("receipt", messages.wrap("i", 1, messages.encode(refused))).data.kind == "not"
+    assert msgspec.json.decode(messages.encode(refused), type=Receipt).kind == "not"
 
 
 @pytest.mark.parametrize(
@@ -133,7 +135,7 @@ def test_a_flickering_label_passes_at_most_ten_times_a_second() -> None:
 
 
 def arrival(payload: bytes, mid: int = 1, **fields: bool) -> Arrival:
-    return Arrival(payload, mid, session=1, **fields)
+    return Arrival("edgecl/1/lab/pi/cmd/label", payload, mid, session=1, **fields)
 
 
 def test_a_label_is_acknowledged_only_after_its_receipt() -> None:

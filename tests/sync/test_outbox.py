@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 import edge_cl.sync.outbox as outbox_module
-from edge_cl.sync.outbox import ROW_BYTES, UNSAVED_BYTES, Outbox, Row
+from edge_cl.sync.outbox import ROW_BYTES, UNSAVED_BYTES, Keep, Outbox, Row
 
 BIG = 10**9
 
@@ -47,10 +47,10 @@ def bodies(rows: list[Row]) -> list[bytes]:
 
 def test_only_committed_messages_are_handed_out_and_survive(tmp_path: Path) -> None:
     outbox = open_outbox(tmp_path)
-    outbox.put("receipt", b"1", vital=True)
+    outbox.put("receipt", b"1", Keep.ALWAYS)
     assert outbox.ready(9) == []
     assert outbox.commit()
-    outbox.put("receipt", b"2", vital=True)
+    outbox.put("receipt", b"2", Keep.ALWAYS)
     assert bodies(outbox.ready(9)) == [b"1"]
     again = open_outbox(tmp_path)
     assert (again.n_queued, again.seq) == (1, 1)
@@ -59,20 +59,20 @@ def test_only_committed_messages_are_handed_out_and_survive(tmp_path: Path) -> N
 
 def test_a_number_is_never_given_twice(tmp_path: Path) -> None:
     outbox = open_outbox(tmp_path)
-    seqs = [outbox.put("receipt", b"x", vital=True) for _ in range(3)]
+    seqs = [outbox.put("receipt", b"x", Keep.ALWAYS) for _ in range(3)]
     outbox.commit()
     for row in outbox.ready(9):
         outbox.done(row)
     outbox.close()
     again = open_outbox(tmp_path)
     assert again.n_queued == 0
-    assert again.put("receipt", b"y", vital=True) == max(seqs) + 1
+    assert again.put("receipt", b"y", Keep.ALWAYS) == max(seqs) + 1
 
 
 def test_each_message_is_handed_out_once_until_rewind(tmp_path: Path) -> None:
     outbox = open_outbox(tmp_path)
     for body in (b"a", b"b", b"c"):
-        outbox.put("receipt", body, vital=True)
+        outbox.put("receipt", body, Keep.ALWAYS)
     outbox.commit()
     first = outbox.ready(2)
     assert bodies(first) == [b"a", b"b"]
@@ -85,13 +85,13 @@ def test_each_message_is_handed_out_once_until_rewind(tmp_path: Path) -> None:
 def test_telemetry_makes_room_for_receipts_oldest_first(tmp_path: Path) -> None:
     outbox = open_outbox(tmp_path, 4 * (ROW_BYTES + 10))
     for n in range(4):
-        outbox.put("sleep", b"%10d" % n, vital=False)
+        outbox.put("sleep", b"%10d" % n, Keep.WHILE_ROOM)
         outbox.commit()
     for n in range(3):
-        assert outbox.put("receipt", b"R%9d" % n, vital=True)
+        assert outbox.put("receipt", b"R%9d" % n, Keep.ALWAYS)
     outbox.commit()
     rows = outbox.ready(9)
-    assert [(row.stream, row.body[-1:]) for row in rows] == [
+    assert [(row.kind, row.body[-1:]) for row in rows] == [
         ("sleep", b"3"),
         ("receipt", b"0"),
         ("receipt", b"1"),
@@ -103,34 +103,34 @@ def test_telemetry_makes_room_for_receipts_oldest_first(tmp_path: Path) -> None:
 def test_older_receipts_outlive_newer_telemetry(tmp_path: Path) -> None:
     outbox = open_outbox(tmp_path, 3 * (ROW_BYTES + 1))
     for body, vital in ((b"1", True), (b"2", False), (b"3", True), (b"4", True)):
-        assert outbox.put("any", body, vital=vital)
+        assert outbox.put("any", body, Keep.ALWAYS if vital else Keep.WHILE_ROOM)
         outbox.commit()
     assert bodies(outbox.ready(9)) == [b"1", b"3", b"4"]
 
 
 def test_when_receipts_fill_it_the_newest_is_refused_with_an_alarm(tmp_path: Path) -> None:
     outbox = open_outbox(tmp_path, 2 * (ROW_BYTES + 1))
-    assert outbox.put("receipt", b"1", vital=True)
-    assert outbox.put("receipt", b"2", vital=True)
-    assert outbox.put("receipt", b"3", vital=True) == 0
-    assert outbox.put("sleep", b"4", vital=False) == 0
+    assert outbox.put("receipt", b"1", Keep.ALWAYS)
+    assert outbox.put("receipt", b"2", Keep.ALWAYS)
+    assert outbox.put("receipt", b"3", Keep.ALWAYS) == 0
+    assert outbox.put("sleep", b"4", Keep.WHILE_ROOM) == 0
     outbox.commit()
     assert outbox.n_refused == 2
-    assert "outbox is full" in outbox.alarm and "broker" in outbox.alarm
+    assert "outbox is full" in outbox.alarm and "fleet server" in outbox.alarm
     rows = outbox.ready(9)
     assert bodies(rows) == [b"1", b"2"]
     outbox.done(rows[0])
-    assert outbox.put("receipt", b"5", vital=True)
+    assert outbox.put("receipt", b"5", Keep.ALWAYS)
     assert outbox.alarm == ""
 
 
 def test_an_acknowledgement_of_a_dropped_message_changes_no_count(tmp_path: Path) -> None:
     outbox = open_outbox(tmp_path, 2 * (ROW_BYTES + 1))
-    outbox.put("sleep", b"1", vital=False)
+    outbox.put("sleep", b"1", Keep.WHILE_ROOM)
     outbox.commit()
     (sent,) = outbox.ready(1)
-    outbox.put("receipt", b"2", vital=True)
-    outbox.put("receipt", b"3", vital=True)
+    outbox.put("receipt", b"2", Keep.ALWAYS)
+    outbox.put("receipt", b"3", Keep.ALWAYS)
     outbox.commit()
     outbox.done(sent)
     assert (outbox.n_queued, outbox.held_bytes) == (2, 2 * (ROW_BYTES + 1))
@@ -141,7 +141,9 @@ def test_files_stay_within_twice_the_capacity(tmp_path: Path) -> None:
     outbox = open_outbox(tmp_path, capacity_bytes)
     largest = 0
     for n in range(6_000):
-        outbox.put("receipt" if n % 3 else "sleep", b"x" * (50 + n % 700), vital=bool(n % 3))
+        outbox.put(
+            "receipt" if n % 3 else "sleep", b"x" * (50 + n % 700), Keep.ALWAYS if n % 3 else Keep.WHILE_ROOM
+        )
         if n % 100 == 0:
             outbox.commit()
             largest = max(largest, sum(file.stat().st_size for file in tmp_path.iterdir()))
@@ -154,17 +156,17 @@ def test_files_stay_within_twice_the_capacity(tmp_path: Path) -> None:
 
 def test_a_full_disk_stops_nothing_and_loses_nothing(tmp_path: Path) -> None:
     outbox = open_outbox(tmp_path)
-    outbox.put("receipt", b"before", vital=True)
+    outbox.put("receipt", b"before", Keep.ALWAYS)
     outbox.commit()
     with full_disk():
-        outbox.put("receipt", b"during", vital=True)
+        outbox.put("receipt", b"during", Keep.ALWAYS)
         assert not outbox.commit()
         assert outbox.n_disk_errors == 1
         assert "memory" in outbox.alarm and "disk" in outbox.alarm
         rows = outbox.ready(9)
         assert bodies(rows) == [b"before", b"during"]
         outbox.done(rows[0])
-    outbox.put("receipt", b"after", vital=True)
+    outbox.put("receipt", b"after", Keep.ALWAYS)
     assert outbox.commit()
     assert outbox.alarm == ""
     assert bodies(open_outbox(tmp_path).ready(9)) == [b"during", b"after"]
@@ -172,11 +174,11 @@ def test_a_full_disk_stops_nothing_and_loses_nothing(tmp_path: Path) -> None:
 
 def test_what_could_not_be_read_is_sent_once_the_disk_is_back(tmp_path: Path) -> None:
     outbox = open_outbox(tmp_path)
-    outbox.put("receipt", b"1", vital=True)
+    outbox.put("receipt", b"1", Keep.ALWAYS)
     outbox.commit()
     assert outbox._db is not None
     outbox._db.close()  # every use is an error now, as with a card that was pulled out
-    outbox.put("receipt", b"2", vital=True)
+    outbox.put("receipt", b"2", Keep.ALWAYS)
     assert bodies(outbox.ready(9)) == [b"2"]
     assert "cannot be used" in outbox.alarm
     assert outbox.commit()
@@ -187,7 +189,7 @@ def test_what_could_not_be_read_is_sent_once_the_disk_is_back(tmp_path: Path) ->
 def test_memory_is_bounded_while_the_disk_fails(tmp_path: Path) -> None:
     outbox = open_outbox(tmp_path)
     with full_disk():
-        accepted = sum(outbox.put("receipt", b"x" * 1000, vital=True) > 0 for _ in range(1_000))
+        accepted = sum(outbox.put("receipt", b"x" * 1000, Keep.ALWAYS) > 0 for _ in range(1_000))
         assert outbox.held_bytes <= UNSAVED_BYTES
     assert 200 < accepted < 300
     assert outbox.n_refused == 1_000 - accepted
@@ -196,7 +198,7 @@ def test_memory_is_bounded_while_the_disk_fails(tmp_path: Path) -> None:
 def test_a_folder_that_appears_later_is_used(tmp_path: Path) -> None:
     folder = tmp_path / "absent"
     outbox = Outbox(folder / "outbox.db", capacity_bytes=BIG)
-    outbox.put("receipt", b"1", vital=True)
+    outbox.put("receipt", b"1", Keep.ALWAYS)
     assert not outbox.commit()
     sent = outbox.ready(9)
     assert bodies(sent) == [b"1"]
@@ -213,7 +215,7 @@ def test_a_damaged_file_is_set_aside(tmp_path: Path) -> None:
     (tmp_path / "outbox.db").write_bytes(b"not a database" * 1000)
     outbox = open_outbox(tmp_path)
     assert "outbox.damaged" in outbox.alarm
-    assert outbox.put("receipt", b"1", vital=True)
+    assert outbox.put("receipt", b"1", Keep.ALWAYS)
     assert outbox.commit()
     assert (tmp_path / "outbox.damaged").exists()
     assert bodies(open_outbox(tmp_path).ready(9)) == [b"1"]
@@ -226,7 +228,7 @@ def test_a_newer_format_is_left_alone(tmp_path: Path) -> None:
     db.close()
     outbox = open_outbox(tmp_path)
     assert "format 7" in outbox.alarm
-    outbox.put("receipt", b"1", vital=True)
+    outbox.put("receipt", b"1", Keep.ALWAYS)
     assert not outbox.commit()
     assert bodies(outbox.ready(9)) == [b"1"]
 
@@ -263,7 +265,7 @@ class OutboxModel(RuleBasedStateMachine):
     def _put(self, size: int, vital: bool) -> None:
         body = b"%d" % len(self.put_bodies) + b"." * size
         highest = max(self.put_bodies, default=0)
-        seq = self.box.put("receipt" if vital else "sleep", body, vital=vital)
+        seq = self.box.put("receipt" if vital else "sleep", body, Keep.ALWAYS if vital else Keep.WHILE_ROOM)
         if seq:
             assert seq > highest
             self.put_bodies[seq] = (body, vital)
@@ -277,7 +279,7 @@ class OutboxModel(RuleBasedStateMachine):
     def send(self, limit: int) -> None:
         for row in self.box.ready(limit):
             assert row.seq > self.last_handed
-            assert self.put_bodies[row.seq] == (row.body, bool(row.vital))
+            assert self.put_bodies[row.seq] == (row.body, row.keep == Keep.ALWAYS)
             self.last_handed = row.seq
             self.inflight.append(row)
 

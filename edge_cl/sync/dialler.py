@@ -1,0 +1,158 @@
+"""When and how to connect: MQTT 5 or 3.1.1, waits between attempts, a thread that died, a second board of
+this name.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+import paho.mqtt.client as paho
+
+from edge_cl.sync.broker import PASSWORD_VARIABLE, Broker
+from edge_cl.sync.connection import OTHER_PROTOCOL, TAKEN_OVER, Connection, Ears
+from edge_cl.sync.messages import CHUNK_BYTES
+from edge_cl.sync.reconnect import Backoff
+
+
+class _MakeClient(Protocol):
+    def __call__(self, *, mqtt_5: bool) -> paho.Client: ...
+
+
+class Dialler:
+    """Keeps one connection, one after the other. The pump's thread calls it.
+
+    Parameters
+    ----------
+    make_client
+        A fresh paho client.
+    put
+        Takes tasks for the pump.
+    session
+        Number of the connection before the first.
+    mqtt_5
+        What to try first.
+    """
+
+    def __init__(
+        self,
+        make_client: _MakeClient,
+        broker: Broker,
+        *,
+        url: str,
+        ears: Ears,
+        put: Callable[[Callable[[], None]], None],
+        backoff: Backoff,
+        session: int,
+        mqtt_5: bool = True,
+    ) -> None:
+        self.backoff = backoff
+        self.connection: Connection | None = None
+        self.session = session
+        self.trouble = ""
+        """What a person should know of it, or ""."""
+        self.n_restarts = 0
+        """Connections that were given up because their thread was dead or stuck."""
+        self._make_client, self._broker, self._url = make_client, broker, url
+        self._ears, self._put = ears, put
+        self._mqtt_5 = mqtt_5
+        self._mute = 0
+        self._greeted = False
+        self._at_s: float | None = 0.0
+
+    @property
+    def is_up(self) -> bool:
+        """True while the broker is there, from the moment that `up` was told of it."""
+        return self.connection is not None and self._greeted
+
+    @property
+    def unreachable(self) -> bool:
+        """True after an attempt failed, until one succeeds."""
+        return self.connection is None and self._at_s != 0.0
+
+    @property
+    def due_s(self) -> float | None:
+        """When the next attempt is to be made."""
+        return self._at_s
+
+    def tick(self, now_s: float) -> None:
+        """Connect when it is time; give up a connection whose thread is dead or stuck."""
+        if self.connection is not None and (problem := self.connection.problem(now_s)):
+            self.n_restarts += 1
+            self.connection.close()
+            self.ended(self.connection, problem, 0)
+        elif self._at_s is not None and now_s >= self._at_s:
+            self._dial()
+
+    def up(self) -> None:
+        """The broker took the connection."""
+        self.trouble, self._mute, self._greeted = "", 0, True
+
+    def ended(self, connection: Connection, reason: str, code: int) -> bool:
+        """The connection is over; False when it was given up before."""
+        if connection is not self.connection:
+            return False
+        self.connection, self._greeted = None, False
+        if connection.is_up and code == TAKEN_OVER:
+            self.clone("the broker gave the connection to it")
+        elif connection.is_up:
+            self.trouble = f"the connection to {self._url} was lost ({reason}); trying again"
+            self._wait(self.backoff.after_loss())
+        else:
+            self._failed(connection, reason, code)
+        return True
+
+    def clone(self, evidence: str) -> None:
+        """Another board calls itself as this one: say so, and give way for a while."""
+        self.trouble = (
+            f"another board connects to {self._url} under this device's name ({evidence}); "
+            "each board needs a name of its own: --device, or device.name in the settings"
+        )
+        if self.connection is not None:
+            self.connection.close()
+        self.connection, self._greeted = None, False
+        self._wait(self.backoff.hold_off())
+
+    def close(self, timeout_s: float) -> None:
+        """Disconnect for good."""
+        connection, self.connection, self._at_s = self.connection, None, None
+        if connection is not None:
+            connection.close(timeout_s)
+
+    def _dial(self) -> None:
+        self.session += 1
+        self._at_s, self._greeted = None, False
+        client = self._make_client(mqtt_5=self._mqtt_5)
+        topic, body = self._ears.will(self.session)
+        self.connection = Connection(
+            client,
+            self._broker,
+            will=(topic, body),
+            ears=self._ears,
+            put=self._put,
+            session=self.session,
+            max_inbound_bytes=CHUNK_BYTES,
+        )
+        self.connection.start()
+
+    def _failed(self, connection: Connection, reason: str, code: int) -> None:
+        # An old broker refuses MQTT 5 by name, or hangs up without a word.
+        if code in OTHER_PROTOCOL or (connection.was_reached and not code):
+            self._mqtt_5 = not self._mqtt_5
+            self._mute += 1
+            if self._mute == 1:
+                self._at_s = time.monotonic()
+                return
+        if code:
+            self.trouble = (
+                f"{self._url} refused the connection ({reason}); check mqtt.username and {PASSWORD_VARIABLE}"
+            )
+        else:
+            self.trouble = (
+                f"{self._url} cannot be reached ({reason}); messages wait in the outbox, trying again"
+            )
+        self._wait(self.backoff.after_failure())
+
+    def _wait(self, wait_s: float) -> None:
+        self._at_s = time.monotonic() + wait_s

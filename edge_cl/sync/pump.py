@@ -1,0 +1,407 @@
+"""The pump: one thread that does every task of the MQTT link, one after the other, and alone owns
+the outbox.
+"""
+
+from __future__ import annotations
+
+import queue
+import random
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+
+from edge_cl.errors import EdgeCLError, SyncError
+from edge_cl.records import Receipt, Status
+from edge_cl.sync import messages
+from edge_cl.sync.connection import Connection
+from edge_cl.sync.delivery import Delivery
+from edge_cl.sync.dialler import Dialler
+from edge_cl.sync.inbox import Arrival, LabelInbox
+from edge_cl.sync.outbox import Keep, Outbox, Row
+
+COMMIT_S = 0.2  # at most five commits a second, however many receipts
+CLEANUP_S = 2.0  # confirmed rows may linger: after a crash they are only sent twice
+SUPERVISE_S = 2.0
+HELLO_SPREAD_S = 3.0
+UNHEARD_S = 120.0
+"""After so long without a server's word a person should know."""
+SUBSCRIPTIONS = {
+    "cmd/label": 1,
+    "cmd/sleep": 1,
+    "cmd/undo": 1,
+    "cmd/do": 1,
+    "cmd/chunk/+/+": 1,
+    "cmd/ack": 0,
+    "cmd/resend": 0,
+    "status": 0,
+}
+"""Topics below the device's own and their QoS; with 0 the broker keeps nothing for a device that is away."""
+KEEP = {
+    "summary": Keep.WHILE_ROOM,
+    "sleep": Keep.WHILE_ROOM,
+    "gone": Keep.WHILE_ROOM,
+    "health": Keep.NEWEST,
+}
+"""What may be dropped when the outbox is full; every other kind never is."""
+
+Task = Callable[[], None]
+
+
+class Pump:
+    """What goes on behind :class:`edge_cl.sync.link.MqttLink`; also the `Ears` of its connections.
+
+    Every method but `start`, `put`, `join` and the properties is called on the pump's own thread.
+    """
+
+    def __init__(
+        self, outbox: Outbox, delivery: Delivery, inbox: LabelInbox, *, root: str, url: str, by_server: bool
+    ) -> None:
+        self.outbox, self.delivery, self.inbox = outbox, delivery, inbox
+        self.dialler: Dialler
+        self.n_sent = self.n_events = self.n_connections = 0
+        self.internal = ""
+        self._root, self._url, self._by_server = root, url, by_server
+        self._tasks: queue.SimpleQueue[Task] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._work, name="edge-cl-mqtt", daemon=True)
+        self._since_s = time.time()
+        self._bundle = ("", "", "")
+        self._status: Status | None = None
+        self._status_is_new = False
+        self._forbidden = self._strange = ""
+        self._is_born = self._was_born = False
+        self._stop_at_s: float | None = None
+        self._commit_at_s: float | None = None
+        self._supervise_at_s = 0.0
+        self._handlers: dict[str, Callable[[Arrival], None]] = {
+            "cmd/label": self._on_label,
+            "cmd/ack": self._on_ack,
+            "cmd/resend": self._on_resend,
+            "status": self._on_own_status,
+        }
+
+    # -- from other threads ------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Begin; connects by itself."""
+        self._thread.start()
+
+    def put(self, task: Task) -> None:
+        """Do `task` on the pump's thread."""
+        self._tasks.put(task)
+
+    @property
+    def n_tasks(self) -> int:
+        """How many wait."""
+        return self._tasks.qsize()
+
+    @property
+    def is_alive(self) -> bool:
+        """True until `finish_by` was done."""
+        return self._thread.is_alive()
+
+    def join(self, timeout_s: float) -> None:
+        """Wait for the end of the thread."""
+        self._thread.join(timeout_s)
+
+    @property
+    def alarm(self) -> str:
+        """What a person should know, or ""."""
+        return self.internal or self.outbox.alarm or self.dialler.trouble or self._forbidden or self._strange
+
+    def will(self, session: int) -> tuple[str, bytes]:
+        """What the broker says when connection `session` breaks."""
+        return f"{self._root}/status", messages.encode(
+            messages.Presence(online=False, boot_id=self.outbox.boot_id, session=session, reason="lost")
+        )
+
+    # -- tasks of the run loop ----------------------------------------------------------------
+
+    def keep(self, kind: messages.Kind, body: bytes, then: Task | None = None) -> None:
+        """A message for the outbox; `then` once it is there."""
+        self.outbox.put(kind, body, KEEP.get(kind, Keep.ALWAYS))
+        if then is not None:
+            then()
+
+    def keep_receipt(self, receipt: Receipt) -> None:
+        """A receipt; the label that it answers need not be delivered again once it is on disk."""
+        self.keep("receipt", messages.encode(receipt), partial(self.inbox.settle, receipt))
+
+    def publish_event(self, body: bytes) -> None:
+        """A decision, for whoever watches now."""
+        if self.dialler.connection is not None and self.dialler.is_up:
+            self.dialler.connection.publish(f"{self._root}/event", body, qos=0)
+            self.n_events += 1
+
+    def note_status(self, status: Status) -> None:
+        """The newest state; sent when there is room."""
+        self._status, self._status_is_new = status, True
+        bundle = (status.bundle_id, status.head)
+        if bundle != self._bundle[:2]:
+            self._bundle = (*bundle, status.state_hash)
+            if self.dialler.is_up:
+                self._publish_birth()
+        self._bundle = (*bundle, status.state_hash)
+
+    def finish_by(self, at_s: float) -> None:
+        """Send what waits, say goodbye, end; at `at_s` in any case."""
+        self._stop_at_s = at_s
+
+    # -- the thread --------------------------------------------------------------------------
+
+    def _work(self) -> None:
+        while not self._flushed():
+            self._step()
+        self._farewell()
+        self.outbox.close()
+        self.dialler.close(timeout_s=2.0)
+
+    def _step(self) -> None:
+        """Do every waiting task, then what time or an acknowledgement made due."""
+        try:
+            task = self._tasks.get(timeout=self._wait_s())
+            while True:
+                self._guard(task)
+                task = self._tasks.get_nowait()
+        except queue.Empty:
+            pass
+        for due in (self._commit_if_due, self._send, self._supervise):
+            self._guard(due)
+
+    def _guard(self, task: Task) -> None:
+        # One bad message must not end the device's networking.
+        try:
+            task()
+        except (
+            EdgeCLError,
+            OSError,
+            ValueError,
+            RuntimeError,
+            TypeError,
+            LookupError,
+            AttributeError,
+        ) as error:
+            self.internal = f"the MQTT pump met an unexpected error and went on: {error!r}; please report it"
+
+    def _wait_s(self) -> float:
+        resend_s = self.delivery.next_due_s() if self.dialler.is_up and self.delivery.room else None
+        found = (self._commit_at_s, self._stop_at_s, self._supervise_at_s, self.dialler.due_s, resend_s)
+        return max(0.0, min(at for at in found if at is not None) - time.monotonic())
+
+    def _supervise(self) -> None:
+        now_s = time.monotonic()
+        due_s = self.dialler.due_s
+        if now_s >= self._supervise_at_s or (due_s is not None and now_s >= due_s):
+            self._supervise_at_s = now_s + SUPERVISE_S
+            self.dialler.tick(now_s)
+            self._strange = self._unheard(now_s)
+
+    def _unheard(self, now_s: float) -> str:
+        since_s = self.delivery.waits_since_s()
+        if since_s is None or not self._by_server or now_s - since_s < UNHEARD_S:
+            return ""
+        return (
+            f"no fleet server confirms what this device sends ({self.outbox.n_queued:,} messages wait); "
+            'start edge-cl fleet serve, or, without one, set mqtt.confirm = "broker"'
+        )
+
+    def _commit_if_due(self) -> None:
+        now_s = time.monotonic()
+        if self._commit_at_s is None:
+            if self.outbox.n_unsaved or self.inbox.n_settled:
+                self._commit_at_s = now_s + COMMIT_S
+            elif self.outbox.n_unsaved_removals:
+                self._commit_at_s = now_s + CLEANUP_S
+        elif self.outbox.n_unsaved:
+            self._commit_at_s = min(self._commit_at_s, now_s + COMMIT_S)
+        hurry = self._stop_at_s is not None and self.outbox.n_unsaved > 0
+        if hurry or (self._commit_at_s is not None and now_s >= self._commit_at_s):
+            self._commit()
+
+    def _commit(self) -> None:
+        self._commit_at_s = None
+        connection = self.dialler.connection
+        if self.outbox.commit() and connection is not None:
+            for mid in self.inbox.take_settled(connection.session):
+                connection.acknowledge(mid)
+
+    def _send(self) -> None:
+        connection = self.dialler.connection
+        if connection is None or not self.dialler.is_up:
+            return
+        now_s = time.monotonic()
+        for row in self.delivery.due(now_s):
+            self._publish(row.kind, self._wrap(row, connection), row=row)
+        if self._status_is_new and self._status is not None and self.delivery.room > 0:
+            self._status_is_new = False
+            state = messages.State(
+                boot_id=self.outbox.boot_id,
+                session=connection.session,
+                up_s=round(self.outbox.up_s, 3),
+                status=self._status,
+            )
+            self._publish("state", messages.encode(state), retain=True)
+
+    def _wrap(self, row: Row, connection: Connection) -> bytes:
+        up_s = self.outbox.up_s
+        return messages.wrap(
+            row.body,
+            id=row.id,
+            epoch=self.outbox.epoch,
+            seq=row.seq,
+            boot_id=self.outbox.boot_id,
+            session=connection.session,
+            up_s=round(up_s, 3),
+            at_s=round(row.at_s, 3),
+            age_s=round(up_s - row.up_s, 3) if row.boot_id == self.outbox.boot_id else None,
+        )
+
+    def _publish(self, kind: str, body: bytes, *, row: Row | None = None, retain: bool = False) -> int:
+        connection = self.dialler.connection
+        mid = 0 if connection is None else connection.publish(f"{self._root}/{kind}", body, retain=retain)
+        if mid:
+            self.delivery.sent(mid, row, time.monotonic())
+            self.n_sent += 1
+        return mid
+
+    def _publish_birth(self) -> None:
+        bundle_id, head, head_hash = self._bundle
+        birth = messages.Presence(
+            online=True,
+            boot_id=self.outbox.boot_id,
+            session=self.outbox.session,
+            seq=self.outbox.seq,
+            bundle_id=bundle_id,
+            head=head,
+            head_hash=head_hash,
+            since_s=self._since_s,
+        )
+        self._publish("status", messages.encode(birth), retain=True)
+
+    # -- what a connection tells ----------------------------------------------------------------
+
+    def connected(self, connection: Connection) -> None:
+        """The broker took it: births and subscriptions, then everything again that is not confirmed."""
+        if connection is not self.dialler.connection:
+            return
+        self.n_connections += 1
+        self._forbidden = ""
+        self.dialler.up()
+        self.outbox.session = connection.session
+        self._commit()  # before the birth: a number that was seen must not be used again
+        self.delivery.restart()
+        self._is_born = False
+        topics = [(f"{self._root}/{topic}", qos) for topic, qos in SUBSCRIPTIONS.items()]
+        connection.subscribe([*topics, (messages.HELLO, 0)])
+        self._publish_birth()
+        self._status_is_new = self._status is not None
+
+    def ended(self, connection: Connection, reason: str, code: int) -> None:
+        """It is over: what was on its way may come again."""
+        if self.dialler.ended(connection, reason, code):
+            self.delivery.restart()
+            self.inbox.forget_connection()
+
+    def acknowledged(self, connection: Connection, mid: int, problem: str) -> None:
+        """The broker has a message, or refuses it."""
+        if connection is not self.dialler.connection:
+            return
+        self.delivery.acknowledged(mid, refused=bool(problem))
+        if problem:
+            self._forbidden = (
+                f"{self._url} does not let this device write below {self._root} ({problem}); allow it in the "
+                "broker. The device goes on learning, messages wait"
+            )
+
+    def subscribed(self, connection: Connection, problem: str) -> None:
+        """The broker answered the subscriptions."""
+        if problem and connection is self.dialler.connection:
+            self._forbidden = (
+                f"{self._url} does not let this device read {self._root}/cmd/# ({problem}); "
+                "allow it in the broker"
+            )
+
+    def received(self, connection: Connection, arrival: Arrival) -> None:
+        """A message came: to its handler."""
+        if connection is not self.dialler.connection:
+            return
+        if arrival.topic == messages.HELLO:
+            self.delivery.hurry(time.monotonic() + random.uniform(0.0, HELLO_SPREAD_S))
+        elif arrival.topic.startswith(f"{self._root}/"):
+            handler = self._handlers.get(arrival.topic.removeprefix(f"{self._root}/"), self._on_other)
+            handler(arrival)
+        if arrival.topic != f"{self._root}/cmd/label":  # a label is settled by its receipt
+            self.inbox.note_settled(arrival)
+
+    # -- by topic ----------------------------------------------------------------------------
+
+    def _on_label(self, arrival: Arrival) -> None:
+        refusal = self.inbox.receive(arrival)
+        if refusal is not None:
+            # Anybody can send nonsense: it may not push out the receipts of real labels.
+            self.outbox.put("receipt", messages.encode(refusal), Keep.WHILE_ROOM)
+
+    def _on_ack(self, arrival: Arrival) -> None:
+        ack = self._from_server("ack", arrival)
+        if isinstance(ack, messages.Ack):
+            self.delivery.confirmed(ack.ids)
+            self.dialler.backoff.n_devices = max(0, min(ack.fleet, 10**6))
+
+    def _on_resend(self, arrival: Arrival) -> None:
+        asked = self._from_server("resend", arrival)
+        if isinstance(asked, messages.Resend) and asked.epoch == self.outbox.epoch:
+            gone = self.delivery.resend(asked.seqs, time.monotonic())
+            if gone:
+                self.keep("gone", messages.encode(messages.Gone(epoch=asked.epoch, seqs=gone)))
+
+    def _on_own_status(self, arrival: Arrival) -> None:
+        """A birth of this name that is not this program's, after its own was seen: a second board."""
+        try:
+            seen = messages.decode("status", arrival.payload)
+        except SyncError:
+            return
+        if seen.boot_id == self.outbox.boot_id:
+            self._is_born = self._was_born = True
+        elif seen.online and (self._was_born if arrival.retained else self._is_born):
+            self.dialler.clone(f"its program started as {seen.boot_id[:8]}…")
+            self.delivery.restart()
+            self.inbox.forget_connection()
+
+    def _on_other(self, arrival: Arrival) -> None:
+        """Nothing that this version knows."""
+
+    def _from_server(self, kind: str, arrival: Arrival) -> object:
+        try:
+            return messages.decode(kind, arrival.payload)
+        except SyncError as error:
+            self._strange = (
+                f"the fleet server speaks another version of the protocol than this device's "
+                f"{messages.PROTOCOL}: {error}; upgrade the older one. Messages wait meanwhile"
+            )
+            return None
+
+    # -- the end ---------------------------------------------------------------------------
+
+    def _flushed(self) -> bool:
+        if self._stop_at_s is None:
+            return False
+        if time.monotonic() >= self._stop_at_s or self.dialler.unreachable:
+            return True
+        if (
+            not self.dialler.is_up
+            or self.outbox.n_unsaved
+            or self._status_is_new
+            or self.delivery.n_in_flight
+        ):
+            return False
+        # without a server's word so far there is none to wait for
+        return not self.outbox.n_queued or (self._by_server and not self.delivery.n_confirmed)
+
+    def _farewell(self) -> None:
+        if self.dialler.is_up and self._stop_at_s is not None:
+            gone = messages.Presence(
+                online=False, boot_id=self.outbox.boot_id, session=self.outbox.session, reason="stopped"
+            )
+            mid = self._publish("status", messages.encode(gone), retain=True)
+            while self.delivery.flies(mid) and time.monotonic() < self._stop_at_s:
+                self._step()
