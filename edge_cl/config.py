@@ -200,7 +200,7 @@ class CommandSettings(Section, frozen=True, kw_only=True):
     ----------
     unsigned
         What whoever may write the topics ``cmd/label``, ``cmd/sleep``, ``cmd/undo`` may ask for without a
-        signature; [] for nothing.
+        signature; none: nothing.
     keys
         Who may sign orders, by name, and which; needs ``pip install 'edge-cl[signed]'``::
 
