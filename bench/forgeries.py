@@ -129,6 +129,7 @@ class Orders:
         found: list[Order] = []
         signed = st.builds(self._sign, _texts() | self._commands(), st.sampled_from(["fleet", "labeller"]))
         payloads = st.binary(max_size=300) | _json() | _envelopes() | signed
+        payloads = st.binary(max_size=300) | _json() | _envelopes() | signed
         strategy = st.tuples(payloads, st.sampled_from([False] * 9 + [True]))
         # Only to draw: nothing fails here, so nothing is shrunk or replayed.
         given(strategy)(

@@ -60,6 +60,8 @@ def test_what_a_restart_interrupted_may_be_asked_for_again(tmp_path: Path) -> No
     accepted = Accepted(outbox)
     assert [entry.id for entry in accepted.interrupted("b")] == [cut_off.id]
     accepted.finish(cut_off.id, result(cut_off, "interrupted"))
+    outbox.commit()
+    assert Accepted(PlainOutbox(tmp_path / "o.db")).known(cut_off.id) is None
     again = command("b", command_id=cut_off.id)
     assert accepted.known(again.id) is None
     accepted.accept(again, 1.0)
@@ -82,6 +84,12 @@ def test_an_id_is_kept_until_no_life_would_take_it_any_more(tmp_path: Path) -> N
     assert accepted.known(asked.id)
     accepted.forget_expired(401.0 + GRACE_S)
     assert accepted.known(asked.id) is None
+    of_this_life = command(until_s=500.0 + GRACE_S)
+    accepted.accept(of_this_life, 410.0 + GRACE_S)
+    accepted.finish(of_this_life.id, result(of_this_life))
+    accepted.forget_expired(500.0 + 2 * GRACE_S)
+    assert accepted.known(of_this_life.id)
+    accepted.forget_expired(501.0 + 2 * GRACE_S)
     outbox.commit()
     assert len(Accepted(PlainOutbox(tmp_path / "o.db"))) == 0
 
