@@ -15,6 +15,8 @@
     ├── BudgetExceeded       something does not fit into the byte budget
     ├── SyncError            the broker refused or cannot be reached; the outbox is kept
     │   └── DeviceNotRunning     nobody serves the state folder's control socket
+    ├── FleetError           what was asked of the fleet server cannot be done
+    │   └── StoreUnavailable     its database cannot be reached, read or written; try again later
     └── DataError            a data set cannot be fetched, checked or understood
 
 Every message says what was wrong, what was found and what to do. A caller's own
@@ -72,6 +74,14 @@ class SyncError(EdgeCLError):
 
 class DeviceNotRunning(SyncError):
     """Nobody serves the state folder's control socket."""
+
+
+class FleetError(EdgeCLError):
+    """What was asked of the fleet server cannot be done."""
+
+
+class StoreUnavailable(FleetError):
+    """The fleet's database cannot be reached, read or written at the moment."""
 
 
 class DataError(EdgeCLError):
