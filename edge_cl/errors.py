@@ -16,6 +16,8 @@
     ├── SyncError            the broker refused or cannot be reached; the outbox is kept
     │   ├── DeviceNotRunning     nobody serves the state folder's control socket
     │   └── CommandRefused       an order from afar is not obeyed; its `code` says why
+    ├── FleetError           what was asked of the fleet server cannot be done
+    │   └── StoreUnavailable     its database cannot be reached, read or written; try again later
     └── DataError            a data set cannot be fetched, checked or understood
 
 Every message says what was wrong, what was found and what to do. A caller's own
@@ -85,6 +87,14 @@ class CommandRefused(SyncError):
         super().__init__(message)
         self.code = code
         self.command_id = command_id
+
+
+class FleetError(EdgeCLError):
+    """What was asked of the fleet server cannot be done."""
+
+
+class StoreUnavailable(FleetError):
+    """The fleet's database cannot be reached, read or written at the moment."""
 
 
 class DataError(EdgeCLError):
