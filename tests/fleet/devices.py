@@ -8,11 +8,11 @@ from typing import Any
 
 import msgspec
 import paho.mqtt.client as paho
+from edge_cl_fleet.arrivals import Arrival
 from paho.mqtt.enums import CallbackAPIVersion
 
 from edge_cl.records import Receipt, Status
 from edge_cl.sync import messages
-from edge_cl_fleet.arrivals import Arrival
 from tests.mosquitto import wait_until
 
 NOW_S = 1_800_000_000.0
@@ -50,9 +50,7 @@ def status(**changes: Any) -> Status:
 class Board:
     """A board: says things, each with the next number."""
 
-    def __init__(
-        self, name: str = "dev1", *, site: str = "lab", boot_id: str = "boot1", session: int = 1
-    ) -> None:
+    def __init__(self, name: str = "dev1", *, site: str = "lab", boot_id: str = "boot1", session: int = 1) -> None:
         self.name, self.site, self.boot_id, self.session = name, site, boot_id, session
         self.epoch, self.seq = f"epoch-{name}", 0
 
@@ -120,9 +118,7 @@ class Radio:
 
     def acked(self) -> set[str]:
         """Ids that a server says are stored."""
-        acks = [
-            messages.decode("ack", payload) for topic, payload in self.heard if topic.endswith("/cmd/ack")
-        ]
+        acks = [messages.decode("ack", payload) for topic, payload in self.heard if topic.endswith("/cmd/ack")]
         return {one for ack in acks for one in ack.ids}
 
     def close(self) -> None:

@@ -261,12 +261,12 @@ def test_desired_settings_are_asked_for_until_they_are_reported(store: FleetStor
     device, wire = Device(store, settings='{"min_confidence":0.5,"night":""}'), Wire()
     assert orders.desire("home", "wrist", Adjust(min_confidence=0.7)) == {"min_confidence": 0.7}
     assert orders.desire("home", "wrist", Adjust(night="")) == {"min_confidence": 0.7, "night": ""}
-    orders.tick(NOW_S, wire)
-    found = taken(device, wire.only(), 100.0)
+    orders.tick(NOW_S + 50, wire)
+    found = taken(device, wire.only(), 150.0)
     assert found.do == Adjust(min_confidence=0.7)  # the night is as desired already
-    assert orders.tick(NOW_S + 1, wire) == 0
+    assert orders.tick(NOW_S + 51, wire) == orders.tick(NOW_S + 62, wire) == 0
     device.answer(found.id, "done")
-    assert orders.tick(NOW_S + 2, wire) == 0  # it has not reported yet
+    assert orders.tick(NOW_S + 63, wire) == 0  # it has not reported yet
     device.change(settings='{"min_confidence":0.7,"night":""}')
     assert orders.tick(NOW_S + 10 * ADJUST_AGAIN_S, wire) == 0
     device.change(settings='{"min_confidence":0.5,"night":""}')  # its state folder was replaced
