@@ -134,10 +134,10 @@ class Orders:
         )
         with self._reading.connect() as connection:
             rows = connection.execute(query).all()
-            lacking = [(row, _lacking(row.desired, row.settings)) for row in rows]
+            found = [(row, lacking(row.desired, row.settings)) for row in rows]
             asked = [
                 _row("", row.site, row.device, Adjust(**lacks), now_s, ADJUST_VALID_S)
-                for row, lacks in lacking
+                for row, lacks in found
                 if lacks
             ]
             due = [row for row in asked if connection.execute(_asked_lately(row, now_s)).first() is None]
@@ -219,7 +219,8 @@ def _named(adjust: Adjust) -> dict[str, Any]:
     return {name: value for name, value in msgspec.structs.asdict(adjust).items() if value is not None}
 
 
-def _lacking(desired: str, reported: str) -> dict[str, Any]:
+def lacking(desired: str, reported: str) -> dict[str, Any]:
+    """The desired settings that are not the reported ones (both as JSON)."""
     has = msgspec.json.decode(reported)
     return {name: value for name, value in msgspec.json.decode(desired).items() if has.get(name) != value}
 
