@@ -49,6 +49,20 @@ class Authority:
         )
         return cert_file, key_file
 
+    def revoke(self, *cert_files: Path) -> Path:
+        """A list of certificates that count no more."""
+        now = datetime.datetime.now(datetime.UTC)
+        builder = x509.CertificateRevocationListBuilder().issuer_name(self._name)
+        builder = builder.last_update(now - DAY).next_update(now + DAY)
+        for file in cert_files:
+            number = x509.load_pem_x509_certificate(file.read_bytes()).serial_number
+            entry = x509.RevokedCertificateBuilder().serial_number(number).revocation_date(now - DAY).build()
+            builder = builder.add_revoked_certificate(entry)
+        crl_file = self._folder / "revoked.crl"
+        crl = builder.sign(self._key, hashes.SHA256())
+        crl_file.write_bytes(crl.public_bytes(serialization.Encoding.PEM))
+        return crl_file
+
     def _begin(
         self, subject: x509.Name, key: ec.EllipticCurvePrivateKey, days: int = 1
     ) -> x509.CertificateBuilder:

@@ -34,6 +34,7 @@ class Served:
 
     folder: Path
     authority: Authority
+    stolen: tuple[Path, Path]
     devices_port: int
     servers_port: int
 
@@ -95,10 +96,13 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     folder = tmp_path_factory.mktemp("broker")
     authority = Authority(folder)
     authority.issue("broker", "broker")
-    found = Served(folder, authority, free_port(), free_port())
+    stolen = authority.issue("home/stolen", "stolen")
+    authority.revoke(stolen[0])
+    found = Served(folder, authority, stolen, free_port(), free_port())
     text = (CONFIG / "mosquitto.conf").read_text()
     for old, new in (
         (HOME, str(folder)),
+        ("#crlfile", "crlfile"),
         ("/var/lib/mosquitto/", f"{folder}/"),
         ("listener 8883", f"listener {found.devices_port} 127.0.0.1"),
         ("listener 8884", f"listener {found.servers_port} 127.0.0.1"),
@@ -231,7 +235,7 @@ def test_a_device_cannot_end_the_connection_of_another(served: Served) -> None:
 def test_who_has_no_certificate_of_ours_does_not_get_in(served: Served, tmp_path: Path) -> None:
     stranger = Authority(tmp_path, "another authority")
     expired = served.authority.issue("home/wrist", "expired", days=-1)
-    for certificate in (None, stranger.issue("home/wrist", "stranger"), expired):
+    for certificate in (None, stranger.issue("home/wrist", "stranger"), expired, served.stolen):
         try:
             client = Client(served.devices_port, served.authority.ca_file, certificate)
         except (ssl.SSLError, ConnectionError):
