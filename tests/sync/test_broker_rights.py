@@ -57,7 +57,10 @@ class Client:
         self.reason: int | None = None
         self.lost = 0
         self.paho = paho.Client(
-            CallbackAPIVersion.VERSION2, protocol=paho.MQTTv5, client_id=f"c{time.monotonic_ns()}"
+            CallbackAPIVersion.VERSION2,
+            protocol=paho.MQTTv5,
+            client_id=f"c{time.monotonic_ns()}",
+            reconnect_on_failure=False,
         )
         cert_file, key_file = certificate or (None, None)
         self.paho.tls_set(str(ca_file), cert_file and str(cert_file), key_file and str(key_file))
