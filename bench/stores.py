@@ -20,16 +20,16 @@ from pathlib import Path
 from typing import Any
 
 import paho.mqtt.client as paho
-from paho.mqtt.enums import CallbackAPIVersion
-from sqlalchemy import func, select
-
-from edge_cl.records import Receipt
-from edge_cl.sync import messages
 from edge_cl_fleet import tables
 from edge_cl_fleet.collector import BATCH, Collector
 from edge_cl_fleet.connection import Got, Login
 from edge_cl_fleet.store import FleetStore
 from edge_cl_fleet.worker import Worker
+from paho.mqtt.enums import CallbackAPIVersion
+from sqlalchemy import func, select
+
+from edge_cl.records import Receipt
+from edge_cl.sync import messages
 
 N_DEVICES = 100
 DEADLINE_S = 300.0
@@ -72,12 +72,12 @@ def make_messages(n: int, *, seed: int, n_devices: int = N_DEVICES) -> list[tupl
 def measure(store_url: str, n_workers: int, n_events: int) -> float:
     """Events a second that `n_workers` processes store together, handed to them as MQTT payloads."""
     context = multiprocessing.get_context("spawn")
-    FleetStore(store_url).close()
+    store = FleetStore(store_url)
+    n_before = _count(store)
     line = context.Barrier(n_workers + 1)
     share = n_events // n_workers
     seeds = [random.getrandbits(32) for _ in range(n_workers)]
     workers = [context.Process(target=_store_share, args=(store_url, seed, share, line)) for seed in seeds]
-    n_before = count(store_url)
     for worker in workers:
         worker.start()
     line.wait(DEADLINE_S)
@@ -86,7 +86,9 @@ def measure(store_url: str, n_workers: int, n_events: int) -> float:
     took_s = time.perf_counter() - began_s
     for worker in workers:
         worker.join(DEADLINE_S)
-    if count(store_url) - n_before != share * n_workers:
+    n_stored = _count(store) - n_before
+    store.close()
+    if n_stored != share * n_workers:
         raise RuntimeError("the workers did not store what they were given")
     return share * n_workers / took_s
 
@@ -97,8 +99,8 @@ def measure_through_broker(store_url: str, broker_url: str, n_workers: int, n_ev
     The publishers run beside the workers, and the broker too: they share this machine's cores.
     """
     context = multiprocessing.get_context("spawn")
-    FleetStore(store_url).close()
-    n_before = count(store_url)
+    store = FleetStore(store_url)
+    n_before = _count(store)
     stop, ready = context.Event(), context.Barrier(n_workers + 1)
     workers = [
         context.Process(target=_serve, args=(store_url, broker_url, ready, stop)) for _ in range(n_workers)
@@ -109,25 +111,21 @@ def measure_through_broker(store_url: str, broker_url: str, n_workers: int, n_ev
     ready.wait(DEADLINE_S)
     began_s = time.perf_counter()
     _publish(broker_url, made)
-    while count(store_url) - n_before < n_events:
+    while _count(store) - n_before < n_events:
         if time.perf_counter() - began_s > DEADLINE_S:
             raise RuntimeError(f"after {DEADLINE_S:g} s not all {n_events:,} events were stored")
-        time.sleep(0.02)
+        time.sleep(0.05)
     took_s = time.perf_counter() - began_s
+    store.close()
     stop.set()
     for worker in workers:
         worker.join(30)
     return n_events / took_s
 
 
-def count(store_url: str) -> int:
-    """Messages in the store."""
-    store = FleetStore(store_url)
-    try:
-        with store.reading.connect() as connection:
-            return connection.execute(select(func.count()).select_from(tables.messages)).scalar_one()
-    finally:
-        store.close()
+def _count(store: FleetStore) -> int:
+    with store.reading.connect() as connection:
+        return connection.execute(select(func.count()).select_from(tables.messages)).scalar_one()
 
 
 def _store_share(store_url: str, seed: int, n: int, line: Barrier) -> None:

@@ -8,11 +8,11 @@ from typing import Any
 
 import msgspec
 import paho.mqtt.client as paho
+from edge_cl_fleet.arrivals import Arrival
 from paho.mqtt.enums import CallbackAPIVersion
 
 from edge_cl.records import Receipt, Status
 from edge_cl.sync import messages
-from edge_cl_fleet.arrivals import Arrival
 from tests.mosquitto import wait_until
 
 NOW_S = 1_800_000_000.0
