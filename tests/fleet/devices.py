@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import uuid
 from typing import Any
 
@@ -50,8 +49,8 @@ def status(**changes: Any) -> Status:
 class Board:
     """A board: says things, each with the next number."""
 
-    def __init__(self, name: str = "dev1", *, site: str = "lab", boot_id: str = "boot1", session: int = 1) -> None:
-        self.name, self.site, self.boot_id, self.session = name, site, boot_id, session
+    def __init__(self, name: str = "dev1", *, boot_id: str = "boot1", session: int = 1) -> None:
+        self.name, self.site, self.boot_id, self.session = name, "lab", boot_id, session
         self.epoch, self.seq = f"epoch-{name}", 0
 
     @property
@@ -118,15 +117,10 @@ class Radio:
 
     def acked(self) -> set[str]:
         """Ids that a server says are stored."""
-        acks = [messages.decode("ack", payload) for topic, payload in self.heard if topic.endswith("/cmd/ack")]
-        return {one for ack in acks for one in ack.ids}
+        acks = [payload for topic, payload in self.heard if topic.endswith("/cmd/ack")]
+        return {one for ack in acks for one in messages.decode("ack", ack).ids}
 
     def close(self) -> None:
         """Leave."""
         self.client.disconnect()
         self.client.loop_stop()
-
-
-def now_s() -> float:
-    """This clock."""
-    return time.time()
