@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from edge_cl.errors import StoreUnavailable, SyncError
-from edge_cl.sync.messages import Ack, Want, encode
+from edge_cl.sync.messages import DURABLE, Ack, Want, encode
 from edge_cl_fleet.arrivals import Arrival, Source, Word, read
 from edge_cl_fleet.connection import Got, Publish
 from edge_cl_fleet.store import FleetStore
@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 
 class Counts(NamedTuple):
-    """What came of messages, since this worker started; `bad` by topic."""
+    """What came of messages, since this worker started: `bad` by topic, stored ones by kind."""
 
     stored: int
     batches: int
@@ -39,6 +39,7 @@ class Counts(NamedTuple):
     overflowed: int
     refused: int
     bad: dict[str, int]
+    by_kind: dict[str, int]
 
 
 class Collector:
@@ -73,6 +74,7 @@ class Collector:
         self._wanted, self._heard = wanted, heard
         self._waiting: queue.SimpleQueue[tuple[Got, float] | None] = queue.SimpleQueue()
         self._bad: Counter[str] = Counter()
+        self._by_kind: Counter[str] = Counter()
         self._n = dict.fromkeys(("stored", "batches", "events", "overflowed"), 0)
         self._fleet, self._count_at_s = 0, 0.0
         self._stopping = threading.Event()
@@ -81,7 +83,9 @@ class Collector:
     @property
     def counts(self) -> Counts:
         """What came of messages so far."""
-        return Counts(**self._n, refused=self._store.n_refused, bad=dict(self._bad))
+        return Counts(
+            **self._n, refused=self._store.n_refused, bad=dict(self._bad), by_kind=dict(self._by_kind)
+        )
 
     def received(self, got: Got) -> None:
         """Take a message; returns at once. Beyond a full queue it is dropped: its device sends it again."""
@@ -117,6 +121,7 @@ class Collector:
         self._confirm_to_devices(words)
         self._confirm([got for got, _ in arrived])
         self._n["stored"] += len(ids)
+        self._by_kind.update(_kind(word.row.kind) for word in words if word.row is not None)
         self._n["batches"] += 1
         for word in words:
             if isinstance(word.content, Want) and not word.arrival.retained:
@@ -187,3 +192,7 @@ class Collector:
             for first in range(0, len(stored), ACK_IDS):
                 ack = Ack(ids=stored[first : first + ACK_IDS], fleet=self._fleet)
                 self._publish(f"edgecl/1/{site}/{device}/cmd/ack", encode(ack))
+
+
+def _kind(kind: str) -> str:
+    return kind if kind in DURABLE else "other"  # names that a device makes up must not fill the memory

@@ -24,7 +24,7 @@ _INSERT_SQLITE = f"INSERT INTO messages ({_COLUMNS}) VALUES ({_PLACES}) ON CONFL
 _TYPES = dict.fromkeys(Row._fields, "text") | {"seq": "bigint"} | dict.fromkeys(Row._fields[7:10], "float8")
 _INSERT_POSTGRESQL = (
     f"INSERT INTO messages ({_COLUMNS}) SELECT * FROM unnest("
-    f"{', '.join(f'%s::{_TYPES[name]}[]' for name in Row._fields)}) ON CONFLICT (id) DO NOTHING"
+    f"{', '.join(f'%b::{_TYPES[name]}[]' for name in Row._fields)}) ON CONFLICT (id) DO NOTHING"
 )
 _KNOWN = [tables.devices.c[name] for name in Known.__struct_fields__]
 _CHANGED = Known.__struct_fields__[3:]  # not its name, nor when it was first seen

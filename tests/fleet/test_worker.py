@@ -8,12 +8,12 @@ from contextlib import contextmanager
 
 import msgspec
 import pytest
-from sqlalchemy import text
-
-from edge_cl.sync import messages
 from edge_cl_fleet.connection import Login
 from edge_cl_fleet.store import FleetStore
 from edge_cl_fleet.worker import Worker
+from sqlalchemy import text
+
+from edge_cl.sync import messages
 from tests.fleet.devices import Board, Radio
 from tests.mosquitto import Broker, wait_until
 
