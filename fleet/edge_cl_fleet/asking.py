@@ -16,27 +16,24 @@ from typing import Any, Literal
 
 import click
 import msgspec
-from sqlalchemy import Engine, Row, and_, select
+from sqlalchemy import Row, and_, select
 
 from edge_cl.commands import MAX_VALID_S, Adjust, Do, Report, SleepNow, Teach
 from edge_cl.errors import FleetError
 from edge_cl.revisions import Forget, Rename, Review, Rollback
 from edge_cl.sync import signing
-from edge_cl_fleet.database import guarded, open_engine, reading
+from edge_cl_fleet.database import guarded
 from edge_cl_fleet.orders import OPEN, Orders, lacking
-from edge_cl_fleet.tables import commands, devices
+from edge_cl_fleet.queries import find_device
+from edge_cl_fleet.showing import json_option, printable, store_option, table
+from edge_cl_fleet.store import FleetStore
+from edge_cl_fleet.tables import commands
 
 POLL_S = 0.2
 DAY_S, HOUR_S, MINUTE_S = 86400.0, 3600.0, 60.0
 _UNITS = {"": 1.0, "s": 1.0, "m": MINUTE_S, "h": HOUR_S, "d": DAY_S}
 _WORDS = {MINUTE_S: "a minute", HOUR_S: "an hour", DAY_S: "a day"}
 _MOMENT = click.DateTime(["%Y-%m-%d %H:%M:%S", "%Y-%m-%d %H:%M", "%Y-%m-%d"])
-
-store_option = click.option(
-    "--store", "store_url", required=True, envvar="EDGE_CL_STORE",
-    help="sqlite:///fleet.db or postgresql://user@host/name; also from EDGE_CL_STORE.",
-)  # fmt: skip
-json_option = click.option("--json", "as_json", is_flag=True, help="Write JSON.")
 
 
 def _duration(_ctx: click.Context, _option: click.Parameter, value: str) -> float:
@@ -190,11 +187,11 @@ def set_(
     adjust = Adjust(min_confidence=min_confidence, after_labels=after_labels, night=night)
     if adjust == Adjust():
         raise click.UsageError("name a setting")
-    with _opened(told.store_url) as engine:
-        site, device = find_device(engine, told.device)
-        wanted = Orders(engine).desire(site, device, adjust)
-        click.echo(f"{site}/{device} should have {msgspec.json.encode(wanted).decode()}")
-        while wait and _refusal_or_lack(engine, site, device):
+    with _opened(told.store_url) as store:
+        device = find_device(store, told.device)
+        wanted = Orders(store.engine).desire(device.site, device.device, adjust)
+        click.echo(f"{device.name} should have {msgspec.json.encode(wanted).decode()}")
+        while wait and _is_lacking(store, device.name):
             time.sleep(POLL_S)
 
 
@@ -206,97 +203,78 @@ def set_(
 def commands_(device: str, limit: int, store_url: str, as_json: bool) -> None:
     """List orders and what came of them, newest first."""
     query = select(commands).order_by(commands.c.created_s.desc()).limit(limit)
-    with _opened(store_url) as engine:
+    with _opened(store_url) as store:
         if device:
-            site, name = find_device(engine, device)
-            query = query.where(commands.c.site == site, commands.c.device == name)
-        with reading(engine).connect() as connection:
+            found = find_device(store, device)
+            query = query.where(commands.c.site == found.site, commands.c.device == found.device)
+        with store.reading.connect() as connection:
             rows = connection.execute(query).all()
     if as_json:
         click.echo(msgspec.json.encode([_public(row) for row in rows]))
         return
-    for row in rows:
-        when = datetime.fromtimestamp(row.created_s).strftime("%Y-%m-%d %H:%M:%S")
-        whose = f"{row.site}/{row.device}"
-        click.echo(f"{row.id[:8]}  {when}  {whose:<24} {row.ask:<9} {row.state:<12} {row.message}".rstrip())
     if not rows:
         click.echo("no order was given; `edge-cl fleet tell DEVICE --help` shows how")
-
-
-command_group: list[click.Command] = [keygen, tell, commands_]
-"""For the group ``edge-cl fleet``."""
-
-
-def find_device(engine: Engine, text: str) -> tuple[str, str]:
-    """Site and name of a device written as ``site/name``, or by its name where that is the only one.
-
-    Raises
-    ------
-    FleetError
-        When there is none, or are several.
-    """
-    site, _, name = text.rpartition("/")
-    query = select(devices.c.site, devices.c.device).where(devices.c.device == name)
-    if site:
-        query = query.where(devices.c.site == site)
-    with reading(engine).connect() as connection:
-        found = [(row.site, row.device) for row in connection.execute(query)]
-    if not found:
-        raise FleetError(f"no device {text!r} is known; `edge-cl fleet devices` lists them")
-    if len(found) > 1:
-        choices = ", ".join("/".join(one) for one in found[:5])
-        raise FleetError(f"{len(found)} devices are called {text!r}; write one of {choices}")
-    return found[0]
+        return
+    heads = ["id", "given", "device", "what", "state", "message"]
+    lines = [
+        [
+            row.id[:8],
+            datetime.fromtimestamp(row.created_s).isoformat(" ", "seconds"),
+            f"{row.site}/{row.device}",
+            row.ask,
+            row.state,
+            printable(row.message),
+        ]
+        for row in rows
+    ]
+    click.echo("\n".join(table(heads, lines)))
 
 
 @contextmanager
-def _opened(store_url: str) -> Iterator[Engine]:
-    engine = open_engine(store_url)
+def _opened(store_url: str) -> Iterator[FleetStore]:
+    store = FleetStore(store_url)
     try:
-        with guarded(engine):
-            yield engine
+        with guarded(store.engine):
+            yield store
     finally:
-        engine.dispose()
+        store.close()
 
 
 def _ask(told: _Told, do: Do, valid_s: float, wait: bool, as_json: bool) -> None:
-    with _opened(told.store_url) as engine:
-        site, device = find_device(engine, told.device)
-        command_id = Orders(engine).ask(site, device, do, valid_s=valid_s)
-        row = _result(engine, command_id, wait)
+    with _opened(told.store_url) as store:
+        device = find_device(store, told.device)
+        command_id = Orders(store.engine).ask(device.site, device.device, do, valid_s=valid_s)
+        row = _result(store, command_id, wait)
     if as_json:
         click.echo(msgspec.json.encode(_public(row)))
     elif row.state in OPEN:
-        click.echo(f"{site}/{device} will be told; `edge-cl fleet commands` shows what came of {row.id[:8]}")
+        click.echo(f"{device.name} will be told; `edge-cl fleet commands` shows what came of {row.id[:8]}")
     else:
-        click.echo(f"{row.state}: {row.message}" if row.message else row.state)
+        click.echo(printable(f"{row.state}: {row.message}" if row.message else row.state))
     if row.state not in (*OPEN, "done"):
         raise click.exceptions.Exit(1)
 
 
-def _result(engine: Engine, command_id: str, wait: bool) -> Row[Any]:
+def _result(store: FleetStore, command_id: str, wait: bool) -> Row[Any]:
     """The command's row; with `wait` when it has ended, which the server's clock sees to in any case."""
     while True:
-        with reading(engine).connect() as connection:
+        with store.reading.connect() as connection:
             row = connection.execute(select(commands).where(commands.c.id == command_id)).one()
         if not wait or row.state not in OPEN or time.time() > row.expires_s:
             return row
         time.sleep(POLL_S)
 
 
-def _refusal_or_lack(engine: Engine, site: str, device: str) -> bool:
+def _is_lacking(store: FleetStore, name: str) -> bool:
     """Whether a device does not report the desired settings yet; raises when it will not have them."""
-    mine = and_(commands.c.site == site, commands.c.device == device, commands.c.ask == "set")
-    newest = select(commands).where(mine).order_by(commands.c.created_s.desc()).limit(1)
-    has = select(devices.c.desired, devices.c.settings).where(
-        devices.c.site == site, devices.c.device == device
-    )
-    with reading(engine).connect() as connection:
-        row = connection.execute(has).one()
+    device = find_device(store, name)
+    lacks = lacking(device.desired, device.settings)
+    mine = and_(commands.c.site == device.site, commands.c.device == device.device, commands.c.ask == "set")
+    with store.reading.connect() as connection:
+        newest = select(commands).where(mine).order_by(commands.c.created_s.desc()).limit(1)
         order = connection.execute(newest).first()
-    lacks = lacking(row.desired, row.settings)
     if lacks and order is not None and _has_refused(order, lacks):
-        raise FleetError(f"{site}/{device} {order.state} it: {order.message}")
+        raise FleetError(f"{name} {order.state} it: {printable(order.message)}")
     return bool(lacks)
 
 

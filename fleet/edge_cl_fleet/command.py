@@ -7,12 +7,15 @@ import importlib
 import click
 
 _COMMANDS = {
+    "commands": "edge_cl_fleet.asking:commands_",
     "devices": "edge_cl_fleet.showing:devices",
     "events": "edge_cl_fleet.showing:events",
     "export-csv": "edge_cl_fleet.showing:export_csv",
     "group": "edge_cl_fleet.showing:group",
+    "keygen": "edge_cl_fleet.asking:keygen",
     "serve": "edge_cl_fleet.serving:serve",
     "show": "edge_cl_fleet.showing:show",
+    "tell": "edge_cl_fleet.asking:tell",
 }
 
 

@@ -79,7 +79,7 @@ class Orders:
     def desire(self, site: str, device: str, adjust: Adjust) -> dict[str, Any]:
         """Settings that a device should have, besides those desired before; returns them all.
 
-        `tick` asks for them whenever the device reports others.
+        `send` asks for them whenever the device reports others.
         """
         topic_root(site, device)
         whose = and_(devices.c.site == site, devices.c.device == device)
@@ -102,7 +102,11 @@ class Orders:
             connection.execute(update(commands).where(superseded).values(gone))
         return wanted
 
-    def tick(self, now_s: float, publish: Publish) -> int:
+    def tick(self, now_s: float, publish: Publish) -> None:
+        """As `edge_cl_fleet.worker.Duty` has it."""
+        self.send(now_s, publish)
+
+    def send(self, now_s: float, publish: Publish) -> int:
         """Send what is due; returns how many were sent."""
         self._expire(now_s)
         self._adjust(now_s)
@@ -134,7 +138,7 @@ class Orders:
         )
         with self._reading.connect() as connection:
             rows = connection.execute(query).all()
-            found = [(row, lacking(row.desired, row.settings)) for row in rows]
+            found = [(row, lacking(_json(row.desired), _json(row.settings))) for row in rows]
             asked = [
                 _row("", row.site, row.device, Adjust(**lacks), now_s, ADJUST_VALID_S)
                 for row, lacks in found
@@ -219,10 +223,14 @@ def _named(adjust: Adjust) -> dict[str, Any]:
     return {name: value for name, value in msgspec.structs.asdict(adjust).items() if value is not None}
 
 
-def lacking(desired: str, reported: str) -> dict[str, Any]:
-    """The desired settings that are not the reported ones (both as JSON)."""
-    has = msgspec.json.decode(reported)
-    return {name: value for name, value in msgspec.json.decode(desired).items() if has.get(name) != value}
+def lacking(desired: dict[str, Any], reported: dict[str, Any]) -> dict[str, Any]:
+    """The desired settings that are not the reported ones."""
+    return {name: value for name, value in desired.items() if reported.get(name) != value}
+
+
+def _json(text: str) -> dict[str, Any]:
+    found: Any = msgspec.json.decode(text)
+    return found if isinstance(found, dict) else {}
 
 
 def _asked_lately(row: dict[str, Any], now_s: float) -> Any:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import logging
 import signal
+from pathlib import Path
 
 import click
 
+from edge_cl.sync.signing import read_key
 from edge_cl_fleet.connection import Login
+from edge_cl_fleet.orders import Orders
 from edge_cl_fleet.showing import store_option
 from edge_cl_fleet.store import FleetStore
 from edge_cl_fleet.worker import Worker
@@ -21,8 +24,13 @@ from edge_cl_fleet.worker import Worker
 @click.option("--ca-file", default="", type=click.Path(), help="Whom to trust, PEM.")
 @click.option("--cert-file", default="", type=click.Path(), help="Who this is, PEM.")
 @click.option("--key-file", default="", type=click.Path(), help="The key of --cert-file, PEM.")
+@click.option(
+    "--key", "key", default=None, type=click.Path(path_type=Path),
+    help="Sign and send orders with this key (`edge-cl fleet keygen`); without one only collect.",
+)  # fmt: skip
+@click.option("--key-name", default="fleet", show_default=True, help="What devices call --key.")
 @click.option("--http", default="", metavar="HOST:PORT", help="Serve the fleet page and /metrics there.")
-def serve(
+def serve(  # noqa: PLR0913  one parameter per option
     mqtt: str,
     store_url: str,
     group: str,
@@ -30,6 +38,8 @@ def serve(
     ca_file: str,
     cert_file: str,
     key_file: str,
+    key: Path | None,
+    key_name: str,
     http: str,
 ) -> None:
     """Collect what devices send into a store, until Ctrl-C or SIGTERM.
@@ -38,9 +48,11 @@ def serve(
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     login = Login(mqtt, username, ca_file, cert_file, key_file)
+    private_hex = "" if key is None else read_key(key)
     store = FleetStore(store_url)
+    duties = [Orders(store.engine, key_name, private_hex)] if private_hex else []
     try:
-        _work(Worker(store, login, group=group), store, http)
+        _work(Worker(store, login, group=group, duties=duties), store, http)
     finally:
         store.close()
 

@@ -9,11 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import click
 import msgspec
 import pytest
 from click.testing import CliRunner, Result
-from edge_cl_fleet.asking import command_group
+from edge_cl_fleet.command import fleet
 from edge_cl_fleet.store import FleetStore
 from edge_cl_fleet.tables import commands, devices
 from sqlalchemy import insert, select, update
@@ -24,8 +23,6 @@ from edge_cl.errors import FleetError
 from edge_cl.revisions import Forget, Rename, Review, Rollback
 from edge_cl.sync import signing
 from tests.mosquitto import wait_until
-
-fleet = click.Group("fleet", commands=command_group)
 
 
 @pytest.fixture
@@ -88,9 +85,9 @@ def test_times_are_of_this_computer(store: FleetStore) -> None:
         ("wrist set --min-confidence 2", "not in the range"),
         ("wrist sleep --valid 8d", "up to 7 days"),
         ("wrist sleep --valid soon", "up to 7 days"),
-        ("none sleep", "no device 'none' is known"),
-        ("away/wrist sleep", "no device 'away/wrist' is known"),
-        ("door sleep", "2 devices are called 'door'; write one of home/door, work/door"),
+        ("none sleep", "no device 'none' has spoken"),
+        ("away/wrist sleep", "no device 'away/wrist' has spoken"),
+        ("door sleep", "'door' is at several sites; write one of home/door, work/door"),
     ],
 )
 def test_what_makes_no_sense_is_said(store: FleetStore, words: str, says: str) -> None:
@@ -160,8 +157,8 @@ def test_orders_are_listed_newest_first(store: FleetStore) -> None:
     typed(store, "tell", "wrist", "sleep")
     typed(store, "tell", "home/door", "report")
     lines = typed(store, "commands").output.splitlines()
-    assert "home/door" in lines[0] and "report" in lines[0] and "waiting" in lines[0]
-    assert "home/wrist" in lines[1]
+    assert "home/door" in lines[1] and "report" in lines[1] and "waiting" in lines[1]
+    assert "home/wrist" in lines[2]
     (only,) = json.loads(typed(store, "commands", "--device", "wrist", "--json").output)
     assert only["do"] == {"ask": "sleep"}
 

@@ -123,7 +123,7 @@ def test_an_order_arrives_as_the_device_takes_it(store: FleetStore, orders: Orde
     device, wire = Device(store), Wire()
     asked = Teach(label="walk", reading_id="r7")
     command_id = orders.ask("home", "wrist", asked, valid_s=600, now_s=NOW_S)
-    assert orders.tick(NOW_S + 50, wire) == 1
+    assert orders.send(NOW_S + 50, wire) == 1
     topic, payload, qos, expires_s = wire.sent[0]
     assert (topic, qos, expires_s) == ("edgecl/1/home/wrist/cmd/do", 1, 550)
     found = taken(device, payload, 160.0)
@@ -135,7 +135,7 @@ def test_it_is_void_on_the_device_no_later_than_here(store: FleetStore, orders: 
     """The word of its uptime took 7 s to come, so that the device has been up for longer than is thought."""
     device, wire = Device(store, up_s=100.0, up_at_s=NOW_S), Wire()
     orders.ask("home", "wrist", SleepNow(), valid_s=600, now_s=NOW_S)
-    orders.tick(NOW_S + 50, wire)
+    orders.send(NOW_S + 50, wire)
     payload = wire.only()
     true_up_s_at_the_end = 107.0 + 600
     assert taken(device, payload, true_up_s_at_the_end - 7)
@@ -150,29 +150,29 @@ def test_who_is_not_there_is_not_asked(store: FleetStore, orders: Orders, away: 
     Device(store, **away)
     wire = Wire()
     command_id = orders.ask("home", "wrist", SleepNow(), now_s=NOW_S)
-    assert orders.tick(NOW_S, wire) == 0 and not wire.sent
+    assert orders.send(NOW_S, wire) == 0 and not wire.sent
     assert state_of(store, command_id) == "waiting"
 
 
 def test_it_is_sent_again_until_a_result_comes(store: FleetStore, orders: Orders) -> None:
     device, wire = Device(store), Wire()
     command_id = orders.ask("home", "wrist", SleepNow(), now_s=NOW_S)
-    orders.tick(NOW_S, wire)
+    orders.send(NOW_S, wire)
     first = taken(device, wire.only(), 100.0)
-    assert orders.tick(NOW_S + RESEND_S, wire) == 0
-    assert orders.tick(NOW_S + RESEND_S + 1, wire) == 1
+    assert orders.send(NOW_S + RESEND_S, wire) == 0
+    assert orders.send(NOW_S + RESEND_S + 1, wire) == 1
     assert taken(device, wire.only(), 160.0).id == first.id == command_id
     device.answer(command_id, "done")
-    assert orders.tick(NOW_S + 5 * RESEND_S, wire) == 0
+    assert orders.send(NOW_S + 5 * RESEND_S, wire) == 0
 
 
 def test_a_restarted_device_gets_it_signed_anew_at_once(store: FleetStore, orders: Orders) -> None:
     device, wire = Device(store), Wire()
     command_id = orders.ask("home", "wrist", SleepNow(), now_s=NOW_S)
-    orders.tick(NOW_S, wire)
+    orders.send(NOW_S, wire)
     old = wire.only()
     device.restart(NOW_S + 10)
-    orders.tick(NOW_S + 11, wire)
+    orders.send(NOW_S + 11, wire)
     assert taken(device, wire.only(), 3.0).id == command_id
     with pytest.raises(CommandRefused) as caught:
         taken(device, old, 3.0)
@@ -182,33 +182,33 @@ def test_a_restarted_device_gets_it_signed_anew_at_once(store: FleetStore, order
 def test_what_a_restart_interrupted_is_asked_again(store: FleetStore, orders: Orders) -> None:
     device, wire = Device(store), Wire()
     command_id = orders.ask("home", "wrist", SleepNow(), valid_s=600, now_s=NOW_S)
-    orders.tick(NOW_S, wire)
+    orders.send(NOW_S, wire)
     device.answer(command_id, "interrupted")
     wire.sent.clear()
-    assert orders.tick(NOW_S + 1, wire) == 1
+    assert orders.send(NOW_S + 1, wire) == 1
     device.answer(command_id, "interrupted")
-    assert orders.tick(NOW_S + 601, wire) == 0
+    assert orders.send(NOW_S + 601, wire) == 0
     assert state_of(store, command_id) == "expired"
 
 
 def test_it_expires_by_the_servers_clock(store: FleetStore, orders: Orders) -> None:
     device, wire = Device(store, online=False), Wire()
     command_id = orders.ask("home", "wrist", SleepNow(), valid_s=600, now_s=NOW_S)
-    orders.tick(NOW_S + 599, wire)
+    orders.send(NOW_S + 599, wire)
     assert state_of(store, command_id) == "waiting"
-    orders.tick(NOW_S + 600, wire)
+    orders.send(NOW_S + 600, wire)
     assert state_of(store, command_id) == "expired"
     device.change(online=True)
-    assert orders.tick(NOW_S + 601, wire) == 0
+    assert orders.send(NOW_S + 601, wire) == 0
 
 
 def test_what_could_not_be_published_goes_out_later(store: FleetStore, orders: Orders) -> None:
     Device(store)
     orders.ask("home", "wrist", SleepNow(), now_s=NOW_S)
-    assert orders.tick(NOW_S, Wire(works=False)) == 0
+    assert orders.send(NOW_S, Wire(works=False)) == 0
     wire = Wire()
-    assert orders.tick(NOW_S + 1, wire) == 0
-    assert orders.tick(NOW_S + RESEND_S + 1, wire) == 1
+    assert orders.send(NOW_S + 1, wire) == 0
+    assert orders.send(NOW_S + RESEND_S + 1, wire) == 1
 
 
 def test_a_week_is_the_longest(store: FleetStore, orders: Orders) -> None:
@@ -216,7 +216,7 @@ def test_a_week_is_the_longest(store: FleetStore, orders: Orders) -> None:
     with pytest.raises(FleetError, match="604,800"):
         orders.ask("home", "wrist", SleepNow(), valid_s=MAX_VALID_S + 1, now_s=NOW_S)
     orders.ask("home", "wrist", SleepNow(), valid_s=MAX_VALID_S, now_s=NOW_S)
-    orders.tick(NOW_S, wire)
+    orders.send(NOW_S, wire)
     assert taken(device, wire.only(), 99.0)
 
 
@@ -241,7 +241,7 @@ def test_workers_that_tick_at_once_send_each_once(store: FleetStore, url: str) -
     def work(own: FleetStore, wire: Wire) -> None:
         mine = Orders(own.engine, "fleet", PRIVATE)
         start.wait()
-        mine.tick(NOW_S, wire)
+        mine.send(NOW_S, wire)
 
     threads = [threading.Thread(target=work, args=pair) for pair in zip(stores, wires, strict=True)]
     for thread in threads:
@@ -261,16 +261,16 @@ def test_desired_settings_are_asked_for_until_they_are_reported(store: FleetStor
     device, wire = Device(store, settings='{"min_confidence":0.5,"night":""}'), Wire()
     assert orders.desire("home", "wrist", Adjust(min_confidence=0.7)) == {"min_confidence": 0.7}
     assert orders.desire("home", "wrist", Adjust(night="")) == {"min_confidence": 0.7, "night": ""}
-    orders.tick(NOW_S + 50, wire)
+    orders.send(NOW_S + 50, wire)
     found = taken(device, wire.only(), 150.0)
     assert found.do == Adjust(min_confidence=0.7)  # the night is as desired already
-    assert orders.tick(NOW_S + 51, wire) == orders.tick(NOW_S + 62, wire) == 0
+    assert orders.send(NOW_S + 51, wire) == orders.send(NOW_S + 62, wire) == 0
     device.answer(found.id, "done")
-    assert orders.tick(NOW_S + 63, wire) == 0  # it has not reported yet
+    assert orders.send(NOW_S + 63, wire) == 0  # it has not reported yet
     device.change(settings='{"min_confidence":0.7,"night":""}')
-    assert orders.tick(NOW_S + 10 * ADJUST_AGAIN_S, wire) == 0
+    assert orders.send(NOW_S + 10 * ADJUST_AGAIN_S, wire) == 0
     device.change(settings='{"min_confidence":0.5,"night":""}')  # its state folder was replaced
-    assert orders.tick(NOW_S + 11 * ADJUST_AGAIN_S, wire) == 1
+    assert orders.send(NOW_S + 11 * ADJUST_AGAIN_S, wire) == 1
     assert taken(device, wire.only(), 760.0).id != found.id
 
 
@@ -279,20 +279,20 @@ def test_settings_that_a_device_refuses_are_not_asked_for_all_the_time(
 ) -> None:
     device, wire = Device(store), Wire()
     orders.desire("home", "wrist", Adjust(min_confidence=7.0))
-    orders.tick(NOW_S, wire)
+    orders.send(NOW_S, wire)
     device.answer(taken(device, wire.only(), 100.0).id, "refused")
-    assert orders.tick(NOW_S + REFUSED_AGAIN_S - 1, wire) == 0
+    assert orders.send(NOW_S + REFUSED_AGAIN_S - 1, wire) == 0
     orders.desire("home", "wrist", Adjust(min_confidence=0.7))
-    assert orders.tick(NOW_S + REFUSED_AGAIN_S - 1, wire) == 1
+    assert orders.send(NOW_S + REFUSED_AGAIN_S - 1, wire) == 1
 
 
 def test_newer_wishes_replace_those_under_way(store: FleetStore, orders: Orders) -> None:
     device, wire = Device(store), Wire()
     orders.desire("home", "wrist", Adjust(after_labels=10))
-    orders.tick(NOW_S, wire)
+    orders.send(NOW_S, wire)
     orders.desire("home", "wrist", Adjust(after_labels=20))
     wire.sent.clear()
-    orders.tick(NOW_S + RESEND_S + 1, wire)
+    orders.send(NOW_S + RESEND_S + 1, wire)
     assert taken(device, wire.only(), 161.0).do == Adjust(after_labels=20)
 
 
@@ -303,11 +303,11 @@ def test_a_setting_for_nobody_is_an_error(orders: Orders) -> None:
 
 def test_a_result_from_the_device_ends_it(store: FleetStore, orders: Orders) -> None:
     """By way of the store itself, as the collector writes it."""
-    board, wire = Board("dev1", site="home", boot_id="1" * 32), Wire()
+    board, wire = Board("dev1", boot_id="1" * 32), Wire()
     store.insert([heard(board.presence()), heard(board.state(up_s=100.0))])
-    command_id = orders.ask("home", "dev1", SleepNow(), now_s=NOW_S)
-    assert orders.tick(NOW_S + 1, wire) == 1
+    command_id = orders.ask("lab", "dev1", SleepNow(), now_s=NOW_S)
+    assert orders.send(NOW_S + 1, wire) == 1
     result = CommandResult(id=command_id, ask="sleep", status="done", message="slept")
     store.insert([heard(board.says("result", result))])
     assert state_of(store, command_id) == "done"
-    assert orders.tick(NOW_S + 2 * RESEND_S, wire) == 0
+    assert orders.send(NOW_S + 2 * RESEND_S, wire) == 0
