@@ -125,7 +125,9 @@ class Orders:
             yield self._rng.choice(ways)()
 
     def drawn(self, n: int) -> list[Order]:
-        """Whatever hypothesis thinks of: bytes, JSON, envelopes, commands, signed by the right key and not."""
+        """Whatever hypothesis thinks of: bytes, JSON, envelopes, commands, signed by the right
+        key and not.
+        """
         found: list[Order] = []
         signed = st.builds(self._sign, _texts() | self._commands(), st.sampled_from(["fleet", "labeller"]))
         payloads = st.binary(max_size=300) | _json() | _envelopes() | signed

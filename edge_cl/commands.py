@@ -6,7 +6,7 @@ What is asked is one of nine records, told apart by ``ask``: ``label``, ``sleep`
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import msgspec
 
@@ -136,6 +136,17 @@ class CommandResult(
     status: ResultStatus
     message: str = ""
     data: dict[str, Any] = {}
+
+
+class Done(NamedTuple):
+    """What came of something asked: its status, words for a person, data, and a body too large
+    for a message.
+    """
+
+    status: ResultStatus
+    message: str
+    data: dict[str, Any] = {}  # noqa: RUF012  never changed
+    body: bytes = b""
 
 
 def ask_of(do: Do) -> str:

@@ -28,6 +28,7 @@ from edge_cl.state import (
     last_hold,
     ranges_of,
     revise,
+    revised_by,
     took_back,
 )
 from edge_cl.trial import Doubted, Trials
@@ -325,6 +326,10 @@ class DurableKnowledge:
         if self._store is not None and self.seq != self._store.journal.committed_seq:
             self._store.journal.rollback()
             self.recover()
+
+    def revised_by(self, source: str) -> int:
+        """Journal number of the newest revision by a source that ends in this, or 0."""
+        return 0 if self._store is None else revised_by(self._store, source)
 
     def revise(self, asked: Revision, source: str) -> Outcome:
         """Take labels back, go back, rename or review: journalled on return, known after `rebuild`.

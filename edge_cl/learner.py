@@ -199,6 +199,15 @@ class Learner:
         """
         return self._teaching.revise(asked, source=source, wait=wait)
 
+    def revised_by(self, source: str) -> int:
+        """Journal number of the newest revision by a source that ends in this, or 0 when there is none."""
+        return self._durable.revised_by(source)
+
+    def adjust(self, settings: Settings) -> None:
+        """Go on with other thresholds: `trust.min_confidence` and `sleep` are used from now on, no more."""
+        self.settings = settings
+        self._rest.adjust(settings.sleep)
+
     def run(
         self,
         events: Iterable[Event],

@@ -129,6 +129,10 @@ class Rest:
         self._requested = self._requested or (self.asleep and self._on_request)
         self._nap = self._progress = None
 
+    def adjust(self, settings: SleepSettings) -> None:
+        """Rest by these settings from now on."""
+        self._settings = settings
+
     def describe(self) -> str:
         """For a person: how far a sleep is, what it waits for, or how much there would be to sleep on."""
         if self._progress is not None and self._durable.knowledge.asleep:

@@ -142,6 +142,14 @@ def _waiting(store: StateStore) -> list[tuple[Entry, str]]:
     return [found[seq] for seq in sorted(found.keys() - reviewed)]
 
 
+def revised_by(store: StateStore, source: str) -> int:
+    """Journal number of the newest revision that `source` asked for, or whose source ends in it;
+    0 for none.
+    """
+    entries = store.journal.rare("forget", "rollback", "rename", "review")
+    return max((entry.seq for entry in entries if entry.source.endswith(source)), default=0)
+
+
 def _forget(store: StateStore, asked: Forget, source: str, at_s: float) -> Outcome:
     if not any((asked.reading, asked.source, asked.class_name)) and asked.since_s is None:
         raise StateError("forget what? name a reading, a source, a class, or a span of time")

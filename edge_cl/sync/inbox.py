@@ -31,6 +31,8 @@ class LabelInbox:
 
     def __init__(self) -> None:
         self.n_bad = 0
+        self.last_learned: Receipt | None = None
+        """Of the newest label that came this way and was learned; cleared when it was taken back."""
         self._labels: deque[Label] = deque()
         self._awaiting: list[tuple[Label, Arrival]] = []
         self._settled: list[Arrival] = []
@@ -66,6 +68,8 @@ class LabelInbox:
             if answers(receipt, label):
                 self._awaiting.remove(waiting)
                 self._settled.append(arrival)
+                if receipt.status == "learned":
+                    self.last_learned = receipt
                 return
 
     def note_settled(self, arrival: Arrival) -> None:

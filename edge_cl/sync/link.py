@@ -8,21 +8,27 @@ here blocks the run loop, and no lock is needed.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
+
+import msgspec
 
 from edge_cl.budget import MIB
+from edge_cl.commands import CommandResult, Do, Done
+from edge_cl.config import CommandSettings
 from edge_cl.records import Answer, Decision, Label, Receipt, SleepRequest, Status
 from edge_cl.sync import messages
 from edge_cl.sync.broker import create_client, parse_url
+from edge_cl.sync.command_inbox import CommandInbox, Order
 from edge_cl.sync.delivery import Delivery
 from edge_cl.sync.dialler import Dialler
 from edge_cl.sync.events import EventGate
 from edge_cl.sync.inbox import LabelInbox
+from edge_cl.sync.orders import CommandGate
 from edge_cl.sync.outbox import Outbox
-from edge_cl.sync.pump import Pump, Task
+from edge_cl.sync.pump import Chunk, Pump, Task
 from edge_cl.sync.reconnect import Backoff
 from edge_cl.sync.summaries import Summariser
 
@@ -49,6 +55,26 @@ class Pace(NamedTuple):
     summary_s: float = 60.0
     health_s: float = 300.0
     backoff_s: tuple[float, float] = (0.5, 120.0)
+
+
+class Obeys(Protocol):
+    """Who carries out commands, on the run loop's thread."""
+
+    def obey(self, order_id: str, do: Do, source: str) -> Done:
+        """Do it; raises nothing."""
+        ...
+
+    def look_back(self, order_id: str, ask: str) -> Done:
+        """What came of a command that an earlier life of the program accepted and did not finish."""
+        ...
+
+    def adjust(self, named: dict[str, Any]) -> object:
+        """Use these settings from now on."""
+        ...
+
+    def settings(self) -> dict[str, Any]:
+        """The settings that may be changed, as they are."""
+        ...
 
 
 class MqttLink:
@@ -84,6 +110,7 @@ class MqttLink:
         confirm: str = "server",
         mqtt_5: bool = True,
         access: Access = Access(),  # noqa: B008  immutable
+        commands: CommandSettings = CommandSettings(),  # noqa: B008
         pace: Pace = Pace(),  # noqa: B008
     ) -> None:
         self.url = url
@@ -110,6 +137,15 @@ class MqttLink:
             session=self._outbox.session,
             mqtt_5=mqtt_5,
         )
+        self._pump.commands = CommandInbox(
+            self._outbox,
+            self._inbox,
+            CommandGate(commands.keys, device=self.name, boot_id=self.boot_id),
+            commands.unsigned,
+        )
+        self._obeys: Obeys | None = None
+        self.on_chunk: Callable[[Chunk], None] | None = None
+        """Takes pieces of bundles, in `poll`."""
         self._gate = EventGate()
         self._summariser = Summariser()
         self._pace = pace
@@ -142,9 +178,31 @@ class MqttLink:
         if now_s >= self._summary_at_s:
             self._sum_up()
 
+    def obey_with(self, obeys: Obeys) -> None:
+        """Let `obeys` carry out commands, in `poll`; tell it first what was set from afar before
+        a restart.
+        """
+        self._obeys = obeys
+        if "settings" in self._outbox.notes:
+            obeys.adjust(msgspec.json.decode(self._outbox.notes["settings"], type=dict[str, Any]))
+        self._pump.reported = obeys.settings()
+
     def poll(self) -> Sequence[Label | SleepRequest]:
-        """Labels and requests that arrived since the last call; never blocks."""
+        """Labels and requests that arrived since the last call; never blocks. Carries out commands."""
+        while self._pump.chunks and self.on_chunk is not None:
+            self.on_chunk(self._pump.chunks.popleft())
+        if self._obeys is not None:
+            for order in self._pump.commands.take():
+                self._carry_out(order, self._obeys)
         return self._inbox.poll()
+
+    def want(self, sha256: str, first: int, n: int) -> None:
+        """Ask the server for chunks `first` to `first + n - 1` of a bundle."""
+        self._pump.put(partial(self._pump.want, sha256, first, n))
+
+    def tell(self, record: messages.InstallReport) -> None:
+        """How far an installation is: kept until a server has it."""
+        self._put(partial(self._pump.keep, "install", messages.encode(record)))
 
     def stop(self, timeout_s: float = 5.0) -> None:
         """Send what waits if the broker is there, say goodbye, disconnect; what is left stays on disk."""
@@ -193,6 +251,18 @@ class MqttLink:
     def alarm(self) -> str:
         """What a person should know, or ""."""
         return self._pump.alarm
+
+    def _carry_out(self, order: Order, obeys: Obeys) -> None:
+        if order.do is None:
+            done = obeys.look_back(order.id, order.ask)
+        else:
+            done = obeys.obey(order.id, order.do, order.source)
+        self._pump.reported = obeys.settings()
+        note = msgspec.json.encode(done.data).decode() if order.ask == "set" and done.status == "done" else ""
+        result = CommandResult(
+            id=order.id, ask=order.ask, status=done.status, message=done.message, data=done.data
+        )
+        self._pump.put(partial(self._pump.finish, result, done.body, note))
 
     def _put(self, task: Task) -> None:
         if self._pump.n_tasks >= MAX_TASKS:

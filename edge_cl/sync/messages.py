@@ -36,6 +36,7 @@ A server's worker that (re)starts says `Hello` on ``edgecl/1/fleet/hello``.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from typing import Any, Generic, Literal, TypeAlias, TypeVar
 
@@ -270,6 +271,16 @@ def encode(record: msgspec.Struct) -> bytes:
 def wrap(body: bytes, **fields: Any) -> bytes:
     """The JSON of a `Message` with these `fields` around a record that is JSON already."""
     return _encoder.encode(Message(data=msgspec.Raw(body), **fields))
+
+
+def parts(command_id: str, body: bytes) -> list[Part]:
+    """Something large, in pieces that fit into messages."""
+    pieces = [body[at : at + PART_BYTES] for at in range(0, len(body), PART_BYTES)]
+    whole = hashlib.sha256(body).hexdigest()
+    return [
+        Part(id=command_id, index=index, total=len(pieces), sha256=whole, body=piece)
+        for index, piece in enumerate(pieces)
+    ]
 
 
 def decode(kind: str, payload: bytes) -> Any:

@@ -106,6 +106,8 @@ class Outbox:
         self._unsaved: dict[int, Row] = {}
         self._unsaved_bytes = 0
         self._gone: set[int] = set()
+        self.notes: dict[str, str] = {}
+        """What was noted with `note`, by name."""
         self._also: list[tuple[str, Sequence[Any]]] = []
         self._began_s = time.monotonic()
         self._saved_rows = 0
@@ -185,6 +187,11 @@ class Outbox:
     def also(self, sql: str, parameters: Sequence[Any]) -> None:
         """Do this in the transaction of the next commit."""
         self._also.append((sql, parameters))
+
+    def note(self, name: str, text: str) -> None:
+        """Keep a short text beside the messages, durable with the next commit."""
+        self.notes[name] = text
+        self.also("INSERT OR REPLACE INTO meta VALUES (?, ?)", (f"note.{name}", text))
 
     def commit(self) -> bool:
         """Make every put and removal durable; False when the disk failed (nothing is forgotten)."""
@@ -362,6 +369,10 @@ class Outbox:
             raise sqlite3.OperationalError("its numbers are ahead of the clock; restart the program")
         if not self.seq:
             self.epoch = str(meta.get("epoch", self.epoch))
+        notes = {
+            key.removeprefix("note."): str(text) for key, text in meta.items() if key.startswith("note.")
+        }
+        self.notes = notes | self.notes
         self.seq = max(self.seq, int(meta.get("seq", 0)))
         self.session = max(self.session, int(meta.get("session", 0)))
         self._saved_session = int(meta.get("session", 0))

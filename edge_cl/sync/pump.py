@@ -8,12 +8,16 @@ import queue
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Any, NamedTuple
 
+from edge_cl.commands import CommandResult
 from edge_cl.errors import EdgeCLError, SyncError
 from edge_cl.records import Receipt, Status
 from edge_cl.sync import messages
+from edge_cl.sync.command_inbox import CommandInbox
 from edge_cl.sync.connection import Connection
 from edge_cl.sync.delivery import Delivery
 from edge_cl.sync.dialler import Dialler
@@ -46,6 +50,15 @@ KEEP = {
 """What may be dropped when the outbox is full; every other kind never is."""
 
 Task = Callable[[], None]
+MAX_CHUNKS = 32
+
+
+class Chunk(NamedTuple):
+    """A piece of the bundle whose SHA-256 begins with `sha256`."""
+
+    sha256: str
+    number: int
+    body: bytes
 
 
 class Pump:
@@ -59,6 +72,10 @@ class Pump:
     ) -> None:
         self.outbox, self.delivery, self.inbox = outbox, delivery, inbox
         self.dialler: Dialler
+        self.commands: CommandInbox
+        self.chunks: deque[Chunk] = deque(maxlen=MAX_CHUNKS)
+        self.reported: Mapping[str, Any] = {}
+        """Settings that a server may change, as they are now."""
         self.n_sent = self.n_events = self.n_connections = 0
         self.internal = ""
         self._root, self._url, self._by_server = root, url, by_server
@@ -78,6 +95,9 @@ class Pump:
             "cmd/ack": self._on_ack,
             "cmd/resend": self._on_resend,
             "status": self._on_own_status,
+            "cmd/do": self._on_command,
+            "cmd/sleep": partial(self._on_unsigned, "sleep"),
+            "cmd/undo": partial(self._on_unsigned, "undo"),
         }
 
     # -- from other threads ------------------------------------------------------------------
@@ -132,6 +152,21 @@ class Pump:
         if self.dialler.connection is not None and self.dialler.is_up:
             self.dialler.connection.publish(f"{self._root}/event", body, qos=0)
             self.n_events += 1
+
+    def finish(self, result: CommandResult, body: bytes, note: str) -> None:
+        """An order was carried out: all that has to be kept of it goes into one transaction."""
+        for part in messages.parts(result.id, body) if body else ():
+            self.outbox.put("part", messages.encode(part), Keep.ALWAYS)
+        if note:
+            self.outbox.note("settings", note)
+        self.outbox.put("result", messages.encode(result), Keep.ALWAYS)
+        self.commands.finish(result)
+        self._commit()
+
+    def want(self, sha256: str, first: int, n: int) -> None:
+        """Ask the server for chunks of a bundle; asked again later if nothing comes."""
+        if self.dialler.is_up and self.delivery.room > 0:
+            self._publish("want", messages.encode(messages.Want(sha256=sha256, first=first, n=n)))
 
     def note_status(self, status: Status) -> None:
         """The newest state; sent when there is room."""
@@ -239,6 +274,7 @@ class Pump:
                 session=connection.session,
                 up_s=round(self.outbox.up_s, 3),
                 status=self._status,
+                settings=dict(self.reported),
             )
             self._publish("state", messages.encode(state), retain=True)
 
@@ -367,8 +403,22 @@ class Pump:
             self.delivery.restart()
             self.inbox.forget_connection()
 
+    def _on_command(self, arrival: Arrival) -> None:
+        self._answer(self.commands.receive(arrival))
+
+    def _on_unsigned(self, ask: str, arrival: Arrival) -> None:
+        self._answer(self.commands.receive_unsigned(ask, arrival))
+
+    def _answer(self, result: CommandResult | None) -> None:
+        if result is not None:  # it may come from a replayer: it may not push out results
+            self.outbox.put("result", messages.encode(result), Keep.WHILE_ROOM)
+
     def _on_other(self, arrival: Arrival) -> None:
-        """Nothing that this version knows."""
+        """A chunk of a bundle, or nothing that this version knows."""
+        what, _, rest = arrival.topic.removeprefix(f"{self._root}/cmd/").partition("/")
+        sha256, _, index = rest.partition("/")
+        if what == "chunk" and index.isdecimal() and len(index) < 8:
+            self.chunks.append(Chunk(sha256, int(index), arrival.payload))
 
     def _from_server(self, kind: str, arrival: Arrival) -> object:
         try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 
 from edge_cl.sync.delivery import RESEND_S, UNCONFIRMED, WINDOW, Delivery
@@ -76,7 +78,7 @@ def test_an_unheard_message_is_sent_again_later_and_later() -> None:
     while now_s < 2_000:
         times += [now_s for _ in wire.send_and_acknowledge(now_s)]
         now_s += 1.0
-    waits = [b - a for a, b in zip(times, times[1:], strict=False)]
+    waits = [b - a for a, b in pairwise(times)]
     assert waits[:5] == [15, 30, 60, 120, 240] and set(waits[5:]) == {300}
 
 

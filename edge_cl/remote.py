@@ -1,0 +1,106 @@
+"""What a device does when a server, or somebody over MQTT, asks: commands in, results out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from edge_cl.commands import Adjust, Do, Done, Install, Report, SleepNow, Teach
+from edge_cl.config import Settings, settings_from
+from edge_cl.errors import EdgeCLError
+from edge_cl.learner import Learner
+from edge_cl.records import Label, SleepRequest
+from edge_cl.revisions import Forget, Rename, Review, Rollback
+
+
+class Remote:
+    """Carries out orders on a learner, on the run loop's thread.
+
+    Parameters
+    ----------
+    request
+        Takes a request to sleep to the run loop.
+    install
+        Begins to install a bundle and says what it began; None where that is not possible.
+    """
+
+    def __init__(
+        self,
+        learner: Learner,
+        *,
+        request: Callable[[SleepRequest], None],
+        install: Callable[[str, Install], str] | None = None,
+    ) -> None:
+        self.learner = learner
+        """Whom to ask; changed when another takes over."""
+        self._request, self._install = request, install
+
+    def settings(self) -> dict[str, Any]:
+        """The settings that may be changed from afar, as they are now."""
+        s = self.learner.settings
+        return {
+            "min_confidence": s.trust.min_confidence,
+            "after_labels": s.sleep.after_labels,
+            "night": s.sleep.night,
+        }
+
+    def obey(self, order_id: str, do: Do, source: str) -> Done:
+        """Carry out one order. What cannot be done is ``failed``, with the reason; nothing is raised."""
+        try:
+            return self._obey(order_id, do, source)
+        except EdgeCLError as error:
+            return Done("failed", str(error))
+
+    def look_back(self, order_id: str, ask: str) -> Done:
+        """What came of an order that an earlier life of the program accepted and did not finish."""
+        seq = self.learner.revised_by(order_id)
+        if seq:
+            return Done("done", f"done before the device restarted, as journal entry {seq:,}")
+        if ask == "label":
+            return Done(
+                "failed", "the device restarted meanwhile; teach it again if `events` shows no receipt for it"
+            )
+        return Done("interrupted", "the device restarted before it was carried out")
+
+    def adjust(self, named: dict[str, Any]) -> Settings:
+        """Use these settings from now on; raises ConfigError, and changes nothing, if they are
+        not allowed.
+        """
+        raw = msgspec.to_builtins(self.learner.settings)
+        for name, value in named.items():
+            raw["trust" if name == "min_confidence" else "sleep"][name] = value
+        settings = settings_from(raw, "set")
+        self.learner.adjust(settings)
+        return settings
+
+    def _obey(self, order_id: str, do: Do, source: str) -> Done:
+        if isinstance(do, Teach):
+            label = Label(label=do.label, kind=do.kind, reading_id=do.reading_id, source=source)
+            receipt = self.learner.teach(label)
+            learned = receipt.status in ("learned", "held", "duplicate")
+            return Done("done" if learned else "failed", receipt.message, msgspec.to_builtins(receipt))
+        if isinstance(do, SleepNow):
+            self._request(SleepRequest())
+            return Done("done", "it sleeps as soon as its conditions allow")
+        if isinstance(do, Adjust):
+            named = {name: value for name, value in msgspec.structs.asdict(do).items() if value is not None}
+            self.adjust(named)
+            return Done("done", "used from now on, also after a restart", self.settings())
+        if isinstance(do, Report):
+            return self._report(do)
+        if isinstance(do, (Forget, Rollback, Rename, Review)):
+            outcome = self.learner.revise(do, source=source, wait=False)
+            return Done("done", outcome.message, msgspec.to_builtins(outcome))
+        if self._install is None:
+            return Done("failed", "this device cannot install bundles: it keeps no state folder")
+        return Done("done", self._install(order_id, do))
+
+    def _report(self, asked: Report) -> Done:
+        if asked.what == "status":
+            return Done("done", "", msgspec.to_builtins(self.learner.status()))
+        if asked.what == "sleeps":
+            reports = self.learner.sleep_reports()
+            return Done("done", "", {"sleeps": msgspec.to_builtins(reports)})
+        return Done("failed", "not yet")
