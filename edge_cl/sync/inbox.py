@@ -27,9 +27,15 @@ class LabelInbox:
     """Hands labels over and remembers which arrival each receipt settles.
 
     `poll` may be called from another thread than the rest.
+
+    Parameters
+    ----------
+    allowed
+        Whether labels without a signature are taken at all.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, allowed: bool = True) -> None:
+        self._allowed = allowed
         self.n_bad = 0
         self.last_learned: Receipt | None = None
         """Of the newest label that came this way and was learned; cleared when it was taken back."""
@@ -88,6 +94,11 @@ class LabelInbox:
         self._settled.clear()
 
     def _label(self, arrival: Arrival) -> Label:
+        if not self._allowed:
+            raise SyncError(
+                "label refused: labels without a signature are not allowed here; "
+                "see commands.unsigned in the settings"
+            )
         if arrival.retained:
             raise SyncError(
                 "label refused: it is retained, so every connection would learn it again; send it unretained"

@@ -125,7 +125,7 @@ class MqttLink:
         self.boot_id = self._outbox.boot_id
         by_server = confirm == "server"
         self._delivery = Delivery(self._outbox, by_server=by_server)
-        self._inbox = LabelInbox()
+        self._inbox = LabelInbox(allowed="label" in commands.unsigned)
         self._pump = Pump(self._outbox, self._delivery, self._inbox, root=root, url=url, by_server=by_server)
         self._pump.dialler = Dialler(
             make_client,
