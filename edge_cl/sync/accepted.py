@@ -65,7 +65,8 @@ class Entry:
 class Accepted:
     """The commands accepted in this life and earlier ones that could come again.
 
-    Nothing is durable before the outbox's next commit. While the database cannot be read, nothing is
+    Nothing is durable before the outbox's next commit: a command is carried out after the commit that holds
+    its acceptance, and not at all while commits fail. While the database cannot be read, nothing is
     accepted: it might have been carried out before. Time is what the device has lived: the sum of its
     uptimes, which no clock can shift and which never runs ahead of the true time.
     """
