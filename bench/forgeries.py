@@ -21,6 +21,7 @@ from typing import IO, Any, Protocol
 
 import msgspec
 from hypothesis import HealthCheck, Phase, given
+from hypothesis import seed as hypothesis_seed
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
@@ -125,25 +126,21 @@ class Orders:
             yield self._rng.choice(ways)()
 
     def drawn(self, n: int) -> list[Order]:
-        """Whatever hypothesis thinks of: bytes, JSON, envelopes, commands, signed by the right
-        key and not.
-        """
+        """Whatever hypothesis thinks of: bytes, JSON, envelopes, and texts and commands that are signed."""
         found: list[Order] = []
         signed = st.builds(self._sign, _texts() | self._commands(), st.sampled_from(["fleet", "labeller"]))
         payloads = st.binary(max_size=300) | _json() | _envelopes() | signed
-        payloads = st.binary(max_size=300) | _json() | _envelopes() | signed
         strategy = st.tuples(payloads, st.sampled_from([False] * 9 + [True]))
-        # Only to draw: nothing fails here, so nothing is shrunk or replayed.
-        given(strategy)(
-            hypothesis_settings(
-                max_examples=n,
-                database=None,
-                deadline=None,
-                derandomize=False,
-                phases=[Phase.generate],
-                suppress_health_check=list(HealthCheck),
-            )(lambda order: found.append(order))
-        )()
+        # Only to draw: nothing fails here, so nothing is shrunk or kept.
+        drawing = hypothesis_settings(
+            max_examples=n,
+            database=None,
+            deadline=None,
+            phases=[Phase.generate],
+            suppress_health_check=list(HealthCheck),
+        )
+        draw = given(strategy)(drawing(lambda order: found.append(order)))
+        hypothesis_seed(self._rng.getrandbits(64))(draw)()
         return found
 
     def _commands(self) -> st.SearchStrategy[str]:

@@ -199,7 +199,7 @@ def measure_all(n_events: int) -> dict[str, float | None]:
     with tempfile.TemporaryDirectory() as folder:
         broker = Broker(Path(folder))
         broker.start()
-        postgres = None if MISSING else PostgreSQL()
+        postgres = None if MISSING else PostgreSQL(durable=True)
         try:
             urls = {"sqlite": lambda: f"sqlite:///{folder}/{uuid.uuid4().hex}.db"}
             if postgres is not None:

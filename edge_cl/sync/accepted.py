@@ -7,6 +7,7 @@ durable together.
 from __future__ import annotations
 
 import sqlite3
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -62,10 +63,34 @@ class Entry:
         return msgspec.convert(fields | {"type": "result"}, CommandResult)
 
 
+class Repeats:
+    """How often one id is answered: whoever repeats a recorded command must not fill the outbox with answers.
+
+    A server asks again after a minute, so that it is answered each time.
+    """
+
+    def __init__(self, *, every_s: float = 45.0, most: int = 1024) -> None:
+        self._every_s = every_s
+        self._most = most
+        self._answered_s: OrderedDict[str, float] = OrderedDict()
+
+    def may_answer(self, command_id: str, up_s: float) -> bool:
+        """Whether to answer now; False while the last answer to this id is fresh."""
+        last_s = self._answered_s.get(command_id)
+        if last_s is not None and up_s < last_s + self._every_s:
+            return False
+        self._answered_s[command_id] = up_s
+        self._answered_s.move_to_end(command_id)
+        if len(self._answered_s) > self._most:
+            self._answered_s.popitem(last=False)
+        return True
+
+
 class Accepted:
     """The commands accepted in this life and earlier ones that could come again.
 
-    Nothing is durable before the outbox's next commit. While the database cannot be read, nothing is
+    Nothing is durable before the outbox's next commit: a command is carried out after the commit that holds
+    its acceptance, and not at all while commits fail. While the database cannot be read, nothing is
     accepted: it might have been carried out before. Time is what the device has lived: the sum of its
     uptimes, which no clock can shift and which never runs ahead of the true time.
     """

@@ -151,7 +151,7 @@ class Collector:
             return arrived, False
 
     def _store_until_done(self, arrived: list[tuple[Got, float]]) -> bool:
-        """Try until it is stored; false when it is to stop first: then the broker gives it to another."""
+        """Try until it is stored; false when it is to stop first: then the devices send it again."""
         wait_s = RETRY_S[0]
         while True:
             try:
@@ -162,9 +162,22 @@ class Collector:
                 if self._stopping.wait(wait_s):
                     return False
                 wait_s = min(2 * wait_s, RETRY_S[1])
+            except Exception:
+                log.exception("%d messages could not be stored as one; please report it", len(arrived))
+                return self._store_halves(arrived)
             else:
                 self.alarm = ""
                 return True
+
+    def _store_halves(self, arrived: list[tuple[Got, float]]) -> bool:
+        # Nobody foresaw this message: it must not take the others with it each time that it comes.
+        if len(arrived) == 1:
+            log.error("left out: %.300r", arrived[0])
+            self._bad["unforeseen"] += 1
+            self._confirm([arrived[0][0]])
+            return True
+        middle = len(arrived) // 2
+        return self._store_until_done(arrived[:middle]) and self._store_until_done(arrived[middle:])
 
     def _read(self, got: Got, at_s: float) -> Word | None:
         try:

@@ -49,6 +49,8 @@ class Worker:
     ----------
     name
         Its MQTT client id; drawn at random.
+    tick_s
+        How often it looks after its threads and does its duties.
     collector, connection, chunks, gaps
         Its parts, for whoever counts.
     """
@@ -60,6 +62,7 @@ class Worker:
             raise ConfigError(f"the group is {group!r}; write up to 63 letters, digits, _ or -")
         self.name = f"edgecl-fleet-{uuid.uuid4().hex[:12]}"
         self.n_restarted = 0
+        self.tick_s = TICK_S
         self.connection = Connection(
             login,
             self.name,
@@ -90,7 +93,7 @@ class Worker:
         self.connection.start()
         ready()
         try:
-            while not self._stopping.wait(TICK_S):
+            while not self._stopping.wait(self.tick_s):
                 self._supervise()
                 if self.connection.is_up:
                     self._do_duties()
@@ -121,7 +124,7 @@ class Worker:
         self.connection.publish(HELLO, encode(Hello(worker=self.name)))
 
     def _end(self) -> None:
-        # What has arrived is stored and confirmed before the goodbye; the broker gives the rest to another.
+        # What has arrived is stored and confirmed before the goodbye; the rest is sent again by its devices.
         self.collector.stop()
         self.chunks.stop()
         self.connection.stop()

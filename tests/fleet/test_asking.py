@@ -19,7 +19,7 @@ from sqlalchemy import insert, select, update
 
 from edge_cl.commands import Adjust, Do, Report, SleepNow, Teach
 from edge_cl.config import settings_from
-from edge_cl.errors import FleetError
+from edge_cl.errors import ConfigError, FleetError
 from edge_cl.revisions import Forget, Rename, Review, Rollback
 from edge_cl.sync import signing
 from tests.mosquitto import wait_until
@@ -175,3 +175,21 @@ def test_keygen_makes_what_settings_take(tmp_path: Path) -> None:
     assert keys["fleet"].public == signing.public_of(signing.read_key(file))
     again = CliRunner().invoke(fleet, ["keygen", str(file)])
     assert again.exit_code != 0 and "never overwritten" in str(again.exception)
+
+
+def test_a_server_does_not_begin_with_a_key_that_others_can_read(tmp_path: Path) -> None:
+    file = tmp_path / "fleet.key"
+    signing.write_key(file, signing.make_key())
+    file.chmod(0o644)
+    words = [
+        "serve",
+        "--mqtt",
+        "mqtt://127.0.0.1:1",
+        "--store",
+        f"sqlite:///{tmp_path}/f.db",
+        "--key",
+        str(file),
+    ]
+    served = CliRunner().invoke(fleet, words)
+    assert isinstance(served.exception, ConfigError) and "chmod 600" in str(served.exception)
+    assert not (tmp_path / "f.db").exists()

@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from bench.orders_device import PlainOutbox
 from edge_cl.commands import Command, CommandResult, ResultStatus, SleepNow
 from edge_cl.errors import CommandRefused
-from edge_cl.sync.accepted import GRACE_S, MAX_ROWS, Accepted
+from edge_cl.sync.accepted import GRACE_S, MAX_ROWS, Accepted, Repeats
 
 
 def command(boot_id: str = "a", until_s: float = 100.0, command_id: str = "") -> Command:
@@ -161,6 +161,21 @@ def test_without_the_disk_nothing_is_accepted_until_it_is_back(tmp_path: Path) -
     outbox.database = database
     accepted.accept(command(), 1.0)
     assert accepted.known(asked.id)
+
+
+def test_who_repeats_a_command_gets_few_answers() -> None:
+    repeats = Repeats(every_s=45.0, most=3)
+    answers = [up_s for up_s in range(100) if repeats.may_answer("a", float(up_s))]
+    assert answers == [0, 45, 90]
+    assert repeats.may_answer("b", 91.0)
+
+
+def test_answers_are_remembered_for_so_many_ids() -> None:
+    repeats = Repeats(every_s=45.0, most=3)
+    for command_id in "abcd":
+        assert repeats.may_answer(command_id, 0.0)
+    assert not repeats.may_answer("d", 1.0) and not repeats.may_answer("b", 1.0)
+    assert repeats.may_answer("a", 1.0)  # forgotten: the oldest
 
 
 class Restarts(RuleBasedStateMachine):
