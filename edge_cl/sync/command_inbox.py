@@ -6,7 +6,6 @@ with the word that it is finished. Only the life of the program that accepted it
 
 from __future__ import annotations
 
-import time
 import uuid
 from collections import deque
 from typing import NamedTuple
@@ -15,22 +14,21 @@ from edge_cl.commands import CommandResult, Do, ResultStatus, SleepNow
 from edge_cl.errors import CommandRefused
 from edge_cl.revisions import Forget
 from edge_cl.sync import messages
-from edge_cl.sync.accepted import Accepted
+from edge_cl.sync.accepted import Accepted, Repeats
 from edge_cl.sync.inbox import Arrival, LabelInbox
 from edge_cl.sync.orders import CommandGate
 from edge_cl.sync.outbox import Outbox
 
-ANSWERS_PER_S = 1.0
-"""Refusals answered: who replays what was signed once may not fill the outbox."""
 MAX_WAITING = 256
 _ANSWERED: dict[str, ResultStatus] = {
     "not-allowed": "refused",
     "busy": "refused",
     "too-far": "refused",
     "expired": "expired",
-    "other-boot": "interrupted",
 }
-"""Codes of refused commands whose signature was right; a server may want to know."""
+"""Codes of refused commands whose signature was right, and that were for this life: a server
+waits for them.
+"""
 
 
 class Order(NamedTuple):
@@ -60,13 +58,13 @@ class CommandInbox:
     def __init__(
         self, outbox: Outbox, labels: LabelInbox, gate: CommandGate, unsigned: tuple[str, ...]
     ) -> None:
-        self.n_refused = 0
         self._outbox, self._labels, self._gate, self._unsigned = outbox, labels, gate, unsigned
         self._accepted = Accepted(outbox)
         self._orders: deque[Order] = deque(
             Order(entry.id, entry.ask, None, "") for entry in self._accepted.interrupted(outbox.boot_id)
         )
-        self._answer_at_s = 0.0
+        self._unsafe: list[Order] = []
+        self._repeats = Repeats()
 
     def take(self) -> list[Order]:
         """What is to be done now; never blocks."""
@@ -82,17 +80,22 @@ class CommandInbox:
             command = self._gate.check(arrival.payload, up_s, retained=arrival.retained)
             known = self._accepted.known(command.id)
             if known is not None:
-                return known.result
-            if len(self._orders) >= MAX_WAITING:
+                return known.result if self._repeats.may_answer(command.id, up_s) else None
+            if len(self._orders) + len(self._unsafe) >= MAX_WAITING:
                 raise CommandRefused("busy", f"{MAX_WAITING} commands wait already; try later", command.id)
             self._accepted.accept(command, up_s)
         except CommandRefused as refusal:
-            return self._answer(refusal)
+            return self._answer(refusal, up_s)
         by = messages.decode("do", arrival.payload).by
         # a revision is found again by its id; labels of one key share an account
         source = f"fleet/{by}" if command.ask == "label" else f"fleet/{by} {command.id}"
-        self._orders.append(Order(command.id, command.ask, command.do, source))
+        self._unsafe.append(Order(command.id, command.ask, command.do, source))
         return None
+
+    def committed(self) -> None:
+        """What was accepted is on disk: now it may be carried out."""
+        self._orders.extend(self._unsafe)
+        self._unsafe.clear()
 
     def receive_unsigned(self, ask: str, arrival: Arrival) -> CommandResult | None:
         """A message on ``cmd/sleep`` or ``cmd/undo``: what is behind it can always be taken back."""
@@ -124,11 +127,8 @@ class CommandInbox:
         if len(self._orders) < MAX_WAITING:
             self._orders.append(order)
 
-    def _answer(self, refusal: CommandRefused) -> CommandResult | None:
-        self.n_refused += 1
+    def _answer(self, refusal: CommandRefused, up_s: float) -> CommandResult | None:
         status = _ANSWERED.get(refusal.code)
-        now_s = time.monotonic()
-        if status is None or not refusal.command_id or now_s < self._answer_at_s:
+        if status is None or not refusal.command_id or not self._repeats.may_answer(refusal.command_id, up_s):
             return None
-        self._answer_at_s = now_s + 1.0 / ANSWERS_PER_S
         return CommandResult(id=refusal.command_id, ask="", status=status, message=str(refusal))

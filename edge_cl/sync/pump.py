@@ -256,7 +256,10 @@ class Pump:
     def _commit(self) -> None:
         self._commit_at_s = None
         connection = self.dialler.connection
-        if self.outbox.commit() and connection is not None:
+        if not self.outbox.commit():
+            return
+        self.commands.committed()
+        if connection is not None:
             for mid in self.inbox.take_settled(connection.session):
                 connection.acknowledge(mid)
 
@@ -405,6 +408,7 @@ class Pump:
 
     def _on_command(self, arrival: Arrival) -> None:
         self._answer(self.commands.receive(arrival))
+        self._commit_at_s = 0.0  # it waits for being safe
 
     def _on_unsigned(self, ask: str, arrival: Arrival) -> None:
         self._answer(self.commands.receive_unsigned(ask, arrival))
