@@ -215,7 +215,7 @@ def test_a_restart_between_the_deed_and_its_result(broker: Broker, tmp_path: Pat
         (order,) = device.link._pump.commands.take()
         assert order.do is not None and device.link._obeys is not None
         device.link._obeys.obey(order.id, order.do, order.source)
-        n_labels = device.learner.status().n_labels
+
     with running(broker, tmp_path) as device:
         found = result_of(server, device, command_id)
         assert found.status == "done" and "before the device restarted" in found.message
