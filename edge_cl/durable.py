@@ -29,6 +29,7 @@ from edge_cl.state import (
     ranges_of,
     revise,
     revised_by,
+    said_after,
     took_back,
 )
 from edge_cl.trial import Doubted, Trials
@@ -458,6 +459,22 @@ class DurableKnowledge:
             why = f"labels of {suspects}: contradicted trusted labels too often; held are its labels since"
             return Doubted(guard.suspected, f"{why} that began")
         return self._trials.found if self._trials else None
+
+    @property
+    def history_id(self) -> str:
+        """Tells this history from every other; "" without a folder."""
+        return "" if self._store is None else self._store.journal.uid
+
+    @property
+    def committed_seq(self) -> int:
+        """The newest journal entry that is on disk."""
+        return self.seq if self._store is None else self._store.journal.committed_seq
+
+    def said_after(self, seq: int, limit: int) -> list[HeldLabel]:
+        """Labels on disk after journal entry `seq`, the oldest of them; `reason` is "" for those learned."""
+        if self._store is None:
+            return []
+        return said_after(self._store, seq, limit)
 
     @property
     def state_hash(self) -> str:

@@ -22,7 +22,7 @@ from typing import Self
 
 import numpy as np
 
-from edge_cl import encoders
+from edge_cl import encoders, receipts
 from edge_cl.budget import MIB, Budget, Ledger
 from edge_cl.bundle import Bundle
 from edge_cl.config import Settings
@@ -202,6 +202,20 @@ class Learner:
     def revised_by(self, source: str) -> int:
         """Journal number of the newest revision by a source that ends in this, or 0 when there is none."""
         return self._durable.revised_by(source)
+
+    @property
+    def history_id(self) -> str:
+        """Tells this device's history from every other, and from its own after a restore."""
+        return self._durable.history_id
+
+    @property
+    def committed_seq(self) -> int:
+        """The newest journal entry that is on disk."""
+        return self._durable.committed_seq
+
+    def receipts_after(self, seq: int, limit: int) -> list[Receipt]:
+        """Receipts of the oldest `limit` labels on disk after journal entry `seq`, made from the journal."""
+        return [receipts.late(said) for said in self._durable.said_after(seq, limit)]
 
     def adjust(self, settings: Settings) -> None:
         """Go on with other thresholds: `trust.min_confidence` and `sleep` are used from now on, no more."""

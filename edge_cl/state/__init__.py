@@ -4,7 +4,15 @@ from edge_cl.state.backup import back_up, merge_backup, restore_backup
 from edge_cl.state.describe import audit, describe, heads_of, sleep_reports
 from edge_cl.state.entries import Entry
 from edge_cl.state.journal import DamagedEntry, Journal
-from edge_cl.state.revising import class_names_now, held_labels, last_hold, revise, revised_by, took_back
+from edge_cl.state.revising import (
+    class_names_now,
+    held_labels,
+    last_hold,
+    revise,
+    revised_by,
+    said_after,
+    took_back,
+)
 from edge_cl.state.snapshots import Snapshot, Snapshots
 from edge_cl.state.store import StateStore
 from edge_cl.state.timeline import holds, ranges_of
@@ -31,6 +39,7 @@ __all__ = [
     "restore_backup",
     "revise",
     "revised_by",
+    "said_after",
     "sleep_reports",
     "took_back",
 ]

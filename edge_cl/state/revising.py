@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from datetime import datetime
+from itertools import islice
 
 import msgspec
 
@@ -90,18 +91,26 @@ def end_sleep(store: StateStore, why: str, *, at_s: float) -> None:
 
 def held_labels(store: StateStore) -> list[HeldLabel]:
     """Labels that wait for a review, oldest first."""
-    return [
-        HeldLabel(
-            seq=entry.seq,
-            kind="not" if entry.kind == "not" or entry.detail.startswith("not: ") else "is",
-            label=entry.label,
-            reading_id=entry.reading_id,
-            source=entry.source,
-            at_s=entry.at_s,
-            reason=reason,
-        )
-        for entry, reason in _waiting(store)
-    ]
+    return [_said(entry, reason) for entry, reason in _waiting(store)]
+
+
+def said_after(store: StateStore, seq: int, limit: int) -> list[HeldLabel]:
+    """Labels on disk after journal entry `seq`, the oldest of them; `reason` is "" for those learned."""
+    entries = store.journal.read(seq + 1, store.journal.committed_seq)
+    said = (entry for entry in entries if entry.kind in ("label", "not", "held"))
+    return [_said(entry, entry.detail if entry.kind == "held" else "") for entry in islice(said, limit)]
+
+
+def _said(entry: Entry, reason: str) -> HeldLabel:
+    return HeldLabel(
+        seq=entry.seq,
+        kind="not" if entry.kind == "not" or entry.detail.startswith("not: ") else "is",
+        label=entry.label,
+        reading_id=entry.reading_id,
+        source=entry.source,
+        at_s=entry.at_s,
+        reason=reason,
+    )
 
 
 def took_back(n_labels: int, what: str) -> str:
