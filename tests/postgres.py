@@ -9,6 +9,8 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+import psycopg
+
 from tests.mosquitto import free_port
 
 
@@ -80,8 +82,10 @@ class PostgreSQL:
         """Of a database made for this call."""
         self._n_databases += 1
         name = f"fleet{self._n_databases}"
-        self._call("createdb", "-h", "127.0.0.1", "-p", self.port, "-U", "edgecl", name)
-        return f"postgresql://edgecl@127.0.0.1:{self.port}/{name}"
+        server = f"postgresql://edgecl@127.0.0.1:{self.port}"
+        with psycopg.connect(f"{server}/postgres", autocommit=True) as connection:
+            connection.execute(f"CREATE DATABASE {name}")  # type: ignore[arg-type]
+        return f"{server}/{name}"
 
     def _call(self, program: str, *arguments: object) -> None:
         assert PROGRAMS is not None
