@@ -166,8 +166,11 @@ def test_threads_that_die_are_started_again(broker: Broker, tmp_path: Path, work
     store.close()
 
 
-def test_chunks_are_answered(store: FleetStore, broker: Broker, working: Working) -> None:
-    body = random.Random(1).randbytes(2 * messages.CHUNK_BYTES + 10)
+def test_chunks_are_answered(
+    store: FleetStore, broker: Broker, working: Working, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edge_cl_fleet.chunks.MAX_CHUNKS", 2)
+    body = random.Random(1).randbytes(3 * messages.CHUNK_BYTES + 10)
     sha256 = hashlib.sha256(body).hexdigest()
     with store.engine.begin() as connection:
         row = dict.fromkeys(("name", "bundle_id", "release", "signed_by", "signature"), "x")
@@ -182,7 +185,7 @@ def test_chunks_are_answered(store: FleetStore, broker: Broker, working: Working
         wait_until(lambda: len(radio.heard) == 2, "the two chunks from the second on")
         assert worker.chunks.n_sent == 2
     heard = {topic.rsplit("/", 1)[1]: payload for topic, payload in radio.heard}
-    assert heard["1"] + heard["2"] == body[messages.CHUNK_BYTES :]
+    assert heard["1"] + heard["2"] == body[messages.CHUNK_BYTES : 3 * messages.CHUNK_BYTES]
     assert radio.heard[0][0].startswith(f"edgecl/1/lab/dev1/cmd/chunk/{sha256[:16]}/")
     radio.close()
 
