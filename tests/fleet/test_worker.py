@@ -18,7 +18,7 @@ from edge_cl_fleet.store import FleetStore
 from edge_cl_fleet.worker import Worker
 from sqlalchemy import insert, text
 
-from edge_cl.errors import ConfigError
+from edge_cl.errors import ConfigError, StoreUnavailable
 from edge_cl.sync import messages
 from tests.fleet.conftest import Working
 from tests.fleet.devices import Board, Radio
@@ -228,6 +228,34 @@ def test_a_broker_that_knows_only_3_1_1(tmp_path: Path, stopped_broker: Broker, 
         radio.sends(Board().says("receipt"))
         wait_until(lambda: worker.collector.counts.stored == 1, "it is stored")
         radio.close()
+    store.close()
+
+
+def test_stored_first_then_confirmed_to_the_device_then_to_the_broker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+
+    def insert(words: Sequence[Word]) -> list[str]:
+        done.append("tried")
+        if len(done) < 3:
+            raise StoreUnavailable("the disk is full")
+        return plain(words)
+
+    def publish(topic: str, payload: bytes, *, qos: int = 0, expires_s: int = 0) -> bool:
+        done.append(topic)
+        return True
+
+    monkeypatch.setattr("edge_cl_fleet.collector.RETRY_S", (0.01, 0.01))
+    store = FleetStore(f"sqlite:///{tmp_path}/fleet.db")
+    plain = store.insert
+    monkeypatch.setattr(store, "insert", insert)
+    collector = Collector(store, publish, lambda got: done.append(f"broker {len(got)}"))
+    collector.received(Got("edgecl/1/lab/dev1/receipt", Board().says("receipt").payload, False, 7, 1))
+    collector.start()
+    wait_until(lambda: collector.counts.stored, "it is stored")
+    collector.stop()
+    assert done == ["tried", "tried", "tried", "edgecl/1/lab/dev1/cmd/ack", "broker 1"]
     store.close()
 
 
