@@ -13,6 +13,14 @@ from edge_cl.errors import ConfigError, FleetError, StoreUnavailable
 from edge_cl_fleet.tables import metadata, schema_version
 
 BUSY_S = 30.0
+_PATIENCE = {
+    "connect_timeout": 10,
+    "keepalives_idle": 30,
+    "keepalives_interval": 10,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 60_000,
+}
+"""Of PostgreSQL's client: a server that vanished without a word is noticed within a minute, not in hours."""
 _LOCK = 0x6564676563  # any number, but the same in every worker
 
 
@@ -45,7 +53,7 @@ def open_engine(url: str) -> Engine:
         event.listen(engine, "connect", _on_sqlite_connect)
         event.listen(engine, "begin", _on_sqlite_begin)
     else:
-        engine = create_engine(parsed, connect_args={"connect_timeout": 10}, pool_pre_ping=True)
+        engine = create_engine(parsed, connect_args=_PATIENCE, pool_pre_ping=True)
     try:
         with guarded(engine), engine.begin() as connection:
             _migrate(connection)

@@ -18,7 +18,7 @@ from edge_cl_fleet.store import FleetStore
 from edge_cl_fleet.worker import Worker
 from sqlalchemy import insert, text
 
-from edge_cl.errors import ConfigError
+from edge_cl.errors import ConfigError, StoreUnavailable
 from edge_cl.sync import messages
 from tests.fleet.conftest import Working
 from tests.fleet.devices import Board, Radio
@@ -84,7 +84,7 @@ def test_goes_on_after_the_broker_returns(stopped_broker: Broker, tmp_path: Path
     stopped_broker.start()
     store = FleetStore(f"sqlite:///{tmp_path}/fleet.db")
     with working(store, stopped_broker.url) as worker:
-        for n in range(3):
+        for n in range(2):
             radio = Radio(stopped_broker.port)
             radio.sends(Board(f"dev{n}").says("receipt"))
             wait_until(lambda n=n: worker.collector.counts.stored == n + 1, "it is stored")
@@ -93,7 +93,7 @@ def test_goes_on_after_the_broker_returns(stopped_broker: Broker, tmp_path: Path
             wait_until(lambda: not worker.connection.is_up, "the worker saw it go")
             stopped_broker.start()
             wait_until(lambda: worker.connection.is_up, "the worker is back")
-        assert worker.connection.n_connections == 4
+        assert worker.connection.n_connections == 3
     store.close()
 
 
@@ -166,8 +166,11 @@ def test_threads_that_die_are_started_again(broker: Broker, tmp_path: Path, work
     store.close()
 
 
-def test_chunks_are_answered(store: FleetStore, broker: Broker, working: Working) -> None:
-    body = random.Random(1).randbytes(2 * messages.CHUNK_BYTES + 10)
+def test_chunks_are_answered(
+    store: FleetStore, broker: Broker, working: Working, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edge_cl_fleet.chunks.MAX_CHUNKS", 2)
+    body = random.Random(1).randbytes(3 * messages.CHUNK_BYTES + 10)
     sha256 = hashlib.sha256(body).hexdigest()
     with store.engine.begin() as connection:
         row = dict.fromkeys(("name", "bundle_id", "release", "signed_by", "signature"), "x")
@@ -182,7 +185,7 @@ def test_chunks_are_answered(store: FleetStore, broker: Broker, working: Working
         wait_until(lambda: len(radio.heard) == 2, "the two chunks from the second on")
         assert worker.chunks.n_sent == 2
     heard = {topic.rsplit("/", 1)[1]: payload for topic, payload in radio.heard}
-    assert heard["1"] + heard["2"] == body[messages.CHUNK_BYTES :]
+    assert heard["1"] + heard["2"] == body[messages.CHUNK_BYTES : 3 * messages.CHUNK_BYTES]
     assert radio.heard[0][0].startswith(f"edgecl/1/lab/dev1/cmd/chunk/{sha256[:16]}/")
     radio.close()
 
@@ -225,6 +228,34 @@ def test_a_broker_that_knows_only_3_1_1(tmp_path: Path, stopped_broker: Broker, 
         radio.sends(Board().says("receipt"))
         wait_until(lambda: worker.collector.counts.stored == 1, "it is stored")
         radio.close()
+    store.close()
+
+
+def test_stored_first_then_confirmed_to_the_device_then_to_the_broker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+
+    def insert(words: Sequence[Word]) -> list[str]:
+        done.append("tried")
+        if len(done) < 3:
+            raise StoreUnavailable("the disk is full")
+        return plain(words)
+
+    def publish(topic: str, payload: bytes, *, qos: int = 0, expires_s: int = 0) -> bool:
+        done.append(topic)
+        return True
+
+    monkeypatch.setattr("edge_cl_fleet.collector.RETRY_S", (0.01, 0.01))
+    store = FleetStore(f"sqlite:///{tmp_path}/fleet.db")
+    plain = store.insert
+    monkeypatch.setattr(store, "insert", insert)
+    collector = Collector(store, publish, lambda got: done.append(f"broker {len(got)}"))
+    collector.received(Got("edgecl/1/lab/dev1/receipt", Board().says("receipt").payload, False, 7, 1))
+    collector.start()
+    wait_until(lambda: collector.counts.stored, "it is stored")
+    collector.stop()
+    assert done == ["tried", "tried", "tried", "edgecl/1/lab/dev1/cmd/ack", "broker 1"]
     store.close()
 
 
