@@ -14,6 +14,7 @@ from edge_cl_fleet import tables
 from edge_cl_fleet.arrivals import Arrival, Word
 from edge_cl_fleet.collector import Collector
 from edge_cl_fleet.connection import Got, Login, Publish
+from edge_cl_fleet.queries import find_device
 from edge_cl_fleet.store import FleetStore
 from edge_cl_fleet.worker import Worker
 from sqlalchemy import insert, text
@@ -46,6 +47,20 @@ def test_stores_once_and_confirms(store: FleetStore, broker: Broker, working: Wo
         wait_until(lambda: radio.acked() == set(ids), "all are confirmed")
         assert stored(store) == ids
         assert any(topic == messages.HELLO for topic, _ in radio.heard)
+    radio.close()
+
+
+def test_who_died_while_no_worker_was_there_is_known_to_be_gone(
+    store: FleetStore, broker: Broker, working: Working
+) -> None:
+    radio, board = Radio(broker.port), Board()
+    with working(store, broker.url) as worker:
+        radio.sends(board.presence(retained=True), board.says("receipt"))
+        wait_until(lambda: worker.collector.counts.stored == 1, "the worker knows it")
+    assert find_device(store, "dev1").online
+    radio.sends(board.presence(False, retained=True))
+    with working(store, broker.url):
+        wait_until(lambda: not find_device(store, "dev1").online, "the worker hears that it is gone")
     radio.close()
 
 
