@@ -9,8 +9,6 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-import psycopg
-
 from tests.mosquitto import free_port
 
 
@@ -87,6 +85,8 @@ class PostgreSQL:
         """Of a database made for this call."""
         self._n_databases += 1
         name = f"fleet{self._n_databases}"
+        import psycopg  # here: tests that need no server run without it
+
         server = f"postgresql://edgecl@127.0.0.1:{self.port}"
         with psycopg.connect(f"{server}/postgres", autocommit=True) as connection:
             connection.execute(f"CREATE DATABASE {name}")  # type: ignore[arg-type]
@@ -94,6 +94,8 @@ class PostgreSQL:
 
     def checkpoint(self) -> None:
         """Write everything to its place, so that the log may be used again."""
+        import psycopg
+
         with psycopg.connect(
             f"postgresql://edgecl@127.0.0.1:{self.port}/postgres", autocommit=True
         ) as connection:

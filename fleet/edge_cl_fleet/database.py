@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event, exc, insert, inspect, select, text
@@ -32,11 +33,13 @@ MIGRATIONS: list[Callable[[Connection], None]] = [_first]
 """Step i leads from version i to i + 1. A step is never changed once it was released; a new one is added."""
 
 
-def open_engine(url: str) -> Engine:
+def open_engine(url: str, *, create: bool = True) -> Engine:
     """An engine for ``sqlite:///fleet.db`` or ``postgresql://user@host/name``, its schema up to date.
 
     Transactions on SQLite begin with the right to write, so that two workers wait for each other instead of
     failing; :func:`reading` gives one for queries.
+
+    Without `create` a file that is not there is not made.
 
     Raises
     ------
@@ -48,6 +51,8 @@ def open_engine(url: str) -> Engine:
         When the database cannot be reached or opened.
     """
     parsed = _parse(url)
+    if not create and parsed.get_backend_name() == "sqlite" and not Path(str(parsed.database)).exists():
+        raise FleetError(f"there is no store at {parsed.database}; edge-cl fleet serve makes it")
     if parsed.get_backend_name() == "sqlite":
         engine = create_engine(parsed, connect_args={"timeout": BUSY_S, "check_same_thread": False})
         event.listen(engine, "connect", _on_sqlite_connect)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import random
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
@@ -13,7 +15,8 @@ import pytest
 from edge_cl_fleet import tables
 from edge_cl_fleet.arrivals import Arrival, Word
 from edge_cl_fleet.collector import Collector
-from edge_cl_fleet.connection import Got, Login, Publish
+from edge_cl_fleet.connection import Connection, Got, Login, Publish
+from edge_cl_fleet.queries import find_device
 from edge_cl_fleet.store import FleetStore
 from edge_cl_fleet.worker import Worker
 from sqlalchemy import insert, text
@@ -46,6 +49,20 @@ def test_stores_once_and_confirms(store: FleetStore, broker: Broker, working: Wo
         wait_until(lambda: radio.acked() == set(ids), "all are confirmed")
         assert stored(store) == ids
         assert any(topic == messages.HELLO for topic, _ in radio.heard)
+    radio.close()
+
+
+def test_who_died_while_no_worker_was_there_is_known_to_be_gone(
+    store: FleetStore, broker: Broker, working: Working
+) -> None:
+    radio, board = Radio(broker.port), Board()
+    with working(store, broker.url) as worker:
+        radio.sends(board.presence(retained=True), board.says("receipt"))
+        wait_until(lambda: worker.collector.counts.stored == 1, "the worker knows it")
+    assert find_device(store, "dev1").online
+    radio.sends(board.presence(False, retained=True))
+    with working(store, broker.url):
+        wait_until(lambda: not find_device(store, "dev1").online, "the worker hears that it is gone")
     radio.close()
 
 
@@ -280,6 +297,30 @@ def test_a_message_that_nobody_foresaw_takes_no_other_with_it(
     assert collector.counts.stored == len(stored(store)) == 4
     assert sorted(got.mid for got in confirmed) == [1, 2, 3, 4, 5]
     store.close()
+
+
+def test_no_more_is_taken_than_the_network_takes(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edge_cl_fleet.connection.MAX_WAITING_BYTES", 250_000)
+    connection = Connection(Login(broker.url), "test", ["a/b"], lambda got: None)
+    assert not connection.publish("x", b"")  # there is no connection
+    connection.start()
+    wait_until(lambda: connection.is_up, "it is connected")
+    with stalled(connection):
+        assert [connection.publish("x", bytes(100_000), qos=n % 2) for n in range(3)] == [True, True, False]
+    for qos in (0, 1) * 10:
+        wait_until(lambda qos=qos: connection.publish("x", bytes(100_000), qos=qos), "there is room again")
+    wait_until(lambda: connection._waiting_bytes == 0, "all is taken")
+    connection.stop()
+
+
+@contextmanager
+def stalled(connection: Connection) -> Iterator[None]:
+    """The connection's thread does nothing meanwhile."""
+    go_on = threading.Event()
+    connection._outgoing.append(lambda client: go_on.wait(10))
+    connection._wake()
+    yield
+    go_on.set()
 
 
 def test_settings_that_cannot_work_are_refused(tmp_path: Path) -> None:
