@@ -191,7 +191,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="s
     `accuracy_now` is prequential (predicted before learned) over the last 200 labels, or None before the
     first label. `held` is bytes by holder; `held_bytes` their sum; `written_bytes` what was written to disk
     since this state began; `n_held` labels wait for a review. `sleep_state` says how far a sleep is, what it
-    waits for, or how many labels it would have.
+    waits for, or how many labels it would have. `installed` says what bundles were installed over the first
+    one, and how far a new one is.
     """
 
     bundle_name: str
@@ -213,6 +214,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="s
     recovered: str
     written_bytes: int = 0
     n_held: int = 0
+    installed: str = ""
     alarm: str
 
 
