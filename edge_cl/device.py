@@ -39,7 +39,6 @@ class Device:
         """What installs bundles; whoever has a way to the fleet gives it `report` and `want`."""
         self.other_alarm: Callable[[], str] = str
         """As the learner's."""
-        self._note = place.note
 
     @property
     def learner(self) -> Learner:
@@ -95,7 +94,7 @@ class Device:
         return self.upgrade.undo()
 
     def _alarm(self) -> str:
-        return "; ".join(filter(None, [self.other_alarm(), self._slots.note]))
+        return "; ".join(filter(None, [self.other_alarm(), self._slots.said]))
 
     def __enter__(self) -> Self:
         return self

@@ -8,7 +8,6 @@ a power cut leaves the old or the new one. Damaged or lost, the device runs home
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import logging
 import os
 import shutil
@@ -20,68 +19,19 @@ from typing import Any, NamedTuple, Self
 import msgspec
 
 from edge_cl.commands import Release
-from edge_cl.comparison import Comparison, Probation
+from edge_cl.comparison import Probation
 from edge_cl.errors import BudgetExceeded, EdgeCLError, StateError, StateUnwritable
+from edge_cl.pointer import HOME, Coming, read_pointer, write_pointer
 from edge_cl.release import bundle_id_of
 from edge_cl.revisions import Forget, Rename, Revision
 from edge_cl.state import JOURNAL, StateStore, carry_back, class_names_now, locked, revise, sync_folder
 
 log = logging.getLogger(__name__)
 
-POINTER, FOLDER, BUNDLE = "slot.json", "slots", "bundle.ecl"
-FORMAT_VERSION = 1
+FOLDER, BUNDLE = "slots", "bundle.ecl"
 MOST_BOOTS = 3
 """Starts in a row that may fail before the slot is given up."""
-HOME = ""
 _DIGITS = 16
-
-
-class Coming(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """An installation under way: command `id`; `file` is where a person gave it; `boots` as the pointer's."""
-
-    release: Release
-    slot: str
-    id: str = ""
-    file: str = ""
-    fetched: bool = False
-    boots: int = 0
-    seen: Comparison = Comparison()
-
-
-class Pointer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What ``slot.json`` says. A slot is the name of its folder, "" is home.
-
-    Attributes
-    ----------
-    home_id, home_path
-        The bundle that the device was started with; the slots are of no use to another one.
-    active, previous, since_s
-        Previous is where a rollback leads; `since_s` is by the wall clock.
-    boots
-        Starts of the active slot in a row of which none went well yet.
-    encoders
-        Hash of each slot's encoder: labels can be carried over where they are the same.
-    installed
-        Command id and release of the active slot, for reports.
-    coming, probation
-        What is under way.
-    untold
-        A report that was perhaps not given yet.
-    """
-
-    format_version: int = FORMAT_VERSION
-    home_id: str = ""
-    home_path: str = ""
-    active: str = HOME
-    previous: str = HOME
-    since_s: float = 0.0
-    boots: int = 0
-    encoders: dict[str, str] = {}
-    names: dict[str, str] = {}
-    installed: tuple[str, str, str] = ("", "", "")
-    coming: Coming | None = None
-    probation: Probation | None = None
-    untold: dict[str, Any] = {}
 
 
 class Place(NamedTuple):
@@ -105,9 +55,9 @@ class Slots:
         except OSError as error:
             raise StateUnwritable(f"{self.root}: cannot make the state folder ({error.strerror})") from error
         self._lock: int | None = locked(self.root, "slots.lock")
-        self.pointer, self.note = _read(self.root)
-        if self.note:
-            log.error("%s", self.note)
+        self.pointer, self.said = read_pointer(self.root)
+        if self.said:
+            log.error("%s", self.said)
         self.home = Path(self.pointer.home_path)
 
     # ------------------------------------------------------------------ which one runs
@@ -124,7 +74,7 @@ class Slots:
             elif not (self.folder(slot) / BUNDLE).exists():
                 self.roll_back(f"{self.folder(slot) / BUNDLE} is missing")
             else:
-                self._try_change(boots=self.pointer.boots + 1)
+                self.note(boots=self.pointer.boots + 1)
                 break
         self.tidy()
         return self.place(self.pointer.active)
@@ -132,12 +82,12 @@ class Slots:
     def came_up(self) -> None:
         """The active slot answers: the next start is counted anew."""
         if self.pointer.boots:
-            self._try_change(boots=0)
+            self.note(boots=0)
 
     def place(self, slot: str) -> Place:
         """A slot's bundle and folder."""
         bundle = self.home if slot == HOME else self.folder(slot) / BUNDLE
-        return Place(bundle, self.folder(slot), self.note)
+        return Place(bundle, self.folder(slot), self.said)
 
     def folder(self, slot: str) -> Path:
         """Where a slot's learned state lies."""
@@ -180,13 +130,13 @@ class Slots:
         slot = release.bundle_id[:_DIGITS]
         if slot in (self.pointer.active, self.pointer.previous):
             slot += "-2"
-        self.change(coming=Coming(release=release, slot=slot, id=id, file=file))
-        self.tidy()
         shutil.rmtree(self.folder(slot), ignore_errors=True)
         try:
             self.folder(slot).mkdir(parents=True, mode=0o700)
         except OSError as error:
             raise StateUnwritable(f"{self.folder(slot)}: cannot be made ({error.strerror})") from error
+        self.change(coming=Coming(release=release, slot=slot, id=id, file=file))
+        self.tidy()
         return self.part
 
     @property
@@ -211,9 +161,11 @@ class Slots:
             self.change_coming(fetched=True)
         return bundle
 
-    def commit(self, encoder: tuple[str, str], accuracy_then: float | None) -> None:
-        """What was coming is active from now on, on probation; `encoder` has the hashes of the old one's and
-        of its own."""
+    def commit(self, encoder: tuple[str, str], accuracy_then: float | None, untold: dict[str, Any]) -> None:
+        """What was coming is active from now on, on probation.
+
+        `encoder` has the hashes of the old one's and of its own; `untold` is the report to be given.
+        """
         coming, old = self.pointer.coming, self.pointer.active
         assert coming is not None
         release = coming.release
@@ -227,14 +179,14 @@ class Slots:
             encoders=self.pointer.encoders | {old: encoder[0], coming.slot: encoder[1]},
             names=self.pointer.names | {coming.slot: release.name},
             installed=(coming.id, release.sha256, release.bundle_id),
+            untold=untold,
         )
         self.tidy()
 
-    def drop(self) -> None:
-        """What was coming comes no more."""
-        if self.pointer.coming is not None:
-            self.change(coming=None)
-            self.tidy()
+    def drop(self, untold: dict[str, Any]) -> None:
+        """What was coming comes no more; `untold` is the report to be given."""
+        self.change(coming=None, untold=untold)
+        self.tidy()
 
     # ------------------------------------------------------------------ a bundle goes
 
@@ -263,7 +215,7 @@ class Slots:
 
     def point_back(self, note: str) -> None:
         """The previous slot is active from now on; `tidy` once the other is closed."""
-        self.note = note
+        self.said = note
         log.warning("%s", note)
         id, sha256, bundle_id = self.pointer.installed
         report = {"id": id, "sha256": sha256, "bundle_id": bundle_id, "phase": "rolled-back", "reason": note}
@@ -283,7 +235,7 @@ class Slots:
     def change(self, **fields: Any) -> None:
         """Replace fields of the pointer, durably. Raises StateUnwritable, and nothing has changed then."""
         pointer = msgspec.structs.replace(self.pointer, **fields)
-        _write(self.root, pointer)
+        write_pointer(self.root, pointer)
         self.pointer = pointer
 
     def change_coming(self, **fields: Any) -> None:
@@ -303,8 +255,8 @@ class Slots:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _try_change(self, **fields: Any) -> None:
-        """A disk that takes nothing must not keep a device from answering."""
+    def note(self, **fields: Any) -> None:
+        """As `change`; where the disk takes nothing, it is known until the next start."""
         try:
             self.change(**fields)
         except StateUnwritable as error:
@@ -328,7 +280,7 @@ class Slots:
             )
         path = str(home.resolve())
         if (found, path) != (self.pointer.home_id, self.pointer.home_path):
-            self._try_change(home_id=found, home_path=path)
+            self.note(home_id=found, home_path=path)
 
     def _slot_folders(self) -> list[Path]:
         with contextlib.suppress(OSError):
@@ -349,14 +301,9 @@ def folder_of(root: Path, slot: str) -> Path:
     return root if slot == HOME else root / FOLDER / slot
 
 
-def read_pointer(root: Path) -> Pointer:
-    """What the pointer says now, for whoever only looks; nothing is locked or changed."""
-    return _read(root)[0]
-
-
 def active_state(root: Path) -> Path:
     """The folder of what the active bundle has learned: what the commands for a stopped device open."""
-    return folder_of(root, read_pointer(root).active)
+    return folder_of(root, read_pointer(root)[0].active)
 
 
 def active_place(root: Path, home: Path) -> Place:
@@ -368,7 +315,7 @@ def active_place(root: Path, home: Path) -> Place:
 def revise_others(root: Path, asked: Revision, source: str) -> None:
     """What was forgotten or renamed in the active slot is so in the others, too, which are closed: going back
     must not bring it back. Other revisions name entries of the active slot alone."""
-    pointer = read_pointer(root)
+    pointer, _ = read_pointer(root)
     if not isinstance(asked, Forget | Rename):
         return
     for slot in {HOME, pointer.previous} - {pointer.active}:
@@ -380,33 +327,6 @@ def revise_others(root: Path, asked: Revision, source: str) -> None:
                 revise(store, asked, source=source, at_s=round(time.time(), 3), class_names=names)
 
 
-def describe_install(pointer: Pointer) -> str:
-    """For a person: what was installed, and how far it is; "" when nothing ever was."""
-    texts = []
-    if pointer.active != HOME:
-        since = time.strftime("%Y-%m-%d %H:%M", time.localtime(pointer.since_s))
-        texts.append(
-            f"{_name(pointer, pointer.active)} since {since}, before it {_name(pointer, pointer.previous)}"
-        )
-    if pointer.probation is not None:
-        texts.append(f"on probation, {pointer.probation.n_trusted} trusted labels so far")
-    if pointer.coming is not None:
-        seen = pointer.coming.seen
-        how_far = (
-            f"in the shadow, {seen.n_trusted} trusted labels and {seen.n_readings:,} readings so far"
-            if pointer.coming.fetched
-            else "being fetched"
-        )
-        texts.append(f"{pointer.coming.release.name} ({pointer.coming.slot[:12]}) {how_far}")
-    return "; ".join(texts)
-
-
-def _name(pointer: Pointer, slot: str) -> str:
-    if slot == HOME:
-        return f"the one at home ({pointer.home_id[:12]})"
-    return f"{pointer.names.get(slot, 'bundle')} ({slot[:12]})"
-
-
 def _files_bytes(folder: Path) -> int:
     total = 0
     with contextlib.suppress(FileNotFoundError):
@@ -414,36 +334,3 @@ def _files_bytes(folder: Path) -> int:
             with contextlib.suppress(FileNotFoundError):
                 total += entry.stat().st_size if entry.is_file() else 0
     return total
-
-
-def _read(root: Path) -> tuple[Pointer, str]:
-    path = root / POINTER
-    try:
-        digest, _, body = path.read_bytes().partition(b"\n")
-        if hashlib.sha256(body).hexdigest().encode() != digest:
-            raise ValueError("its checksum does not fit")
-        pointer = msgspec.json.decode(body, type=Pointer)
-    except FileNotFoundError:
-        return Pointer(), ""
-    except (OSError, ValueError, msgspec.MsgspecError) as error:
-        return Pointer(), f"{path}: damaged ({error}); the device goes on with its own bundle, install again"
-    if pointer.format_version > FORMAT_VERSION:
-        raise StateError(f"{path}: of a newer release (format {pointer.format_version}); upgrade edge-cl")
-    return pointer, ""
-
-
-def _write(root: Path, pointer: Pointer) -> None:
-    body = msgspec.json.encode(pointer)
-    path = root / POINTER
-    part = path.with_suffix(".part")
-    try:
-        with part.open("wb") as file:
-            file.write(hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-        sync_folder(root)
-    except OSError as error:
-        raise StateUnwritable(
-            f"{path}: cannot be written ({error.strerror}); free some disk space or check the card"
-        ) from error

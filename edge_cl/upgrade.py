@@ -13,7 +13,6 @@ must survive a stop is in the slots' pointer; :meth:`Upgrade.resume` goes on fro
 from __future__ import annotations
 
 import logging
-import queue
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -26,13 +25,15 @@ from edge_cl.bundle import Bundle
 from edge_cl.commands import Release
 from edge_cl.comparison import Least
 from edge_cl.config import Settings
+from edge_cl.delivery import Delivery
 from edge_cl.errors import BundleError, EdgeCLError, StateError, StateUnwritable
 from edge_cl.learner import Learner
+from edge_cl.pointer import HOME, describe_install
+from edge_cl.probation import Watch
 from edge_cl.records import Answer, Decision, Event, Reading, Receipt
 from edge_cl.release import check_release, encoder_hash
-from edge_cl.shadow import Answers, Shadow, check_bundle
-from edge_cl.slots import HOME, MOST_BOOTS, Slots, describe_install
-from edge_cl.sync.fetch import Fetch
+from edge_cl.shadow import Shadow, check_bundle
+from edge_cl.slots import MOST_BOOTS, Place, Slots
 from edge_cl.sync.messages import InstallReport
 from edge_cl.trust import trust_in
 from edge_cl.trust.teachers import TRUSTED
@@ -43,8 +44,6 @@ WELL_AFTER_S = 60.0
 """A start that lasted so long without a reading went well, too."""
 NOTE_EVERY = 100
 """Readings between two notes of how far the shadow is; a trusted label is noted at once."""
-MOST_CHUNKS = 16
-"""That came and were not written yet."""
 
 
 class Upgrade:
@@ -83,10 +82,9 @@ class Upgrade:
         self._slots, self._settings, self._clock = slots, settings, clock
         self._least = least
         self._slice_s = settings.sleep.slice_ms / 1000
-        self._fetch: Fetch | None = None
+        self._delivery: Delivery | None = None
         self._shadow: Shadow | None = None
-        self._chunks: queue.Queue[tuple[str, int, bytes]] = queue.Queue(MOST_CHUNKS)
-        self._answers = Answers()
+        self._watch = Watch(slots, least.probation)
         self._decision: Decision | None = None
         self._swap: Callable[[], None] | None = None
         self._began_s = clock()
@@ -129,8 +127,8 @@ class Upgrade:
         told: list[InstallReport] = []
         self.report = told.append
         self.install(release, file=file)
-        while self._fetch is not None:
-            self._go_on_fetching(self._fetch)
+        while self._delivery is not None:
+            self._go_on_fetching(self._delivery)
         self._commit("a person installed it while the device was stopped")
         if self.learner.bundle.bundle_id != release.bundle_id:
             raise BundleError(f"not installed: {told[-1].reason}")
@@ -148,12 +146,9 @@ class Upgrade:
         return "going back to the bundle before"
 
     def chunk(self, begins: str, index: int, body: bytes) -> None:
-        """A chunk of the file whose SHA-256 `begins` so came; from any thread. Too many at once are dropped:
-        they are asked for again."""
-        try:
-            self._chunks.put_nowait((begins, index, body))
-        except queue.Full:
-            log.info("a chunk came too soon and was dropped")
+        """A chunk of the file whose SHA-256 `begins` so came; from any thread."""
+        if (delivery := self._delivery) is not None:
+            delivery.chunk(begins, index, body)
 
     # ------------------------------------------------------------------ in the run loop
 
@@ -193,7 +188,7 @@ class Upgrade:
         swap, self._swap = self._swap, None
         swap()
         self._wear(self.learner)
-        self._answers = Answers()
+        self._watch = Watch(self._slots, self._least.probation)
         return True
 
     def resume(self) -> None:
@@ -203,7 +198,7 @@ class Upgrade:
         self._resumed = True
         if untold := self._slots.pointer.untold:
             self.report(msgspec.convert(untold, InstallReport))
-            self._slots.change(untold={})
+            self._slots.note(untold={})
         coming = self._slots.pointer.coming
         if coming is None:
             return
@@ -216,8 +211,8 @@ class Upgrade:
 
     def close(self) -> None:
         """Stop; what is under way goes on at the next start."""
-        if self._fetch is not None:
-            self._fetch.close()
+        if self._delivery is not None:
+            self._delivery.fetch.close()
         if self._shadow is not None:
             self._note_seen()
             self._shadow.close()
@@ -229,7 +224,7 @@ class Upgrade:
             coming = msgspec.structs.replace(self._slots.pointer.coming, seen=self._shadow.seen)
             return describe_install(msgspec.structs.replace(self._slots.pointer, coming=coming))
         text = describe_install(self._slots.pointer)
-        return f"{text} ({self._fetch.n_have} of {len(self._fetch.release.chunks)})" if self._fetch else text
+        return f"{text}, {self._delivery.describe()}" if self._delivery else text
 
     # ------------------------------------------------------------------ step by step
 
@@ -237,8 +232,8 @@ class Upgrade:
         if self._began_s and self._clock() >= self._began_s + WELL_AFTER_S:
             self._began_s = 0.0
             self._slots.came_up()
-        if self._fetch is not None:
-            self._go_on_fetching(self._fetch)
+        if self._delivery is not None:
+            self._go_on_fetching(self._delivery)
         elif self._shadow is not None:
             shadow = self._shadow
             self._guarded(lambda: shadow.step(self._slice_s, busy))
@@ -247,37 +242,20 @@ class Upgrade:
     def _begin_fetching(self) -> None:
         coming = self._slots.pointer.coming
         assert coming is not None
-        release = coming.release
-        if coming.file:
-            source = Path(coming.file)
-            want: Callable[[int, int], None] = lambda first, n: self._copy(source, release, first, n)  # noqa: E731
-        else:
-            want = lambda first, n: self.want(release.sha256, first, n)  # noqa: E731
-        self._fetch = Fetch(release, self._slots.part, want, clock=self._clock)
+        self._delivery = Delivery(
+            coming.release,
+            self._slots.part,
+            file=Path(coming.file) if coming.file else None,
+            want=self.want,
+            clock=self._clock,
+        )
 
-    def _copy(self, source: Path, release: Release, first: int, n: int) -> None:
-        """Chunks of a file that lies on this machine."""
-        try:
-            with source.open("rb") as file:
-                file.seek(first * release.chunk_bytes)
-                for index in range(first, first + n):
-                    self.chunk(release.sha256, index, file.read(release.chunk_bytes))
-        except OSError as error:
-            self._give_up(f"{source}: cannot be read ({error.strerror})")
-
-    def _go_on_fetching(self, fetch: Fetch) -> None:
-        while fetch.state == "fetching" and not self._chunks.empty():
-            begins, index, body = self._chunks.get_nowait()
-            if fetch.release.sha256.startswith(begins):
-                fetch.chunk(index, body)
-        until_s = self._clock() + self._slice_s / 2
-        fetch.step()
-        while fetch.state in ("looking", "checking") and self._clock() < until_s:
-            fetch.step()
-        if fetch.state == "failed":
-            self._give_up(fetch.reason)
-        elif fetch.state == "done":
-            self._fetch = None
+    def _go_on_fetching(self, delivery: Delivery) -> None:
+        delivery.step(self._slice_s)
+        if delivery.fetch.state == "failed":
+            self._give_up(delivery.fetch.reason)
+        elif delivery.fetch.state == "done":
+            self._delivery = None
             self._guarded(self._arrived)
 
     def _arrived(self) -> None:
@@ -312,8 +290,7 @@ class Upgrade:
 
     def _answered(self, reading: Reading, decision: Decision) -> None:
         if self._shadow is None:
-            if self._slots.pointer.probation is not None:
-                self._answers.add(reading.id, decision.label)
+            self._watch.answered(decision)
             return
         shadow = self._shadow
         self._guarded(lambda: shadow.answer(reading, decision))
@@ -330,13 +307,17 @@ class Upgrade:
             self._guarded(lambda: shadow.hear(receipt, trusted=trusted))
             if self._shadow is not None and shadow.seen.n_trusted > before:
                 self._note_seen()
-        elif trusted and receipt.status == "learned" and receipt.kind == "is":
-            self._watch_probation(receipt)
+        elif trusted and (receipt.status, receipt.kind) == ("learned", "is") and self._swap is None:
+            verdict = self._watch.hear(receipt, self.learner.knowledge.naming.resolve)
+            if verdict.action == "roll back":
+                self._go_back(verdict.reason)
 
     def _note_seen(self) -> None:
         assert self._shadow is not None
         self._noted = self._shadow.seen.n_readings
-        self._quietly(lambda seen: self._slots.change_coming(seen=seen, boots=0), self._shadow.seen)
+        coming = self._slots.pointer.coming
+        if coming is not None:
+            self._slots.note(coming=msgspec.structs.replace(coming, seen=self._shadow.seen, boots=0))
 
     # ------------------------------------------------------------------ verdicts
 
@@ -361,8 +342,7 @@ class Upgrade:
 
         def commit() -> None:
             shadow.finish()
-            self._slots.change(untold=msgspec.to_builtins(report))
-            self._slots.commit(hashes, then)
+            self._slots.commit(hashes, then, msgspec.to_builtins(report))
 
         if not self._guarded(commit):
             return
@@ -370,58 +350,38 @@ class Upgrade:
         self._quietly(lambda _: old.close(), None)
         self._told(report)
 
-    def _watch_probation(self, receipt: Receipt) -> None:
-        probation, answers = self._slots.pointer.probation, self._answers.take(receipt.reading_id)
-        if probation is None or answers is None or self._swap is not None:
-            return
-        meant = self.learner.knowledge.naming.resolve
-        probation = msgspec.structs.replace(
-            probation,
-            n_trusted=probation.n_trusted + 1,
-            right=probation.right + (meant(answers[0]) == meant(receipt.label)),
-        )
-        verdict = comparison.judge_probation(probation, self._least.probation)
-        kept = None if verdict.action == "commit" else probation
-        self._quietly(lambda kept: self._slots.change(probation=kept), kept)
-        if verdict.action == "roll back":
-            self._go_back(verdict.reason)
-
     def _go_back(self, reason: str) -> None:
         log.warning("going back to the bundle before: %s", reason)
         self._swap = lambda: self._roll_back(reason)
 
     def _roll_back(self, reason: str) -> None:
         """Open the previous slot before the active one is let go: when that fails, it stays."""
-        slots, new = self._slots, self.learner
+        slots, new, old = self._slots, self.learner, None
         name = new.bundle.manifest.name
-        place = slots.place(slots.pointer.previous)
         try:
-            new.commit()
             carried = slots.carry_back()
-            old = self._open(slots.pointer.previous, place.bundle)
+            old = self._open(slots.place(slots.pointer.previous))
             slots.point_back(f"went back from bundle {name}: {reason}; {carried}")
         except (EdgeCLError, OSError) as error:
+            if old is not None:
+                old.__exit__(type(error), error, None)
             log.error("bundle %s stays, the one before cannot be opened: %s", name, error)
-            self._quietly(lambda _: slots.change(probation=None), None)
+            slots.note(probation=None)
             id, sha256, bundle_id = slots.pointer.installed
-            self.report(
-                InstallReport(
-                    id=id, sha256=sha256, bundle_id=bundle_id, phase="failed",
-                    reason=f"was to be rolled back ({reason}), but the bundle before cannot be opened: {error}",
-                )
-            )  # fmt: skip
+            why = f"was to be rolled back ({reason}), but the bundle before cannot be opened: {error}"
+            self.report(InstallReport(id=id, sha256=sha256, bundle_id=bundle_id, phase="failed", reason=why))
             return
         self._quietly(lambda _: new.close(), None)
         slots.tidy()
         self.learner = old
         self._told(msgspec.convert(slots.pointer.untold, InstallReport))
 
-    def _open(self, slot: str, bundle: Path) -> Learner:
+    def _open(self, place: Place) -> Learner:
         return Learner.from_bundle(
-            Bundle.load(bundle),
-            state_dir=self._slots.folder(slot),
+            Bundle.load(place.bundle),
+            state_dir=place.folder,
             settings=self._settings,
-            beside=self._slots.beside(slot),
+            beside=self._slots.beside(self._slots.pointer.previous),
         )
 
     def _give_up(self, reason: str, phase: str = "failed") -> None:
@@ -431,13 +391,12 @@ class Upgrade:
             return
         log.warning("bundle %s is not installed: %s", coming.release.name, reason)
         report = self._report_of(phase, coming.release, coming.id, reason)
-        if self._fetch is not None:
-            self._fetch.close()
-        shadow, self._fetch, self._shadow, self._swap = self._shadow, None, None, None
+        if self._delivery is not None:
+            self._delivery.fetch.close()
+        shadow, self._delivery, self._shadow, self._swap = self._shadow, None, None, None
         if shadow is not None:
             shadow.drop()
-        self._quietly(lambda told: self._slots.change(untold=told), msgspec.to_builtins(report))
-        self._quietly(lambda _: self._slots.drop(), None)
+        self._quietly(self._slots.drop, msgspec.to_builtins(report))
         self._told(report)
 
     # ------------------------------------------------------------------ within
@@ -487,7 +446,7 @@ class Upgrade:
 
     def _told(self, report: InstallReport) -> None:
         self.report(report)
-        self._quietly(lambda _: self._slots.change(untold={}), None)
+        self._slots.note(untold={})
 
 
 def _name(settings: Settings) -> str:

@@ -68,12 +68,13 @@ def find_status(state_dir: Path) -> tuple[Status | None, str, float]:
     try:
         reply = ask(state_dir / SOCKET_NAME, Request(op="status"), timeout_s=5.0)
     except DeviceNotRunning:
-        from edge_cl.slots import active_state, describe_install, read_pointer
+        from edge_cl.pointer import describe_install, read_pointer
+        from edge_cl.slots import active_state
         from edge_cl.state import describe
 
         found = describe(active_state(state_dir))
         if found is not None:
-            found = msgspec.structs.replace(found, installed=describe_install(read_pointer(state_dir)))
+            found = msgspec.structs.replace(found, installed=describe_install(read_pointer(state_dir)[0]))
         return found, "stopped", 0.0
     return reply.status, "running", reply.age_s
 

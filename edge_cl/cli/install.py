@@ -43,17 +43,18 @@ def install(bundle: Path | None, undo: bool, config: Path | None, state_dir: Pat
 
 
 def _undo_stopped(state_dir: Path) -> str:
-    from edge_cl.slots import HOME, Slots
+    from edge_cl.pointer import HOME
+    from edge_cl.slots import Slots
 
     with Slots(_existing(state_dir)) as slots:
         if slots.pointer.coming is not None:
             name = slots.pointer.coming.release.name
-            slots.drop()
+            slots.drop({})
             return f"bundle {name} is not installed"
         if slots.pointer.active == HOME:
             raise StateError("no bundle was installed over the one that the device was started with")
         slots.roll_back("a person asked for it")
-        return slots.note
+        return slots.said
 
 
 def _install_stopped(bundle: Path, state_dir: Path, config: Path | None) -> str:

@@ -61,6 +61,7 @@ class Fetch:
         """Chunks that were not what was asked for."""
         self._missing = dict.fromkeys(range(len(release.chunks)))
         self._asked: set[int] = set()
+        self._next = 0
         self._ask_at_s = 0.0
         self._bad: Counter[object] = Counter()
         self._download: _Download | None = None
@@ -81,9 +82,7 @@ class Fetch:
             elif self.state == "fetching":
                 self._follow_url() if self.release.url else self._ask()
         except OSError as error:
-            self._fail(
-                f"{self._path}: cannot be written ({error.strerror}); free some disk or check the card"
-            )
+            self.fail(f"{self._path}: cannot be written ({error.strerror}); free some disk or check the card")
 
     def chunk(self, index: int, body: bytes) -> None:
         """A chunk came. What was not missing, or is not what it should be, is dropped and counted."""
@@ -100,9 +99,7 @@ class Fetch:
             file.seek(index * self.release.chunk_bytes)
             file.write(body)
         except OSError as error:
-            self._fail(
-                f"{self._path}: cannot be written ({error.strerror}); free some disk or check the card"
-            )
+            self.fail(f"{self._path}: cannot be written ({error.strerror}); free some disk or check the card")
             return
         del self._missing[index]
         self._asked.discard(index)
@@ -149,13 +146,14 @@ class Fetch:
         late = self._clock() >= self._ask_at_s
         if self._asked and not late:
             return
-        first = next(iter(self._missing))
-        n = 1
-        while n < AT_ONCE and first + n in self._missing:
-            n += 1
-        self._asked = set(range(first, first + n))
+        order = sorted(self._missing, key=lambda index: (index < self._next, index))[:AT_ONCE]
+        self._next = order[-1] + 1  # one that never comes does not keep the others waiting
+        self._asked = set(order)
         self._ask_at_s = self._clock() + ASK_AGAIN_S
-        self._want(first, n)
+        while order:
+            n = next((k for k in range(1, len(order)) if order[k] != order[0] + k), len(order))
+            self._want(order[0], n)
+            order = order[n:]
 
     # ------------------------------------------------------------------ a URL
 
@@ -204,9 +202,10 @@ class Fetch:
     def _count(self, what: object, problem: str) -> None:
         self._bad[what] += 1
         if self._bad[what] >= MOST_FAILURES:
-            self._fail(f"{problem}, {MOST_FAILURES} times; add the bundle to the fleet again")
+            self.fail(f"{problem}, {MOST_FAILURES} times; add the bundle to the fleet again")
 
-    def _fail(self, reason: str) -> None:
+    def fail(self, reason: str) -> None:
+        """Give up."""
         self.close()
         self.state, self.reason = "failed", reason
 
