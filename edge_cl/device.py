@@ -39,6 +39,7 @@ class Device:
         """What installs bundles; whoever has a way to the fleet gives it `report` and `want`."""
         self.other_alarm: Callable[[], str] = str
         """As the learner's."""
+        self.learner.other_alarm = self._alarm
 
     @property
     def learner(self) -> Learner:
