@@ -18,6 +18,9 @@ Ask: TypeAlias = Literal[
 ]
 """What a key may be allowed; ``release`` besides, to sign bundles."""
 
+MAX_VALID_S = 7 * 86400.0
+"""No command is valid for longer."""
+
 ResultStatus: TypeAlias = Literal["done", "failed", "refused", "expired", "interrupted"]
 
 

@@ -6,14 +6,17 @@ import difflib
 import re
 import tomllib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import msgspec
 
 from edge_cl.budget import MIB, Budget
+from edge_cl.commands import Ask
 from edge_cl.errors import ConfigError
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+_PUBLIC_KEY = re.compile(r"[0-9a-f]{64}")
+_TOPIC_PREFIX = re.compile(r"[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)*")
 _NIGHT = re.compile(r"(([01]\d|2[0-3]):[0-5]\d)-(?!\1)([01]\d|2[0-3]):[0-5]\d")
 SAMPLER_NAMES = ("balanced", "recent", "hard-first", "easy-first", "spaced")
 
@@ -147,15 +150,67 @@ class StateSettings(Section, frozen=True, kw_only=True):
 
 
 class MqttSettings(Section, frozen=True, kw_only=True):
-    """Where status goes. `url` is ``mqtt://host[:port]`` or ``mqtts://…``; "" means no MQTT.
+    """The broker, and what it is told. `url` is ``mqtt://host[:port]`` or ``mqtts://…``; "" means no MQTT.
 
-    The password is read from the environment variable ``EDGE_CL_MQTT_PASSWORD``.
+    The password is read from the environment variable ``EDGE_CL_MQTT_PASSWORD``. A client certificate's
+    private key is a file of its own, readable for the device's user only.
+
+    Attributes
+    ----------
+    ca_file
+        Certificates that the broker's must descend from (PEM); "" for those of the system.
+    cert_file, key_file
+        The device's own certificate and its private key (PEM), for a broker that asks for one.
+    confirm
+        Whose word lets a message leave the outbox: the fleet ``server``'s, once it is in its store, or the
+        ``broker``'s, where no server runs; what a broker loses is then lost.
+    status_s, summary_s, health_s
+        How often the state, a summary of the decisions and a health report are sent.
+    discovery
+        Home Assistant's discovery prefix, usually "homeassistant"; "" for none.
     """
 
     url: str = ""
     username: str = ""
     ca_file: str = ""
+    cert_file: str = ""
+    key_file: str = ""
+    confirm: Literal["server", "broker"] = "server"
     status_s: float = 5.0
+    summary_s: float = 60.0
+    health_s: float = 300.0
+    discovery: str = ""
+
+
+Permission: TypeAlias = Literal[Ask, "release"]
+"""What a key may be allowed: to ask for something, or to sign the bundles that may be installed."""
+
+
+class KeySettings(Section, frozen=True, kw_only=True):
+    """Whose signature counts, and for what. `public` is what ``edge-cl fleet keygen`` prints."""
+
+    public: str
+    allow: list[Permission] = []
+
+
+class CommandSettings(Section, frozen=True, kw_only=True):
+    """Which orders are obeyed that come over MQTT.
+
+    Attributes
+    ----------
+    unsigned
+        What whoever may write the topics ``cmd/label``, ``cmd/sleep``, ``cmd/undo`` may ask for without a
+        signature; none: nothing.
+    keys
+        Who may sign orders, by name, and which; needs ``pip install 'edge-cl[signed]'``::
+
+            [commands.keys.fleet]
+            public = "…64 hexadecimal digits…"
+            allow = ["label", "sleep", "set", "report", "install"]
+    """
+
+    unsigned: tuple[Literal["label", "sleep", "undo"], ...] = ("label", "sleep", "undo")
+    keys: dict[str, KeySettings] = {}
 
 
 class Settings(Section, frozen=True, kw_only=True):
@@ -169,6 +224,7 @@ class Settings(Section, frozen=True, kw_only=True):
     sleep: SleepSettings = SleepSettings()
     state: StateSettings = StateSettings()
     mqtt: MqttSettings = MqttSettings()
+    commands: CommandSettings = CommandSettings()
 
     def to_budget(self) -> Budget:
         """The byte budget that the settings describe."""
@@ -224,6 +280,8 @@ def _bounds(s: Settings) -> list[tuple[str, object, bool, str]]:
         ("state.snapshot_labels", s.state.snapshot_labels),
         ("state.history_mb", s.state.history_mb),
         ("mqtt.status_s", s.mqtt.status_s),
+        ("mqtt.summary_s", s.mqtt.summary_s),
+        ("mqtt.health_s", s.mqtt.health_s),
     ]
     not_negative = [
         ("sleep.after_labels", s.sleep.after_labels),
@@ -245,13 +303,36 @@ def _bounds(s: Settings) -> list[tuple[str, object, bool, str]]:
             (f"trust.sources.{who}", trust, 0 <= trust <= 1, "0 to 1")
             for who, trust in s.trust.sources.items()
         ],
-        (
-            "mqtt.url",
-            s.mqtt.url,
-            not s.mqtt.url or "://" in s.mqtt.url,
-            "mqtt://host:port or mqtts://host:port",
-        ),
+        *_mqtt_bounds(s.mqtt),
+        *_command_bounds(s.commands),
         *_sleep_bounds(s.sleep),
+    ]
+
+
+def _mqtt_bounds(s: MqttSettings) -> list[tuple[str, object, bool, str]]:
+    tls = not s.cert_file or s.url == "" or s.url.startswith("mqtts://")
+    prefix = not s.discovery or bool(_TOPIC_PREFIX.fullmatch(s.discovery))
+    return [
+        ("mqtt.url", s.url, not s.url or "://" in s.url, "mqtt://host:port or mqtts://host:port"),
+        ("mqtt.cert_file", s.cert_file, tls, "only with a url that begins with mqtts://"),
+        ("mqtt.key_file", s.key_file, not (s.key_file and not s.cert_file), "only together with cert_file"),
+        ("mqtt.discovery", s.discovery, prefix, 'a topic of a-z, A-Z, 0-9, - and _, or "" for none'),
+    ]
+
+
+def _command_bounds(s: CommandSettings) -> list[tuple[str, object, bool, str]]:
+    name = "1 to 63 of a-z, 0-9 and -, beginning with a letter or digit, as a key's name"
+    return [
+        *[("commands.keys", who, bool(_NAME.fullmatch(who)), name) for who in s.keys],
+        *[
+            (
+                f"commands.keys.{who}.public",
+                key.public,
+                bool(_PUBLIC_KEY.fullmatch(key.public)),
+                "64 hexadecimal digits, a-f in lower case, as `edge-cl fleet keygen` prints them",
+            )
+            for who, key in s.keys.items()
+        ],
     ]
 
 

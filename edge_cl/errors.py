@@ -14,7 +14,10 @@
     ├── NumericalError       a computation broke down; the head is rebuilt from memory
     ├── BudgetExceeded       something does not fit into the byte budget
     ├── SyncError            the broker refused or cannot be reached; the outbox is kept
-    │   └── DeviceNotRunning     nobody serves the state folder's control socket
+    │   ├── DeviceNotRunning     nobody serves the state folder's control socket
+    │   └── CommandRefused       an order from afar is not obeyed; its `code` says why
+    ├── FleetError           what was asked of the fleet server cannot be done
+    │   └── StoreUnavailable     its database cannot be reached, read or written; try again later
     └── DataError            a data set cannot be fetched, checked or understood
 
 Every message says what was wrong, what was found and what to do. A caller's own
@@ -72,6 +75,26 @@ class SyncError(EdgeCLError):
 
 class DeviceNotRunning(SyncError):
     """Nobody serves the state folder's control socket."""
+
+
+class CommandRefused(SyncError):
+    """An order from afar is not obeyed.
+
+    `code` is one word for counters; `command_id` is "" unless the order's signature was good.
+    """
+
+    def __init__(self, code: str, message: str, command_id: str = "") -> None:
+        super().__init__(message)
+        self.code = code
+        self.command_id = command_id
+
+
+class FleetError(EdgeCLError):
+    """What was asked of the fleet server cannot be done."""
+
+
+class StoreUnavailable(FleetError):
+    """The fleet's database cannot be reached, read or written at the moment."""
 
 
 class DataError(EdgeCLError):

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.mosquitto import MOSQUITTO, Broker
+from tests.postgres import MISSING, PostgreSQL
 
 # Tests on real data look in $EDGE_CL_DATA, then in a shared folder beside the checkout.
 SHARED = Path(__file__).parents[2] / "shared" / "data"
@@ -31,3 +32,25 @@ def broker(stopped_broker: Broker) -> Broker:
     """A running broker; `broker.url` is where."""
     stopped_broker.start()
     return stopped_broker
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgreSQL]:
+    """A running PostgreSQL; `postgres.url()` gives an empty database."""
+    if MISSING:
+        pytest.skip(MISSING)
+    server = PostgreSQL()
+    try:
+        server.start()
+        yield server
+    finally:
+        server.remove()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Where an empty fleet store may be made; tests that use it run with either database."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/fleet.db"
+    server: PostgreSQL = request.getfixturevalue("postgres")
+    return server.url()

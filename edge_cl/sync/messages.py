@@ -280,7 +280,7 @@ def decode(kind: str, payload: bytes) -> Any:
     """
     try:
         return _decoders[kind].decode(payload)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise SyncError(f"not a {kind} message: {error}; found {_excerpt(payload)}") from error
 
 

@@ -99,6 +99,7 @@ commands = Table(
     Column("result", Text, nullable=False, default=""),
     Column("rollout_id", String(32), ForeignKey("rollouts.id")),
     Index("commands_of_device", "site", "device", "state"),
+    Index("commands_by_state", "state", "expires_s"),
 )
 
 bundles = Table(
