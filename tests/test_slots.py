@@ -126,7 +126,10 @@ def test_two_processes_never_have_the_slots(tmp_path):
 def test_another_home_bundle_is_refused_and_nothing_is_lost(tmp_path):
     board = installed(tmp_path, "new")
     other = make_bundle(tmp_path / "other.ecl", "slda")
-    with Slots(tmp_path / "state") as slots, pytest.raises(StateError, match="start the device with that one"):
+    with (
+        Slots(tmp_path / "state") as slots,
+        pytest.raises(StateError, match="start the device with that one"),
+    ):
         slots.active(tmp_path / "other.ecl")
     board.start()
     assert board.device.learner.bundle.manifest.name == "new" and board.bundle_id != other.bundle_id

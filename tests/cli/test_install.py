@@ -42,7 +42,9 @@ def test_on_a_running_device_it_takes_over_in_the_same_process(tmp_path, bundles
         assert forgotten.returncode == 0, forgotten.stderr
         assert device.stop() == 0
     stopped = status(state)
-    assert not stopped["running"] and stopped["bundle_id"] == new.bundle_id and "newer" in stopped["installed"]
+    assert (
+        not stopped["running"] and stopped["bundle_id"] == new.bundle_id and "newer" in stopped["installed"]
+    )
     history = edge_cl("history", "--state", state)
     assert "forgot 1 labels" in history.stdout, history.stderr
     undone = edge_cl("install", "--undo", "--state", state)

@@ -1,7 +1,7 @@
-"""kill -9 at every step of an installation, and of the way back: one bundle or the other, and every label once.
+"""kill -9 at every step of an installation, and of the way back: either bundle runs, each label counts once.
 
-The device is a fork of this process, so that hundreds of them cost little; what it does between two notes on disk
-is not told apart, so it is killed before and after each of them.
+The device is a fork of this process, so that hundreds of them cost little. It is killed before and after each
+note that it makes on disk; what it does between two of them is not told apart.
 """
 
 import itertools
