@@ -17,7 +17,7 @@ from edge_cl.comparison import Comparison
 from edge_cl.config import Settings
 from edge_cl.errors import BundleError
 from edge_cl.learner import Learner
-from edge_cl.records import Answer, Decision, Label, Reading, Receipt
+from edge_cl.records import Answer, Decision, FloatArray, Reading, Receipt
 from edge_cl.release import encoder_hash, other_sensors
 from edge_cl.revisions import Rename
 from edge_cl.slots import BUNDLE
@@ -25,8 +25,8 @@ from edge_cl.state import JOURNAL, Entry, Journal, labels_of, last_revision, ori
 
 log = logging.getLogger(__name__)
 
-BATCH = 64
-"""Labels carried over between two looks at the clock's slice: 64 read, then learned one by one."""
+BATCH = 8
+"""Journal entries carried over between two looks at the clock."""
 MOST_ANSWERS = 4096
 """Readings whose answers are remembered until their label comes."""
 
@@ -72,8 +72,9 @@ class Position(NamedTuple):
 class Shadow:
     """The new learner and what it takes to keep it in step with the old one.
 
-    Where both have the same encoder it follows the old one's journal, from its beginning on: what was learned
-    before and what is learned now. Else labels come by :meth:`hear`, for readings that both have answered.
+    It follows the old one's journal, for which every label was judged already. Where both have the same
+    encoder, from the beginning on: what was learned before and what is learned now. Else a label is learned
+    when both have answered its reading, of which the new one has its own feature.
 
     Parameters
     ----------
@@ -100,7 +101,7 @@ class Shadow:
     ) -> None:
         self._old, self._bundle, self._folder = old, bundle, folder
         self._settings, self._beside, self._known_to = settings, beside, known_to
-        self.follows = old.journal is not None and encoder_hash(bundle) == encoder_hash(old.bundle)
+        self._same = encoder_hash(bundle) == encoder_hash(old.bundle)
         self.seen = seen
         self.answers = Answers()
         self.in_step = False
@@ -113,10 +114,10 @@ class Shadow:
 
     # ------------------------------------------------------------------ the same things happen to it
 
-    def answer(self, reading: Reading, old: Decision) -> None:
+    def answer(self, reading: Reading, old: Decision, busy: Callable[[], bool] = bool) -> None:
         """Answer a reading that the old one has answered, and compare; raises whatever is wrong."""
         self._said = None
-        self.new.turn(reading, [self._hear_itself])
+        self.new.turn(reading, [self._hear_itself], busy=busy)
         new = self._said
         if new is None or not math.isfinite(new.confidence) or not _finite(new):
             raise BundleError(f"no usable answer to reading {reading.id}, which the old one answered")
@@ -132,22 +133,32 @@ class Shadow:
         self.answers.add(reading.id, old.label, new.label)
 
     def hear(self, receipt: Receipt, *, trusted: bool) -> None:
-        """The old one took in a label: compare what both had answered, and teach it to the new one."""
-        if receipt.status not in ("learned", "held"):
+        """The old one has answered a label: compare what both had answered to its reading."""
+        if (receipt.status, receipt.kind) != ("learned", "is"):
             return
-        if (receipt.status, receipt.kind) == ("learned", "is"):
-            self._compare(receipt, trusted=trusted)
-        if not self.follows:
-            said = receipt.label, receipt.kind, receipt.reading_id, receipt.source
-            label, kind, reading_id, source = said
-            self.new.turn(Label(label=label, kind=kind, reading_id=reading_id, source=source))
+        answers = self.answers.take(receipt.reading_id)
+        if answers is None:
+            return
+        truth = self._meant(receipt.label)
+        old, new = (self._meant(answer or "") == truth for answer in answers)
+        self.new.accuracy.update(new)
+        if trusted:
+            self.seen = msgspec.structs.replace(
+                self.seen,
+                n_trusted=self.seen.n_trusted + 1,
+                right_old=self.seen.right_old + old,
+                right_new=self.seen.right_new + new,
+            )
 
     def step(self, slice_s: float, busy: Callable[[], bool]) -> None:
         """A slice of what is to be done: carry labels over, commit, sleep."""
         if self._past_changed():
             self._begin_anew()
-        self.in_step = self._follow(slice_s, busy) or self.in_step
-        self.new.turn(None, busy=busy)
+        if self._follow(slice_s, busy):
+            self.in_step = True
+            self.new.turn(None, busy=busy)
+        else:
+            self.new.commit()
 
     def finish(self) -> None:
         """Everything that the old one has learned is known and on disk."""
@@ -175,10 +186,11 @@ class Shadow:
         noted = new.journal.get_meta("followed")
         if noted is None:
             self._carry_names(new)
-            noted = f"0 {self._last_revision()}"
+            done = 0 if self._same or self._old.journal is None else self._old.journal.committed_seq
+            noted = f"{done} {self._last_revision()}"
             new.journal.set_meta("followed", noted)
         self._position = Position(*map(int, noted.split()))
-        self._origins = new.journal.origins() if self.follows else set()
+        self._origins = new.journal.origins()
         return new
 
     def _carry_names(self, new: Learner) -> None:
@@ -202,7 +214,7 @@ class Shadow:
     def _begin_anew(self) -> None:
         """Labels were taken back, or mean something else now: what never learned them is made anew."""
         log.info("the past was changed: bundle %s begins anew", self._bundle.manifest.name)
-        self.new.close()
+        self.drop()
         forget_learned(self._folder)
         self.seen, self.in_step, self.answers = Comparison(), False, Answers()
         self.new = self._open()
@@ -210,7 +222,7 @@ class Shadow:
     def _follow(self, slice_s: float, busy: Callable[[], bool]) -> bool:
         """Learn what the old one's journal has besides; whether that is all."""
         old = self._old.journal
-        if not self.follows or old is None or old.committed_seq <= self._position.seq:
+        if old is None or old.committed_seq <= self._position.seq:
             return True
         began = time.monotonic()
         while (first := self._position.seq + 1) <= old.committed_seq:
@@ -225,31 +237,23 @@ class Shadow:
         found = []
         for entry in labels_of(old, first, last):
             origin = origin_of(old, entry)
-            if entry.seq > self._known_to and origin not in self._origins:
-                found.append(msgspec.structs.replace(entry, detail=origin))
+            feature = self._feature_of(entry)
+            if feature is not None and entry.seq > self._known_to and origin not in self._origins:
+                found.append(msgspec.structs.replace(entry, detail=origin, feature=feature))
         return found
+
+    def _feature_of(self, entry: Entry) -> FloatArray | None:
+        """What the new encoder made of a labelled reading; None for one that it has not seen."""
+        if self._same:
+            return entry.feature
+        known = self.new.pending.get(entry.reading_id)
+        return None if known is None else known.feature
 
     def _note(self, position: Position) -> None:
         journal = self.new.journal
         assert journal is not None
         journal.set_meta("followed", f"{position.seq} {position.revision}")
         self._position = position
-
-    def _compare(self, receipt: Receipt, *, trusted: bool) -> None:
-        answers = self.answers.take(receipt.reading_id)
-        if answers is None:
-            return
-        truth = self._meant(receipt.label)
-        old, new = (self._meant(answer or "") == truth for answer in answers)
-        if self.follows:  # else it learns of the label as such
-            self.new.accuracy.update(new)
-        if trusted:
-            self.seen = msgspec.structs.replace(
-                self.seen,
-                n_trusted=self.seen.n_trusted + 1,
-                right_old=self.seen.right_old + old,
-                right_new=self.seen.right_new + new,
-            )
 
     def _hear_itself(self, answer: Answer) -> None:
         if isinstance(answer, Decision):

@@ -167,7 +167,7 @@ class Upgrade:
             self._decision = None
             yield event
             if isinstance(event, Reading) and self._decision is not None:
-                self._answered(event, self._decision)
+                self._answered(event, self._decision, busy)
             self._step(busy)
             if self._swap is not None:
                 return
@@ -288,12 +288,12 @@ class Upgrade:
 
         self._guarded(begin)
 
-    def _answered(self, reading: Reading, decision: Decision) -> None:
+    def _answered(self, reading: Reading, decision: Decision, busy: Callable[[], bool]) -> None:
         if self._shadow is None:
             self._watch.answered(decision)
             return
         shadow = self._shadow
-        self._guarded(lambda: shadow.answer(reading, decision))
+        self._guarded(lambda: shadow.answer(reading, decision, busy))
         coming = self._slots.pointer.coming
         if self._shadow is None or coming is None:
             return

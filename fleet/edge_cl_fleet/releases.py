@@ -17,7 +17,6 @@ from edge_cl.sync.messages import CHUNK_BYTES
 from edge_cl_fleet import tables
 from edge_cl_fleet.database import guarded
 
-
 LEAST_DIGITS = 4
 """Of a hash, to tell a bundle by."""
 
@@ -51,7 +50,7 @@ def sign_release(release: Release, private_hex: str, signed_by: str) -> Install:
 
 
 def add(engine: Engine, release: Release, install: Install, body: bytes) -> None:
-    """Keep a bundle, so that the workers can send it; of one that is there only what is said of it changes."""
+    """Keep a bundle, so that the workers can send it; of a known one, what is said changes."""
     known = tables.bundles
     row = {
         "sha256": release.sha256,
@@ -95,7 +94,7 @@ def find(engine: Engine, name: str) -> Install:
     if len(matching) != 1:
         found = ", ".join(b.sha256[:12] for b in matching) or "none"
         raise FleetError(
-            f"bundle {name!r}: found {found}; `edge-cl fleet bundles` lists them, `edge-cl fleet add` adds one"
+            f"bundle {name!r}: found {found}; `edge-cl fleet bundles` lists all, `edge-cl fleet add` adds one"
         )
     table = tables.bundles
     query = select(table.c.release, table.c.signed_by, table.c.signature).where(
