@@ -190,7 +190,6 @@ class Shadow:
             noted = f"{done} {self._last_revision()}"
             new.journal.set_meta("followed", noted)
         self._position = Position(*map(int, noted.split()))
-        self._origins = new.journal.origins()
         return new
 
     def _carry_names(self, new: Learner) -> None:
@@ -236,10 +235,9 @@ class Shadow:
     def _to_carry(self, old: Journal, first: int, last: int) -> list[Entry]:
         found = []
         for entry in labels_of(old, first, last):
-            origin = origin_of(old, entry)
             feature = self._feature_of(entry)
-            if feature is not None and entry.seq > self._known_to and origin not in self._origins:
-                found.append(msgspec.structs.replace(entry, detail=origin, feature=feature))
+            if feature is not None and entry.seq > self._known_to:
+                found.append(msgspec.structs.replace(entry, detail=origin_of(old, entry), feature=feature))
         return found
 
     def _feature_of(self, entry: Entry) -> FloatArray | None:
@@ -250,6 +248,7 @@ class Shadow:
         return None if known is None else known.feature
 
     def _note(self, position: Position) -> None:
+        """With the labels up to there, or, after a cut, neither."""
         journal = self.new.journal
         assert journal is not None
         journal.set_meta("followed", f"{position.seq} {position.revision}")

@@ -71,6 +71,68 @@ def test_it_goes_on_with_the_new_bundle_after_a_restart(board, tmp_path):
     assert board.bundle_id == new.bundle_id and board.device.learner.knowledge.digest() == digest
 
 
+def test_a_stop_in_the_shadow_costs_nothing_that_was_seen(board, tmp_path):
+    new = variant(bundle_of(board), tmp_path / "new.ecl")
+    board.install(tmp_path / "new.ecl")
+    board.run(World(seed=5).events(12))
+    board.stop()
+    board.start()
+    board.run([None, *later(World(seed=6).events(7))])
+    assert board.bundle_id != new.bundle_id and "19 trusted" in board.device.status().installed
+    board.run(World(seed=7).events(2))
+    assert board.bundle_id == new.bundle_id and board.reports[-1].n_trusted == 20
+    assert board.device.learner.knowledge.n_labels == len(board.learned())
+
+
+def test_a_label_that_comes_again_after_the_change_is_a_duplicate(board, tmp_path):
+    new = variant(bundle_of(board), tmp_path / "new.ecl")
+    board.install(tmp_path / "new.ecl")
+    events = list(World(seed=5).events(25))
+    board.run(events)
+    assert board.bundle_id == new.bundle_id
+    board.run([events[21]])
+    assert board.answers[-2].status == "duplicate"
+    late = [reading(World(seed=6).draw(1)[0][0], "late"), Label(label="walk", reading_id="late", source="x")]
+    board.run(late)
+    assert board.learned()[-1].reading_id == "late"
+
+
+def test_labels_in_the_very_moment_of_the_change_are_kept(tmp_path):
+    settings = settings_from({"sleep": {"after_labels": 0, "idle_s": 0}, "state": {"commit_ms": 1e6}})
+    board = Board(tmp_path, settings=settings, least=Least(trusted=20, readings=40, probation=50)).start()
+    new = variant(bundle_of(board), tmp_path / "new.ecl")
+    board.install(tmp_path / "new.ecl")
+    board.run(World(seed=5).events(60))
+    assert board.bundle_id == new.bundle_id
+    assert board.device.learner.knowledge.n_labels == len(board.learned()) == 60
+    board.stop()
+
+
+def test_one_that_stops_the_device_three_times_is_dropped(board, tmp_path):
+    old = board.bundle_id
+    variant(bundle_of(board), tmp_path / "new.ecl")
+    board.install(tmp_path / "new.ecl")
+    for _ in range(3):
+        board.cut()
+        board.start()
+        board.run([None])
+    assert board.phases[-1] == "failed" and "3 times in a row" in board.reports[-1].reason
+    board.run(World(seed=5).events(40))
+    assert board.bundle_id == old and not board.device.status().installed
+
+
+def test_another_bundle_ends_the_one_that_was_coming(board, tmp_path):
+    variant(bundle_of(board), tmp_path / "one.ecl", name="one")
+    variant(bundle_of(board), tmp_path / "two.ecl", name="two")
+    board.install(tmp_path / "one.ecl")
+    board.install(tmp_path / "two.ecl")
+    assert board.phases == ["fetched", "shadow", "failed", "fetched", "shadow"]
+    assert "two is to be installed instead" in board.reports[2].reason
+    assert len(list((tmp_path / "state" / "slots").iterdir())) == 1
+    board.device.undo_install()
+    assert board.phases[-1] == "failed" and not board.device.status().installed
+
+
 def test_without_labels_it_takes_over_when_both_agree(board, tmp_path):
     variant(bundle_of(board), tmp_path / "new.ecl")
     board.install(tmp_path / "new.ecl")
@@ -231,10 +293,11 @@ def test_what_is_forgotten_in_the_shadow_was_never_learned(board, tmp_path):
     board.install(tmp_path / "new.ecl")
     board.run(later(World(seed=5).events(10)))
     board.device.revise(Forget(class_name="walk"), source="test", wait=True)
+    board.run([None] * 20)
+    assert "walk" not in taught(board.device.upgrade._shadow.new)
     board.run(World(seed=7).events(30, n_classes=1))
     assert board.phases[-1] == "committed"
-    journal = board.device.learner.journal
-    assert not [entry for entry in journal.read(1, journal.last_seq) if entry.label == "walk"]
+    assert "walk" not in taught(board.device.learner)
 
 
 # ------------------------------------------------------------------ bounds
@@ -257,6 +320,11 @@ def test_a_release_with_a_foul_name_is_refused(board, tmp_path):
     foul = msgspec.structs.replace(release, bundle_id="../x")
     with pytest.raises(BundleError, match="no SHA-256"):
         board.device.upgrade.install(foul)
+
+
+def taught(learner):
+    """The classes of the labels in a learner's journal."""
+    return {entry.label for entry in learner.journal.read(1, learner.journal.last_seq)}
 
 
 def later(events):
