@@ -1,4 +1,4 @@
-"""A bundle's file on its way to its slot: from the fleet server, from a URL, or from a file here."""
+"""A bundle's file on its way to its slot, from the fleet server, a URL or a file here; what is told of it."""
 
 from __future__ import annotations
 
@@ -6,14 +6,35 @@ import logging
 import queue
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal, TypeAlias
 
 from edge_cl.commands import Release
+from edge_cl.comparison import Comparison
 from edge_cl.sync.fetch import Fetch
+from edge_cl.sync.messages import InstallReport
 
 log = logging.getLogger(__name__)
 
 MOST_CHUNKS = 16
 """That came and were not written yet."""
+
+
+Phase: TypeAlias = Literal["fetched", "shadow", "committed", "rolled-back", "failed"]
+
+
+def report_of(phase: Phase, release: Release, id: str, reason: str, seen: Comparison) -> InstallReport:
+    """How far the installation that command `id` asked for is."""
+    return InstallReport(
+        id=id,
+        sha256=release.sha256,
+        bundle_id=release.bundle_id,
+        phase=phase,
+        reason=reason,
+        n_readings=seen.n_readings,
+        n_trusted=seen.n_trusted,
+        accuracy_old=seen.accuracy_old,
+        accuracy_new=seen.accuracy_new,
+    )
 
 
 class Delivery:

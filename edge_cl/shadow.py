@@ -182,15 +182,24 @@ class Shadow:
         new = Learner.from_bundle(
             self._bundle, state_dir=self._folder, settings=self._settings, beside=self._beside
         )
+        try:
+            self._position = self._position_of(new)
+        except BaseException:
+            new.__exit__(BundleError, None, None)
+            raise
+        return new
+
+    def _position_of(self, new: Learner) -> Position:
+        """How far it had followed the old one; one that begins takes on what classes are called."""
         assert new.journal is not None
         noted = new.journal.get_meta("followed")
         if noted is None:
             self._carry_names(new)
             done = 0 if self._same or self._old.journal is None else self._old.journal.committed_seq
-            noted = f"{done} {self._last_revision()}"
+            revision = last_revision(self._old.journal) if self._old.journal else 0
+            noted = f"{done} {revision}"
             new.journal.set_meta("followed", noted)
-        self._position = Position(*map(int, noted.split()))
-        return new
+        return Position(*map(int, noted.split()))
 
     def _carry_names(self, new: Learner) -> None:
         """What a person called classes of the old bundle, those of the new one are called, too."""
@@ -198,9 +207,6 @@ class Shadow:
             name = self._meant(entry.label)
             if entry.label in new.class_names and name != entry.label:
                 new.revise(Rename(old=entry.label, new=name, merge=name in new.class_names))
-
-    def _last_revision(self) -> int:
-        return last_revision(self._old.journal) if self._old.journal else 0
 
     def _past_changed(self) -> bool:
         """Whether labels of the old one were taken back, accepted or renamed since the new one began."""

@@ -105,14 +105,8 @@ class Slots:
 
     # ------------------------------------------------------------------ a bundle comes
 
-    def stage(self, release: Release, *, id: str, file: str, state_bytes: int, capacity_bytes: int) -> Path:
-        """Make room for a bundle and note that it is coming; where its file is to be written.
-
-        Raises BudgetExceeded, and has then changed nothing, when it does not fit the disk beside the others.
-        """
-        coming = self.pointer.coming
-        if coming is not None and coming.release.sha256 == release.sha256:
-            return self.part
+    def require_room(self, release: Release, state_bytes: int, capacity_bytes: int) -> None:
+        """Raise BudgetExceeded unless a bundle, and what it learns, fit the disk beside the others."""
         kept = {self.root, *map(self.folder, (self.pointer.active, self.pointer.previous))}
         held = sum(_files_bytes(folder) for folder in kept)
         needed = release.size + state_bytes
@@ -127,6 +121,9 @@ class Slots:
             raise BudgetExceeded(
                 f"bundle {release.name} needs {needed:,} bytes of disk, {free:,} are free; free some"
             )
+
+    def stage(self, release: Release, *, id: str, file: str) -> None:
+        """Note that a bundle is coming; its file is to be written at `part`."""
         slot = release.bundle_id[:_DIGITS]
         if slot in (self.pointer.active, self.pointer.previous):
             slot += "-2"
@@ -137,7 +134,6 @@ class Slots:
             raise StateUnwritable(f"{self.folder(slot)}: cannot be made ({error.strerror})") from error
         self.change(coming=Coming(release=release, slot=slot, id=id, file=file))
         self.tidy()
-        return self.part
 
     @property
     def coming_folder(self) -> Path:

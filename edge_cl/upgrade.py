@@ -25,15 +25,15 @@ from edge_cl.bundle import Bundle
 from edge_cl.commands import Release
 from edge_cl.comparison import Least
 from edge_cl.config import Settings
-from edge_cl.delivery import Delivery
+from edge_cl.delivery import Delivery, Phase, report_of
 from edge_cl.errors import BundleError, EdgeCLError, StateError, StateUnwritable
 from edge_cl.learner import Learner
 from edge_cl.pointer import HOME, describe_install
-from edge_cl.probation import Watch
+from edge_cl.probation import Watch, go_back
 from edge_cl.records import Answer, Decision, Event, Reading, Receipt
 from edge_cl.release import check_release, encoder_hash
 from edge_cl.shadow import Shadow, check_bundle
-from edge_cl.slots import MOST_BOOTS, Place, Slots
+from edge_cl.slots import MOST_BOOTS, Slots
 from edge_cl.sync.messages import InstallReport
 from edge_cl.trust import trust_in
 from edge_cl.trust.teachers import TRUSTED
@@ -90,7 +90,7 @@ class Upgrade:
         self._began_s = clock()
         self._noted = 0
         self._resumed = False
-        self._wear(learner)
+        learner.installed = self.describe
 
     # ------------------------------------------------------------------ what may be asked
 
@@ -101,21 +101,16 @@ class Upgrade:
         """
         check_release(release)
         if release.bundle_id == self.learner.bundle.bundle_id:
-            self._tell("committed", release, id, reason="this bundle is in use already")
+            self.report(self._report_of("committed", release, id, "this bundle is in use already"))
             return f"bundle {release.name} is in use already"
         coming = self._slots.pointer.coming
         if coming is not None and coming.release.sha256 == release.sha256:
             self._slots.change_coming(id=id or coming.id)
             return f"bundle {release.name} is being installed already"
+        self._slots.require_room(release, self.learner.disk_bytes, self._settings.to_budget().disk_bytes)
         if coming is not None:
             self._give_up(f"bundle {release.name} is to be installed instead")
-        self._slots.stage(
-            release,
-            id=id,
-            file=str(file.resolve()) if file else "",
-            state_bytes=self.learner.disk_bytes,
-            capacity_bytes=self._settings.to_budget().disk_bytes,
-        )
+        self._slots.stage(release, id=id, file=str(file.resolve()) if file else "")
         self._begin_fetching()
         return f"bundle {release.name} is being fetched; `edge-cl status` shows how far it is"
 
@@ -187,7 +182,7 @@ class Upgrade:
             return False
         swap, self._swap = self._swap, None
         swap()
-        self._wear(self.learner)
+        self.learner.installed = self.describe
         self._watch = Watch(self._slots, self._least.probation)
         return True
 
@@ -265,7 +260,7 @@ class Upgrade:
 
     def _try(self) -> None:
         """Check the bundle and let it run in the shadow."""
-        coming = self._slots.pointer.coming
+        coming, me = self._slots.pointer.coming, self._settings.device
         assert coming is not None
         self._slots.change_coming(boots=coming.boots + 1)
 
@@ -280,7 +275,7 @@ class Upgrade:
                 self._slots.coming_folder,
                 settings=self._settings,
                 beside=self._slots.beside(coming.slot),
-                known_to=coming.release.includes.get(_name(self._settings), 0),
+                known_to=coming.release.includes.get(f"{me.site}/{me.name}", 0),
                 seen=coming.seen,
             )
             self._noted = coming.seen.n_readings
@@ -355,36 +350,10 @@ class Upgrade:
         self._swap = lambda: self._roll_back(reason)
 
     def _roll_back(self, reason: str) -> None:
-        """Open the previous slot before the active one is let go: when that fails, it stays."""
-        slots, new, old = self._slots, self.learner, None
-        name = new.bundle.manifest.name
-        try:
-            carried = slots.carry_back()
-            old = self._open(slots.place(slots.pointer.previous))
-            slots.point_back(f"went back from bundle {name}: {reason}; {carried}")
-        except (EdgeCLError, OSError) as error:
-            if old is not None:
-                old.__exit__(type(error), error, None)
-            log.error("bundle %s stays, the one before cannot be opened: %s", name, error)
-            slots.note(probation=None)
-            id, sha256, bundle_id = slots.pointer.installed
-            why = f"was to be rolled back ({reason}), but the bundle before cannot be opened: {error}"
-            self.report(InstallReport(id=id, sha256=sha256, bundle_id=bundle_id, phase="failed", reason=why))
-            return
-        self._quietly(lambda _: new.close(), None)
-        slots.tidy()
-        self.learner = old
-        self._told(msgspec.convert(slots.pointer.untold, InstallReport))
+        self.learner, report = go_back(self._slots, self.learner, self._settings, reason)
+        self._told(report)
 
-    def _open(self, place: Place) -> Learner:
-        return Learner.from_bundle(
-            Bundle.load(place.bundle),
-            state_dir=place.folder,
-            settings=self._settings,
-            beside=self._slots.beside(self._slots.pointer.previous),
-        )
-
-    def _give_up(self, reason: str, phase: str = "failed") -> None:
+    def _give_up(self, reason: str, phase: Phase = "failed") -> None:
         """What is coming comes no more; the active bundle never noticed."""
         coming = self._slots.pointer.coming
         if coming is None:
@@ -419,35 +388,15 @@ class Upgrade:
         except StateUnwritable as error:
             log.error("%s", error)
 
-    def _wear(self, learner: Learner) -> None:
-        learner.installed = self.describe
-
-    def _report_of(self, phase: str, release: Release, id: str, reason: str = "") -> InstallReport:
+    def _report_of(self, phase: Phase, release: Release, id: str, reason: str = "") -> InstallReport:
         seen = self._shadow.seen if self._shadow is not None else comparison.Comparison()
-        return InstallReport(
-            id=id,
-            sha256=release.sha256,
-            bundle_id=release.bundle_id,
-            phase=phase,  # type: ignore[arg-type]
-            reason=reason,
-            n_readings=seen.n_readings,
-            n_trusted=seen.n_trusted,
-            accuracy_old=seen.accuracy_old,
-            accuracy_new=seen.accuracy_new,
-        )
+        return report_of(phase, release, id, reason, seen)
 
-    def _tell(self, phase: str, release: Release, id: str, reason: str = "") -> None:
-        self.report(self._report_of(phase, release, id, reason))
-
-    def _tell_coming(self, phase: str) -> None:
+    def _tell_coming(self, phase: Phase) -> None:
         coming = self._slots.pointer.coming
         assert coming is not None
-        self._tell(phase, coming.release, coming.id)
+        self.report(self._report_of(phase, coming.release, coming.id))
 
     def _told(self, report: InstallReport) -> None:
         self.report(report)
         self._slots.note(untold={})
-
-
-def _name(settings: Settings) -> str:
-    return f"{settings.device.site}/{settings.device.name}"

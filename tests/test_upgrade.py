@@ -108,6 +108,61 @@ def test_labels_in_the_very_moment_of_the_change_are_kept(tmp_path):
     board.stop()
 
 
+def test_names_and_accuracy_go_along(board, tmp_path):
+    board.run(World(seed=3).events(20, n_classes=3))
+    board.device.revise(Rename(old="rest", new="still"), source="test", wait=True)
+    variant(bundle_of(board), tmp_path / "new.ecl", encoder=OTHER_ENCODER)
+    board.install(tmp_path / "new.ecl")
+    board.run(later(World(seed=5).events(30, n_classes=3)))
+    assert board.phases[-1] == "committed"
+    names = board.device.learner.class_names
+    assert "still" in names and "rest" not in names
+    board.run([reading(World().means[0], "at-rest")])
+    assert board.decisions()[-1].label == "still"
+    assert board.device.status().accuracy_now > 0.5
+
+
+def test_both_sleep_and_nothing_is_lost(tmp_path):
+    settings = settings_from({"sleep": {"after_labels": 12, "idle_s": 0, "min_labels": 4, "slice_ms": 1}})
+    board = Board(tmp_path, settings=settings).start()
+    board.run(World(seed=3).events(40))
+    new = variant(bundle_of(board), tmp_path / "new.ecl")
+    board.install(tmp_path / "new.ecl")
+    board.run(later(World(seed=5).events(100)))
+    assert board.bundle_id == new.bundle_id
+    known = board.device.learner.knowledge
+    assert known.n_labels == len(board.learned()) == 140 and known.n_sleeps > 2
+    board.device.undo_install()
+    board.run([None])
+    assert board.device.learner.knowledge.n_labels == 140
+    board.stop()
+
+
+def test_one_that_does_not_fit_leaves_the_one_that_is_coming_alone(tmp_path):
+    settings = settings_from({"budget": {"disk_mb": 24.0}, "state": {"snapshot_labels": 50}})
+    board = Board(tmp_path, settings=settings).start()
+    variant(bundle_of(board), tmp_path / "one.ecl", name="one")
+    filler = npz_bytes(filler=np.zeros(20_000_000, dtype=np.uint8))
+    variant(bundle_of(board), tmp_path / "big.ecl", members={"filler.npz": filler})
+    board.install(tmp_path / "one.ecl")
+    with pytest.raises(BudgetExceeded):
+        board.device.install(str(tmp_path / "big.ecl"))
+    assert board.phases == ["fetched", "shadow"] and "one" in board.device.status().installed
+    board.stop()
+
+
+def test_when_the_bundle_before_cannot_be_opened_the_new_one_stays(board, tmp_path):
+    new = variant(bundle_of(board), tmp_path / "new.ecl")
+    board.install(tmp_path / "new.ecl")
+    board.run(World(seed=5).events(30))
+    board.home.rename(tmp_path / "away.ecl")
+    board.device.undo_install()
+    board.run(World(seed=6).events(1))
+    assert board.bundle_id == new.bundle_id and board.phases[-1] == "failed"
+    assert "cannot be opened" in board.reports[-1].reason
+    (tmp_path / "away.ecl").rename(board.home)
+
+
 def test_one_that_stops_the_device_three_times_is_dropped(board, tmp_path):
     old = board.bundle_id
     variant(bundle_of(board), tmp_path / "new.ecl")

@@ -132,11 +132,11 @@ def check(tmp_path: Path, factory: Path, *, back: bool, every: int = 1) -> int:
 
 
 def test_killed_now_and_then_while_installing(tmp_path, factory):
-    assert check(tmp_path, factory, back=False, every=5) > 8
+    assert check(tmp_path, factory, back=False, every=8) > 6
 
 
 def test_killed_now_and_then_while_going_back(tmp_path, factory):
-    assert check(tmp_path, factory, back=True, every=7) > 8
+    assert check(tmp_path, factory, back=True, every=11) > 6
 
 
 @pytest.mark.slow

@@ -165,7 +165,7 @@ class Site(ThreadingHTTPServer):
     def __init__(self, body):
         self.body, self.breaks, self.ranges, self.status = body, 0, [], None
         super().__init__(("127.0.0.1", 0), _Handler)
-        threading.Thread(target=self.serve_forever, daemon=True).start()
+        threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
         self.url = f"http://127.0.0.1:{self.server_address[1]}/b.ecl"
 
 
