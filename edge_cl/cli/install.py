@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
+import msgspec
 
 from edge_cl.cli.device import state_option
 from edge_cl.errors import DeviceNotRunning, StateError
@@ -43,14 +44,15 @@ def install(bundle: Path | None, undo: bool, config: Path | None, state_dir: Pat
 
 
 def _undo_stopped(state_dir: Path) -> str:
+    from edge_cl.delivery import report_of
     from edge_cl.pointer import HOME
     from edge_cl.slots import Slots
 
     with Slots(_existing(state_dir)) as slots:
-        if slots.pointer.coming is not None:
-            name = slots.pointer.coming.release.name
-            slots.drop({})
-            return f"bundle {name} is not installed"
+        if (coming := slots.pointer.coming) is not None:
+            report = report_of("failed", coming.release, coming.id, "a person ended it", coming.seen)
+            slots.drop(msgspec.to_builtins(report))
+            return f"bundle {coming.release.name} is not installed"
         if slots.pointer.active == HOME:
             raise StateError("no bundle was installed over the one that the device was started with")
         slots.roll_back("a person asked for it")

@@ -6,8 +6,8 @@ import pytest
 
 from edge_cl import Bundle
 from tests.devices import Device, edge_cl, windows
-from tests.upgrades import variant
-from tests.worlds import make_bundle
+from tests.upgrades import Board, variant
+from tests.worlds import World, make_bundle
 
 
 @pytest.fixture
@@ -75,6 +75,24 @@ def test_on_a_stopped_device(tmp_path, bundles):
         device.send(*windows(2, start=10, labelled=True))
         assert device.finish() == 0
     assert status(state)["n_labels"] == 12
+
+
+def test_what_a_stop_cut_off_can_be_ended_before_the_next_start(tmp_path, bundles):
+    old, _ = bundles
+    board = Board(tmp_path)
+    (tmp_path / "old.ecl").rename(board.home)
+    board.start()
+    board.run(World(seed=3).events(3))
+    board.install(tmp_path / "new.ecl")
+    board.stop()
+    assert "in the shadow" in status(tmp_path / "state")["installed"]
+    done = edge_cl("install", "--undo", "--state", tmp_path / "state")
+    assert done.returncode == 0 and "newer is not installed" in done.stdout
+    board.start()
+    board.run([None])
+    assert board.phases[-1] == "failed" and board.reports[-1].id == "c1", "the fleet hears of it"
+    assert board.bundle_id == old.bundle_id
+    board.stop()
 
 
 def test_what_makes_no_sense_is_refused(tmp_path):
