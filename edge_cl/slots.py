@@ -20,7 +20,7 @@ import msgspec
 
 from edge_cl.commands import Release
 from edge_cl.comparison import Probation
-from edge_cl.errors import BudgetExceeded, EdgeCLError, StateError, StateUnwritable
+from edge_cl.errors import BudgetExceeded, EdgeCLError, NothingMatches, StateError, StateUnwritable
 from edge_cl.pointer import HOME, Coming, read_pointer, write_pointer
 from edge_cl.release import bundle_id_of
 from edge_cl.revisions import Forget, Rename, Revision
@@ -310,17 +310,27 @@ def active_place(root: Path, home: Path) -> Place:
 
 def revise_others(root: Path, asked: Revision, source: str) -> None:
     """What was forgotten or renamed in the active slot is so in the others, too, which are closed: going back
-    must not bring it back. Other revisions name entries of the active slot alone."""
+    must not bring it back. Other revisions name entries of the active slot alone.
+
+    Raises StateError when it could not be done everywhere.
+    """
     pointer, _ = read_pointer(root)
     if not isinstance(asked, Forget | Rename):
         return
     for slot in {HOME, pointer.previous} - {pointer.active}:
-        if not (folder_of(root, slot) / JOURNAL).exists():
+        folder = folder_of(root, slot)
+        if not (folder / JOURNAL).exists():
             continue
-        with StateStore(folder_of(root, slot), "", 2**62) as store:
+        with StateStore(folder, "", 2**62) as store:
             names = class_names_now(store) if isinstance(asked, Rename) else []
-            with contextlib.suppress(StateError):  # nothing like it there
+            try:
                 revise(store, asked, source=source, at_s=round(time.time(), 3), class_names=names)
+            except NothingMatches:
+                continue
+            except StateError as error:
+                raise StateError(
+                    f"done for the bundle in use, but not in {folder}, which one may go back to: {error}"
+                ) from error
 
 
 def _files_bytes(folder: Path) -> int:

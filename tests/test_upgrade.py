@@ -10,7 +10,7 @@ from edge_cl import Bundle, Learner
 from edge_cl.bundle import Channel, HeadSpec, npz_bytes
 from edge_cl.comparison import Least
 from edge_cl.config import settings_from
-from edge_cl.errors import BudgetExceeded, BundleError, StateError
+from edge_cl.errors import BudgetExceeded, BundleError, StateError, StateUnwritable
 from edge_cl.records import Label
 from edge_cl.release import release_of
 from edge_cl.revisions import Forget, Rename
@@ -340,6 +340,22 @@ def test_what_is_forgotten_does_not_come_back_with_the_old_bundle(board, tmp_pat
     journal.close()
     board.start()
     assert "still" in board.device.learner.class_names and "rest" not in board.device.learner.class_names
+
+
+def test_what_cannot_be_forgotten_everywhere_is_said(board, tmp_path, monkeypatch):
+    board.run(World(seed=3).events(30))
+    variant(bundle_of(board), tmp_path / "new.ecl")
+    board.install(tmp_path / "new.ecl")
+    board.run(later(World(seed=5).events(30)))
+
+    def full(*_args, **_kwargs):
+        raise StateUnwritable("the disk is full")
+
+    monkeypatch.setattr("edge_cl.slots.revise", full)
+    with pytest.raises(StateError, match="one may go back to: the disk is full"):
+        board.device.revise(Forget(class_name="walk"), source="test", wait=True)
+    monkeypatch.undo()
+    board.device.revise(Forget(class_name="run"), source="test", wait=True)
 
 
 def test_what_is_forgotten_in_the_shadow_was_never_learned(board, tmp_path):
