@@ -262,9 +262,9 @@ class Upgrade:
         """Check the bundle and let it run in the shadow."""
         coming, me = self._slots.pointer.coming, self._settings.device
         assert coming is not None
-        self._slots.change_coming(boots=coming.boots + 1)
 
         def begin() -> None:
+            self._slots.change_coming(boots=coming.boots + 1)
             bundle = Bundle.load(self._slots.fetched())
             if bundle.bundle_id != coming.release.bundle_id:
                 raise BundleError(f"the file holds bundle {bundle.bundle_id[:12]}…, not the one released")

@@ -163,6 +163,31 @@ def test_when_the_bundle_before_cannot_be_opened_the_new_one_stays(board, tmp_pa
     (tmp_path / "away.ecl").rename(board.home)
 
 
+@pytest.mark.parametrize("when", ["fetching", "shadow", "active"])
+def test_a_disk_that_takes_no_note_never_keeps_the_device_from_answering(board, tmp_path, monkeypatch, when):
+    variant(bundle_of(board), tmp_path / "new.ecl")
+    release = release_of(tmp_path / "new.ecl", chunk_bytes=4096)
+    board.device.upgrade.install(release, file=tmp_path / "new.ecl")
+    if when != "fetching":
+        board.run([None] * 40)
+    if when == "active":
+        board.run(World(seed=3).events(25))
+    board.stop()
+
+    def full(*_args, **_kwargs):
+        raise StateUnwritable("the disk is full")
+
+    monkeypatch.setattr("edge_cl.slots.write_pointer", full)
+    board.start()
+    board.run([*[None] * 40, *later(World(seed=5).events(60))])
+    assert len([d for d in board.decisions() if d.reading_id.startswith("later")]) == 60
+    board.stop()
+    monkeypatch.undo()
+    board.start()
+    board.run(World(seed=6).events(3))
+    assert board.answers[-1].alarm == ""
+
+
 def test_one_that_stops_the_device_three_times_is_dropped(board, tmp_path):
     old = board.bundle_id
     variant(bundle_of(board), tmp_path / "new.ecl")
