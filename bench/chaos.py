@@ -1,10 +1,10 @@
 """Events through killed brokers, killed devices, killed workers, slow and cut links, full outboxes.
 
-Devices learn labels; every one in a device's journal is an event whose receipt must be in the fleet's store, once.
-Devices 0 and 1 reach the broker over a slow link that is cut now and then; devices 2 and 3 have an outbox of
-30 KB, which is full now and then. After the last fault the broker stays away for a while, with devices going
-on: `p99_s_after_return` is from its return (or an event's making, if that was later) to the store, over all events
-stored after it.
+Devices learn labels; every one in a device's journal is an event whose receipt must be in the fleet's store,
+once. Devices 0 and 1 reach the broker over a slow link that is cut now and then; devices 2 and 3 have an
+outbox of 30 KB, which is full now and then. After the last fault the broker stays away for a while, with
+devices going on: `p99_s_after_return` is from its return (or an event's making, if that was later) to the
+store, over all events stored after it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""A thousand devices lose their broker at once: how long until all are back, and how many connect in one second.
+"""A thousand devices lose their broker at once: how long until all are back, and how many connect in one
+second.
 
-Real links in four processes; a real server tells them how many they are, by which they spread. Counted is in the
-broker's own log.
+Real links in four processes; a real server tells them how many they are, by which they spread. Counted is in
+the broker's own log.
 """
 
 from __future__ import annotations

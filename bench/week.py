@@ -1,4 +1,6 @@
-"""A device without its broker for seven days, then back: what its outbox takes, what it dropped, what arrives."""
+"""A device without its broker for seven days, then back: what its outbox takes, what it dropped,
+what arrives.
+"""
 
 from __future__ import annotations
 
@@ -85,7 +87,10 @@ def _live(link: MqttLink, day: int, folder: Path) -> int:
         if minute % 5 == 0:
             now = msgspec.structs.replace(status(), n_readings=day)
             pump.put(partial(pump.keep, "health", messages.encode(now)))
-        if minute % (MINUTES // RECEIPTS_A_DAY) == 0 and minute // (MINUTES // RECEIPTS_A_DAY) < RECEIPTS_A_DAY:
+        if (
+            minute % (MINUTES // RECEIPTS_A_DAY) == 0
+            and minute // (MINUTES // RECEIPTS_A_DAY) < RECEIPTS_A_DAY
+        ):
             n = day * RECEIPTS_A_DAY + minute // (MINUTES // RECEIPTS_A_DAY)
             link.sink(Receipt(reading_id=f"r{n}", label="walk", status="learned", seq=n + 1))
         if minute % 360 == 0:

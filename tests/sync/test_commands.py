@@ -12,12 +12,15 @@ import paho.mqtt.client as paho
 import pytest
 from paho.mqtt.enums import CallbackAPIVersion
 
+from edge_cl.bundle import Bundle
 from edge_cl.commands import Adjust, Command, CommandResult, Do, Report, SleepNow, Teach
-from edge_cl.config import CommandSettings, KeySettings
+from edge_cl.config import CommandSettings, KeySettings, Settings
+from edge_cl.device import Device as EdgeDevice
 from edge_cl.learner import Learner
 from edge_cl.records import Label, Receipt, SleepRequest
 from edge_cl.remote import Remote
 from edge_cl.revisions import Forget, Rollback
+from edge_cl.slots import Slots
 from edge_cl.sync import messages, signing
 from edge_cl.sync.broker import parse_url
 from edge_cl.sync.link import MqttLink, Pace
@@ -75,7 +78,11 @@ class Device:
 
     def __init__(self, url: str, folder: Path, *, disk_bytes: int = 2**23, **commands: Any) -> None:
         keys = {"boss": KeySettings(public=signing.public_of(KEY), allow=ALLOWED)}
-        self.learner = Learner.from_bundle(make_bundle(folder / "b.ecl"), state_dir=folder / "state")
+        make_bundle(folder / "b.ecl")
+        self._slots = Slots(folder / "state")
+        place = self._slots.active(folder / "b.ecl")
+        self.device = EdgeDevice(self._slots, Bundle.load(place.bundle), place, Settings())
+        self.learner = self.device.learner
         self.asked: list[SleepRequest] = []
         self.link = MqttLink(
             url,
@@ -86,7 +93,7 @@ class Device:
             commands=CommandSettings(keys=keys, **commands),
             pace=Pace(backoff_s=(0.05, 0.2)),
         )
-        self.link.obey_with(Remote(self.learner, request=self.asked.append))
+        self.link.obey_with(Remote(self.device, keys, self.asked.append))
         self.link.follow(self.learner)
         self.link.start()
         wait_until(lambda: self.link.counts["delivered"], "the birth is acknowledged")
@@ -107,7 +114,8 @@ class Device:
 
     def close(self) -> None:
         self.link.stop(10)
-        self.learner.close()
+        self.device.__exit__(None, None, None)
+        self._slots.close()
 
 
 def label_of(y: int, i: int) -> Label:
