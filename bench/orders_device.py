@@ -1,4 +1,4 @@
-"""What a device does with what comes on ``cmd/do``: reads orders from standard input, as if a broker sent them.
+"""What a device does with what comes on ``cmd/do``: reads orders from standard input, as from a broker.
 
 All of the link but the network: gate, what was accepted before, outbox, answers, and a run loop that carries
 out. Each order is 5 bytes (length, retained) and the payload. First it writes its boot id, at the end what it
