@@ -15,12 +15,13 @@ from typing import Any, NamedTuple
 
 from edge_cl.commands import CommandResult
 from edge_cl.errors import EdgeCLError, SyncError
-from edge_cl.records import Receipt, Status
+from edge_cl.records import Decision, Receipt, Status
 from edge_cl.sync import messages
 from edge_cl.sync.command_inbox import CommandInbox
 from edge_cl.sync.connection import Connection
 from edge_cl.sync.delivery import Delivery
 from edge_cl.sync.dialler import Dialler
+from edge_cl.sync.discovery import NOTE, Discovery
 from edge_cl.sync.inbox import Arrival, LabelInbox
 from edge_cl.sync.outbox import Keep, Outbox, Row
 
@@ -73,6 +74,7 @@ class Pump:
         self.outbox, self.delivery, self.inbox = outbox, delivery, inbox
         self.dialler: Dialler
         self.commands: CommandInbox
+        self.discovery: Discovery
         self.chunks: deque[Chunk] = deque(maxlen=MAX_CHUNKS)
         self.reported: Mapping[str, Any] = {}
         """Settings that a server may change, as they are now."""
@@ -83,6 +85,7 @@ class Pump:
         self._thread = threading.Thread(target=self._work, name="edge-cl-mqtt", daemon=True)
         self._since_s = time.time()
         self._bundle = ("", "", "")
+        self._installing = ""
         self._status: Status | None = None
         self._status_is_new = False
         self._forbidden = self._strange = ""
@@ -127,7 +130,8 @@ class Pump:
     @property
     def alarm(self) -> str:
         """What a person should know, or ""."""
-        return self.internal or self.outbox.alarm or self.dialler.trouble or self._forbidden or self._strange
+        found = (self.internal, self.outbox.alarm, self.dialler.trouble, self._forbidden, self._strange)
+        return next(filter(None, found), self.discovery.problem)
 
     def will(self, session: int) -> tuple[str, bytes]:
         """What the broker says when connection `session` breaks."""
@@ -147,10 +151,11 @@ class Pump:
         """A receipt; the label that it answers need not be delivered again once it is on disk."""
         self.keep("receipt", messages.encode(receipt), partial(self.inbox.settle, receipt))
 
-    def publish_event(self, body: bytes) -> None:
+    def publish_event(self, decision: Decision) -> None:
         """A decision, for whoever watches now."""
         if self.dialler.connection is not None and self.dialler.is_up:
-            self.dialler.connection.publish(f"{self._root}/event", body, qos=0)
+            self.dialler.connection.publish(f"{self._root}/event", messages.encode(decision), qos=0)
+            self.inbox.shown = decision.reading_id
             self.n_events += 1
 
     def finish(self, result: CommandResult, body: bytes, note: str) -> None:
@@ -171,12 +176,18 @@ class Pump:
     def note_status(self, status: Status) -> None:
         """The newest state; sent when there is room."""
         self._status, self._status_is_new = status, True
+        self.discovery.note_status(status)
         bundle = (status.bundle_id, status.head)
         if bundle != self._bundle[:2]:
             self._bundle = (*bundle, status.state_hash)
             if self.dialler.is_up:
                 self._publish_birth()
         self._bundle = (*bundle, status.state_hash)
+
+    def note_install(self, report: messages.InstallReport) -> None:
+        """An installation goes on, or has ended."""
+        self._installing = report.bundle_id if report.phase in ("fetched", "shadow") else ""
+        self._status_is_new = self._status is not None
 
     def finish_by(self, at_s: float) -> None:
         """Send what waits, say goodbye, end; at `at_s` in any case."""
@@ -278,8 +289,23 @@ class Pump:
                 up_s=round(self.outbox.up_s, 3),
                 status=self._status,
                 settings=dict(self.reported),
+                installing=self._installing,
             )
             self._publish("state", messages.encode(state), retain=True)
+        while self.delivery.room > 0 and (found := self.discovery.take()) is not None:
+            self._announce(*found)
+
+    def _announce(self, topic: str, body: bytes) -> None:
+        self._note_discovery()
+        if self.dialler.connection is not None:
+            mid = self.dialler.connection.publish(topic, body, retain=True)
+            self.delivery.sent(mid, None, time.monotonic())
+            self.discovery.sent(topic, mid)
+
+    def _note_discovery(self) -> None:
+        if self.outbox.notes.get(NOTE, "") != self.discovery.note:
+            self.outbox.note(NOTE, self.discovery.note)
+            self._commit_at_s = 0.0
 
     def _wrap(self, row: Row, connection: Connection) -> bytes:
         up_s = self.outbox.up_s
@@ -331,9 +357,11 @@ class Pump:
         self.delivery.restart()
         self._is_born = False
         topics = [(f"{self._root}/{topic}", qos) for topic, qos in SUBSCRIPTIONS.items()]
-        connection.subscribe([*topics, (messages.HELLO, 0)])
+        hellos = [(topic, 0) for topic in (messages.HELLO, self.discovery.birth_topic) if topic]
+        connection.subscribe([*topics, *hellos])
         self._publish_birth()
         self._status_is_new = self._status is not None
+        self.discovery.again()
 
     def ended(self, connection: Connection, reason: str, code: int) -> None:
         """It is over: what was on its way may come again."""
@@ -346,7 +374,9 @@ class Pump:
         if connection is not self.dialler.connection:
             return
         self.delivery.acknowledged(mid, refused=bool(problem))
-        if problem:
+        if self.discovery.acknowledged(mid, problem):
+            self._note_discovery()
+        elif problem:
             self._forbidden = (
                 f"{self._url} does not let this device write below {self._root} ({problem}); allow it in the "
                 "broker. The device goes on learning, messages wait"
@@ -366,6 +396,9 @@ class Pump:
             return
         if arrival.topic == messages.HELLO:
             self.delivery.hurry(time.monotonic() + random.uniform(0.0, HELLO_SPREAD_S))
+        elif arrival.topic == self.discovery.birth_topic:
+            if arrival.payload == b"online" and not arrival.retained:
+                self.discovery.again()
         elif arrival.topic.startswith(f"{self._root}/"):
             handler = self._handlers.get(arrival.topic.removeprefix(f"{self._root}/"), self._on_other)
             handler(arrival)
