@@ -13,7 +13,10 @@ import paho.mqtt.client as paho
 from edge_cl.sync.broker import PASSWORD_VARIABLE, Broker
 from edge_cl.sync.connection import OTHER_PROTOCOL, TAKEN_OVER, Connection, Ears
 from edge_cl.sync.messages import CHUNK_BYTES
-from edge_cl.sync.reconnect import Backoff
+from edge_cl.sync.reconnect import HOLD_OFF_S, Backoff
+
+CLONE_S = 10 * HOLD_OFF_S
+"""So long after the last sign of a second board it may still be there: it gives way, too."""
 
 
 class _MakeClient(Protocol):
@@ -50,21 +53,27 @@ class Dialler:
         self.backoff = backoff
         self.connection: Connection | None = None
         self.session = session
-        self.trouble = ""
-        """What a person should know of it, or ""."""
         self.n_restarts = 0
         """Connections that were given up because their thread was dead or stuck."""
         self._make_client, self._broker, self._url = make_client, broker, url
         self._ears, self._put = ears, put
         self._mqtt_5 = mqtt_5
         self._mute = 0
-        self._greeted = False
+        self._greeted = self._served = False
+        self._n_unserved = 0
+        self._trouble = self._clone = ""
+        self._clone_until_s = 0.0
         self._at_s: float | None = 0.0
 
     @property
     def is_up(self) -> bool:
         """True while the broker is there, from the moment that `up` was told of it."""
         return self.connection is not None and self._greeted
+
+    @property
+    def trouble(self) -> str:
+        """What a person should know of it, or ""."""
+        return self._clone if time.monotonic() < self._clone_until_s else self._trouble
 
     @property
     def unreachable(self) -> bool:
@@ -87,7 +96,11 @@ class Dialler:
 
     def up(self) -> None:
         """The broker took the connection."""
-        self.trouble, self._mute, self._greeted = "", 0, True
+        self._mute, self._greeted = 0, True
+
+    def served(self) -> None:
+        """The broker answered a message: it is more than a greeting."""
+        self._trouble, self._served, self._n_unserved = "", True, 0
 
     def ended(self, connection: Connection, reason: str, code: int) -> bool:
         """The connection is over; False when it was given up before."""
@@ -97,18 +110,18 @@ class Dialler:
         if connection.is_up and code == TAKEN_OVER:
             self.clone("the broker gave the connection to it")
         elif connection.is_up:
-            self.trouble = f"the connection to {self._url} was lost ({reason}); trying again"
-            self._wait(self.backoff.after_loss())
+            self._lost(reason)
         else:
             self._failed(connection, reason, code)
         return True
 
     def clone(self, evidence: str) -> None:
         """Another board calls itself as this one: say so, and give way for a while."""
-        self.trouble = (
+        self._clone = (
             f"another board connects to {self._url} under this device's name ({evidence}); "
             "each board needs a name of its own: --device, or device.name in the settings"
         )
+        self._clone_until_s = time.monotonic() + CLONE_S
         if self.connection is not None:
             self.connection.close()
         self.connection, self._greeted = None, False
@@ -122,7 +135,7 @@ class Dialler:
 
     def _dial(self) -> None:
         self.session += 1
-        self._at_s, self._greeted = None, False
+        self._at_s, self._greeted, self._served = None, False, False
         client = self._make_client(mqtt_5=self._mqtt_5)
         topic, body = self._ears.will(self.session)
         self.connection = Connection(
@@ -136,6 +149,18 @@ class Dialler:
         )
         self.connection.start()
 
+    def _lost(self, reason: str) -> None:
+        if self._served:
+            self._trouble = f"the connection to {self._url} was lost ({reason}); trying again"
+            self._wait(self.backoff.after_loss())
+            return
+        self._n_unserved += 1
+        self._trouble = (
+            f"{self._url} takes the connection and ends it before any message ({reason}), "
+            f"{self._n_unserved:,} times so far; look into the broker's log. Messages wait in the outbox"
+        )
+        self._wait(self.backoff.after_failure() if self._n_unserved > 1 else self.backoff.after_loss())
+
     def _failed(self, connection: Connection, reason: str, code: int) -> None:
         # An old broker refuses MQTT 5 by name, or hangs up without a word.
         if code in OTHER_PROTOCOL or (connection.was_reached and not code):
@@ -145,11 +170,11 @@ class Dialler:
                 self._at_s = time.monotonic()
                 return
         if code:
-            self.trouble = (
+            self._trouble = (
                 f"{self._url} refused the connection ({reason}); check mqtt.username and {PASSWORD_VARIABLE}"
             )
         else:
-            self.trouble = (
+            self._trouble = (
                 f"{self._url} cannot be reached ({reason}); messages wait in the outbox, trying again"
             )
         self._wait(self.backoff.after_failure())

@@ -17,6 +17,7 @@ from edge_cl.commands import CommandResult
 from edge_cl.errors import EdgeCLError, SyncError
 from edge_cl.records import Decision, Receipt, Status
 from edge_cl.sync import messages
+from edge_cl.sync.alarms import Alarms
 from edge_cl.sync.command_inbox import CommandInbox
 from edge_cl.sync.connection import Connection
 from edge_cl.sync.delivery import Delivery
@@ -29,8 +30,6 @@ COMMIT_S = 0.2  # at most five commits a second, however many receipts
 CLEANUP_S = 2.0  # confirmed rows may linger: after a crash they are only sent twice
 SUPERVISE_S = 2.0
 HELLO_SPREAD_S = 3.0
-UNHEARD_S = 120.0
-"""After so long without a server's word a person should know."""
 SUBSCRIPTIONS = {
     "cmd/label": 1,
     "cmd/sleep": 1,
@@ -80,7 +79,8 @@ class Pump:
         """Settings that a server may change, as they are now."""
         self.n_sent = self.n_events = self.n_connections = 0
         self.internal = ""
-        self._root, self._url, self._by_server = root, url, by_server
+        self.alarms = Alarms(url, root, by_server=by_server)
+        self._root, self._by_server = root, by_server
         self._tasks: queue.SimpleQueue[Task] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="edge-cl-mqtt", daemon=True)
         self._since_s = time.time()
@@ -88,7 +88,6 @@ class Pump:
         self._installing = ""
         self._status: Status | None = None
         self._status_is_new = False
-        self._forbidden = self._strange = ""
         self._is_born = self._was_born = False
         self._stop_at_s: float | None = None
         self._commit_at_s: float | None = None
@@ -130,7 +129,7 @@ class Pump:
     @property
     def alarm(self) -> str:
         """What a person should know, or ""."""
-        found = (self.internal, self.outbox.alarm, self.dialler.trouble, self._forbidden, self._strange)
+        found = (self.internal, self.outbox.alarm, self.dialler.trouble, self.alarms.text)
         return next(filter(None, found), self.discovery.problem)
 
     def will(self, session: int) -> tuple[str, bytes]:
@@ -240,16 +239,8 @@ class Pump:
         if now_s >= self._supervise_at_s or (due_s is not None and now_s >= due_s):
             self._supervise_at_s = now_s + SUPERVISE_S
             self.dialler.tick(now_s)
-            self._strange = self._unheard(now_s)
-
-    def _unheard(self, now_s: float) -> str:
-        since_s = self.delivery.waits_since_s()
-        if since_s is None or not self._by_server or now_s - since_s < UNHEARD_S:
-            return ""
-        return (
-            f"no fleet server confirms what this device sends ({self.outbox.n_queued:,} messages wait); "
-            'start edge-cl fleet serve, or, without one, set mqtt.confirm = "broker"'
-        )
+            waits_since_s = self.delivery.waits_since_s()
+            self.alarms.look(now_s, waits_since_s=waits_since_s, n_waiting=self.outbox.n_queued)
 
     def _commit_if_due(self) -> None:
         now_s = time.monotonic()
@@ -350,7 +341,7 @@ class Pump:
         if connection is not self.dialler.connection:
             return
         self.n_connections += 1
-        self._forbidden = ""
+        self.alarms.connected(time.monotonic())
         self.dialler.up()
         self.outbox.session = connection.session
         self._commit()  # before the birth: a number that was seen must not be used again
@@ -366,29 +357,23 @@ class Pump:
     def ended(self, connection: Connection, reason: str, code: int) -> None:
         """It is over: what was on its way may come again."""
         if self.dialler.ended(connection, reason, code):
-            self.delivery.restart()
-            self.inbox.forget_connection()
+            self._forget_connection()
 
     def acknowledged(self, connection: Connection, mid: int, problem: str) -> None:
         """The broker has a message, or refuses it."""
         if connection is not self.dialler.connection:
             return
+        self.dialler.served()
         self.delivery.acknowledged(mid, refused=bool(problem))
         if self.discovery.acknowledged(mid, problem):
             self._note_discovery()
         elif problem:
-            self._forbidden = (
-                f"{self._url} does not let this device write below {self._root} ({problem}); allow it in the "
-                "broker. The device goes on learning, messages wait"
-            )
+            self.alarms.refused_write(problem, time.monotonic())
 
     def subscribed(self, connection: Connection, problem: str) -> None:
         """The broker answered the subscriptions."""
         if problem and connection is self.dialler.connection:
-            self._forbidden = (
-                f"{self._url} does not let this device read {self._root}/cmd/# ({problem}); "
-                "allow it in the broker"
-            )
+            self.alarms.refused_read(problem)
 
     def received(self, connection: Connection, arrival: Arrival) -> None:
         """A message came: to its handler."""
@@ -417,6 +402,7 @@ class Pump:
         ack = self._from_server("ack", arrival)
         if isinstance(ack, messages.Ack):
             self.delivery.confirmed(ack.ids)
+            self.alarms.confirmed()
             self.dialler.backoff.n_devices = max(0, min(ack.fleet, 10**6))
 
     def _on_resend(self, arrival: Arrival) -> None:
@@ -434,10 +420,15 @@ class Pump:
             return
         if seen.boot_id == self.outbox.boot_id:
             self._is_born = self._was_born = True
+            self.alarms.saw_birth()
         elif seen.online and (self._was_born if arrival.retained else self._is_born):
             self.dialler.clone(f"its program started as {seen.boot_id[:8]}…")
-            self.delivery.restart()
-            self.inbox.forget_connection()
+            self._forget_connection()
+
+    def _forget_connection(self) -> None:
+        self.delivery.restart()
+        self.inbox.forget_connection()
+        self.alarms.ended()
 
     def _on_command(self, arrival: Arrival) -> None:
         self._answer(self.commands.receive(arrival))
@@ -459,13 +450,14 @@ class Pump:
 
     def _from_server(self, kind: str, arrival: Arrival) -> object:
         try:
-            return messages.decode(kind, arrival.payload)
+            found = messages.decode(kind, arrival.payload)
         except SyncError as error:
-            self._strange = (
-                f"the fleet server speaks another version of the protocol than this device's "
-                f"{messages.PROTOCOL}: {error}; upgrade the older one. Messages wait meanwhile"
-            )
+            self.alarms.foreign(str(error), messages.PROTOCOL)
             return None
+        if found.v != messages.PROTOCOL:
+            self.alarms.foreign(f"its {kind} has version {found.v}", messages.PROTOCOL)
+            return None
+        return found
 
     # -- the end ---------------------------------------------------------------------------
 
