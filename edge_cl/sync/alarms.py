@@ -27,7 +27,7 @@ class Alarms:
         self._url, self._root, self._by_server = url, root, by_server
         self._unwritable = self._unreadable = self._foreign = self._unheard = self._unseen = ""
         self._refused_s = self._since_s = 0.0
-        self._is_seen = self._is_confirmed = True
+        self._is_seen = self._is_confirmed = self._has_reasons = True
 
     @property
     def text(self) -> str:
@@ -35,10 +35,10 @@ class Alarms:
         found = (self._unwritable, self._unreadable, self._foreign, self._unseen, self._unheard)
         return next(filter(None, found), "")
 
-    def connected(self, now_s: float) -> None:
-        """A connection begins: rights may be others now."""
-        self._unwritable = self._unreadable = self._unseen = ""
-        self._since_s = now_s
+    def connected(self, now_s: float, *, reasons: bool) -> None:
+        """A connection begins; MQTT 5 gives `reasons` for what is refused, 3.1.1 takes it and drops it."""
+        self._unreadable = self._unseen = ""
+        self._since_s, self._has_reasons = now_s, reasons
         self._is_seen = self._is_confirmed = False
 
     def ended(self) -> None:
@@ -63,7 +63,7 @@ class Alarms:
 
     def saw_birth(self) -> None:
         """The device's own birth came back."""
-        self._is_seen, self._unseen = True, ""
+        self._is_seen, self._unseen, self._unwritable = True, "", ""
 
     def foreign(self, what: str, version: int) -> None:
         """A server said something that is not in the protocol."""
@@ -81,11 +81,14 @@ class Alarms:
         """What time shows: nobody answers, nothing comes back, or a refusal is long ago."""
         if now_s - self._refused_s > FORBIDDEN_S:
             self._unwritable = ""
-        if not (self._is_seen or self._is_confirmed or self._unseen) and now_s - self._since_s > UNSEEN_S:
+        quiet = not (self._is_seen or self._is_confirmed or self._unwritable or self._unseen)
+        if quiet and now_s - self._since_s > UNSEEN_S:
+            which = "" if self._has_reasons else f"write below {self._root}, or not "
+            unsure = "" if self._has_reasons else " (MQTT 3.1.1 does not say which)"
             self._unseen = (
                 f"{self._url} took this device's birth and did not give it back: it does not let the device "
-                f"write below {self._root}, or not read {self._root}/status (MQTT 3.1.1 does not say which); "
-                "allow both in the broker. The device goes on learning"
+                f"{which}read {self._root}/status{unsure}; allow it in the broker, and to read "
+                f"{self._root}/cmd/#. The device goes on learning"
             )
         self._unheard = ""
         if self._by_server and waits_since_s is not None and now_s - waits_since_s >= UNHEARD_S:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ssl
 from datetime import UTC, datetime
 
+from edge_cl.sync.broker import Broker
+
 _TIMES = {9: "is not valid yet", 10: "has expired"}
 _NAMES = (62, 64)
 _AUTHORITIES = (2, 18, 19, 20, 21)
@@ -13,11 +15,13 @@ _OURS = ("CERTIFICATE_EXPIRED", "CERTIFICATE_REVOKED", "CERTIFICATE_UNKNOWN", "B
 """Ends of what a broker says of the device's certificate."""
 
 
-def explain(error: OSError | ValueError, host: str) -> str:
-    """What went wrong with the broker `host`, and what to do when TLS was the cause."""
+def explain(error: Exception, broker: Broker) -> str:
+    """What went wrong with the broker, and what to do when TLS was the cause."""
     if isinstance(error, ssl.SSLCertVerificationError):
-        return f"certificate verify failed: {error.verify_message}; {_advise(error.verify_code, host)}"
+        return f"certificate verify failed: {error.verify_message}; {_advise(error.verify_code, broker.host)}"
     reason = getattr(error, "reason", None) if isinstance(error, ssl.SSLError) else None
+    if broker.tls and isinstance(error, ConnectionResetError | ssl.SSLEOFError):
+        return f"{error}; is there TLS on this port?"
     if not isinstance(reason, str):
         return str(error)
     if reason.endswith("CERTIFICATE_REQUIRED"):

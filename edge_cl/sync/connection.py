@@ -38,6 +38,7 @@ SESSION_S = 7 * 24 * 3600
 WILL_DELAY_S = 5
 RECEIVE_MAXIMUM = 100
 """Messages to the device that it has not acknowledged: labels that wait for their receipts."""
+HUNG_UP = "it hung up without a word"
 TAKEN_OVER = 0x8E
 OTHER_PROTOCOL = (0x81, 0x82, 0x84)
 """Malformed packet, protocol error, unsupported version: what MQTT 3.1.1 looks like to MQTT 5."""
@@ -174,7 +175,7 @@ class Connection:
                 if self.is_up:
                     self.turned_s = time.monotonic()
         except (OSError, ValueError, paho.WebsocketConnectionError) as error:
-            self._reason = self._reason or explain(error, self._broker.host)
+            self._reason = self._reason or explain(error, self._broker)
         finally:
             # also after what nobody foresaw: without this word the pump would wait for a dead thread
             with contextlib.suppress(OSError):
@@ -235,11 +236,15 @@ class Connection:
             self.is_up, self.turned_s = True, time.monotonic()
             self._put(partial(self._ears.connected, self))
 
-    def _on_disconnect(self, _client: Any, _data: Any, _flags: Any, reason: Any, _properties: Any) -> None:
-        if not self._reason:
-            self._reason, self._code = str(reason), reason.value if reason.is_failure else 0
-            if self._said.error is not None:  # paho keeps the cause to itself
-                self._reason = explain(self._said.error, self._broker.host)
+    def _on_disconnect(self, _client: Any, _data: Any, flags: Any, reason: Any, _properties: Any) -> None:
+        if self._reason:
+            return
+        if flags.is_disconnect_packet_from_server:
+            self._reason, self._code = str(reason), reason.value
+        elif self._said.error is not None:  # paho keeps the cause to itself
+            self._reason = explain(self._said.error, self._broker)
+        else:
+            self._reason = HUNG_UP if reason == "Unspecified error" else str(reason)
 
     def _on_publish(self, _client: Any, _data: Any, mid: int, reason: Any, _properties: Any) -> None:
         problem = str(reason) if reason is not None and reason.is_failure else ""

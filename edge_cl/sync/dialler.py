@@ -98,9 +98,11 @@ class Dialler:
         """The broker took the connection."""
         self._mute, self._greeted = 0, True
 
-    def served(self) -> None:
-        """The broker answered a message: it is more than a greeting."""
-        self._trouble, self._served, self._n_unserved = "", True, 0
+    def answered(self, *, refused: bool) -> None:
+        """The broker took a message or, `refused`, did not: it is more than a greeting."""
+        self._trouble = ""
+        if not refused:
+            self._served, self._n_unserved = True, 0
 
     def ended(self, connection: Connection, reason: str, code: int) -> bool:
         """The connection is over; False when it was given up before."""
@@ -156,7 +158,7 @@ class Dialler:
             return
         self._n_unserved += 1
         self._trouble = (
-            f"{self._url} takes the connection and ends it before any message ({reason}), "
+            f"{self._url} takes the connection and ends it before it takes a message ({reason}), "
             f"{self._n_unserved:,} times so far; look into the broker's log. Messages wait in the outbox"
         )
         self._wait(self.backoff.after_failure() if self._n_unserved > 1 else self.backoff.after_loss())
@@ -169,6 +171,8 @@ class Dialler:
             if self._mute == 1:
                 self._at_s = time.monotonic()
                 return
+            if not self._broker.tls:
+                reason += "; if this port is for TLS, write mqtts://"
         if code:
             self._trouble = (
                 f"{self._url} refused the connection ({reason}); check mqtt.username and {PASSWORD_VARIABLE}"

@@ -130,7 +130,7 @@ class Pump:
     def alarm(self) -> str:
         """What a person should know, or ""."""
         found = (self.internal, self.outbox.alarm, self.dialler.trouble, self.alarms.text)
-        return next(filter(None, found), self.discovery.problem)
+        return "; ".join(filter(None, (*found, self.discovery.problem)))
 
     def will(self, session: int) -> tuple[str, bytes]:
         """What the broker says when connection `session` breaks."""
@@ -341,7 +341,7 @@ class Pump:
         if connection is not self.dialler.connection:
             return
         self.n_connections += 1
-        self.alarms.connected(time.monotonic())
+        self.alarms.connected(time.monotonic(), reasons=connection.speaks_5)
         self.dialler.up()
         self.outbox.session = connection.session
         self._commit()  # before the birth: a number that was seen must not be used again
@@ -363,7 +363,7 @@ class Pump:
         """The broker has a message, or refuses it."""
         if connection is not self.dialler.connection:
             return
-        self.dialler.served()
+        self.dialler.answered(refused=bool(problem))
         self.delivery.acknowledged(mid, refused=bool(problem))
         if self.discovery.acknowledged(mid, problem):
             self._note_discovery()
@@ -413,15 +413,23 @@ class Pump:
                 self.keep("gone", messages.encode(messages.Gone(epoch=asked.epoch, seqs=gone)))
 
     def _on_own_status(self, arrival: Arrival) -> None:
-        """A birth of this name that is not this program's, after its own was seen: a second board."""
+        """A birth of this name that is not this program's, after its own was seen: a second board.
+
+        The late will of an earlier connection would hide this one from whoever cannot compare sessions.
+        """
         try:
             seen = messages.decode("status", arrival.payload)
         except SyncError:
             return
-        if seen.boot_id == self.outbox.boot_id:
+        ours = seen.boot_id == self.outbox.boot_id
+        if not seen.online:
+            is_late = not (ours and seen.session == self.outbox.session)
+            if is_late and self._is_born and not arrival.retained:
+                self._publish_birth()
+        elif ours:
             self._is_born = self._was_born = True
             self.alarms.saw_birth()
-        elif seen.online and (self._was_born if arrival.retained else self._is_born):
+        elif self._was_born if arrival.retained else self._is_born:
             self.dialler.clone(f"its program started as {seen.boot_id[:8]}…")
             self._forget_connection()
 
