@@ -253,7 +253,7 @@ def test_a_server_of_another_version(broker: Broker, tmp_path: Path, ack: str) -
         assert "upgrade the older one" in link.alarm and not link.counts["confirmed"]
         wait_until(lambda: watcher.of("health"), "the first health report arrives")
         ids = f'["{row_id}", "gone", "{watcher.of("health")[0].id}"]'
-        good = '{"v":1,"ids":%s,"fleet":3,"since":"later","more":{"x":[1]}}' % ids
+        good = '{"v":1,"fleet":3,"since":"later","more":{"x":[1]},"ids":' + ids + "}"
         watcher.client.publish(f"{ROOT}/cmd/ack", good)
         wait_until(lambda: link.counts["queued"] == 0 and not link.alarm, "unknown fields are passed over")
     watcher.close()
@@ -390,6 +390,7 @@ def test_a_broker_that_ends_every_connection_after_its_greeting(
         return high
 
     monkeypatch.setattr(random, "uniform", longest)
+    monkeypatch.setattr("edge_cl.sync.reconnect.LEAST_SPREAD_S", 0.02)
     greeting = b"\x20\x03\x00\x00\x00"
     pace = Pace(backoff_s=(0.01, 0.3))
     with odd(greeting) as broker, linked(broker.url, tmp_path, pace=pace) as link:

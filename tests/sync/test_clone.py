@@ -12,8 +12,9 @@ import pytest
 import edge_cl.sync.dialler as dialler_module
 import edge_cl.sync.reconnect as reconnect_module
 from edge_cl.sync.link import MqttLink
+from edge_cl.sync.messages import Presence, encode
 from tests.mosquitto import Broker, wait_until
-from tests.sync.test_link import Watcher, linked, receipt
+from tests.sync.test_link import ROOT, Watcher, linked, receipt
 
 HOLD_OFF_S = 0.3
 """Instead of a minute."""
@@ -88,3 +89,21 @@ def test_a_board_that_starts_anew_is_no_second_board(broker: Broker, tmp_path: P
             link.sink(receipt(1))
             wait_until(lambda: link.counts["delivered"] == 3, "two births and the receipt are delivered")
             assert not link.alarm and link.counts["connections"] == 2
+
+
+@pytest.mark.broker
+def test_a_late_last_will_does_not_hide_the_device(broker: Broker, tmp_path: Path) -> None:
+    """Home Assistant and others look at `online` and cannot compare sessions."""
+    watcher = Watcher(broker.url)
+    with linked(broker.url, tmp_path) as link:
+        wait_until(lambda: watcher.of("status"), "its birth arrives")
+        (birth,) = watcher.of("status")
+        for boot_id, session in ((birth.boot_id, birth.session - 1), ("another", birth.session)):
+            will = Presence(online=False, boot_id=boot_id, session=session, reason="lost")
+            n = len(watcher.of("status"))
+            watcher.client.publish(f"{ROOT}/status", encode(will), qos=1, retain=True)
+            wait_until(lambda n=n: len(watcher.of("status")) == n + 2, "the will, and a birth after it")  # type: ignore[misc]
+            assert watcher.of("status")[-1] == birth
+        assert not link.alarm and link.counts["connections"] == 1
+    wait_until(lambda: watcher.of("status")[-1].reason == "stopped", "the farewell stands")
+    watcher.close()
