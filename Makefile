@@ -5,13 +5,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test lint faults bench assets wheel-test clean
+.PHONY: demo test lint faults bench assets wheel-test mosquitto postgres clean
 .DEFAULT_GOAL := demo
 
 demo: $(VENV)/.demo
 	$(BIN)/edge-cl simulate --report report.html
 
-test: $(VENV)/.dev mosquitto
+test: $(VENV)/.dev mosquitto postgres
 	$(BIN)/python -m pytest -m "not slow"
 
 lint: $(VENV)/.dev
@@ -22,7 +22,7 @@ lint: $(VENV)/.dev
 	@printf 'edge_cl: %s lines that are not blank\n' "$$(cat $$(git ls-files 'edge_cl/*.py') | grep -c '[^[:space:]]')"
 
 # power cuts, kills, damaged bytes, failing disks by the hundreds, and whatever else takes minutes
-faults: $(VENV)/.dev mosquitto
+faults: $(VENV)/.dev mosquitto postgres
 	$(BIN)/python -m pytest -m slow
 
 bench: $(VENV)/.dev
@@ -50,6 +50,15 @@ mosquitto:
 	    $$as_root apt-get update -qq && $$as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq mosquitto >/dev/null \
 	      || echo "Mosquitto could not be installed: its tests will skip"; \
 	  else echo "Mosquitto is missing and we may not install it: its tests will skip"; fi; fi
+
+# PostgreSQL likewise; tests start one of their own, the one that Debian starts is left alone
+postgres:
+	@if ! command -v initdb >/dev/null && ! ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1; then \
+	  as_root=; [ "$$(id -u)" = 0 ] || as_root="sudo -n"; \
+	  if command -v apt-get >/dev/null && $$as_root true 2>/dev/null; then \
+	    $$as_root apt-get update -qq && $$as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq postgresql >/dev/null \
+	      || echo "PostgreSQL could not be installed: its tests will skip"; \
+	  else echo "PostgreSQL is missing and we may not install it: its tests will skip"; fi; fi
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "edge-cl needs Python 3.11 or newer, this is " + sys.version.split()[0])'

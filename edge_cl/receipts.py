@@ -8,6 +8,7 @@ import msgspec
 
 from edge_cl.knowledge import Lesson
 from edge_cl.records import Label, Receipt, ReceiptStatus
+from edge_cl.revisions import HeldLabel
 
 N_NAMED = 8
 
@@ -50,6 +51,19 @@ def held(label: Label, reading_id: str, seq: int, reason: str) -> Receipt:
     """The receipt of a label that waits for a review as journal entry `seq`; given after the commit."""
     receipt = refusal(label, reading_id, "held", f"not learned, it waits for a review: {reason}")
     return msgspec.structs.replace(receipt, seq=seq)
+
+
+def late(said: HeldLabel) -> Receipt:
+    """The receipt of a label in the journal, whose first one got lost in a restart or found no room."""
+    return Receipt(
+        reading_id=said.reading_id,
+        label=said.label,
+        kind="not" if said.kind == "not" else "is",
+        status="held" if said.reason else "learned",
+        source=said.source,
+        seq=said.seq,
+        message="the first receipt was lost; this one was made from the journal",
+    )
 
 
 def duplicate(label: Label, reading_id: str) -> Receipt:

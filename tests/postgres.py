@@ -41,6 +41,11 @@ MISSING = _missing()
 """Why there is none, or ""."""
 
 
+_FAST = ("fsync=off", "full_page_writes=off")
+_DURABLE = ("min_wal_size=2GB", "max_wal_size=4GB")
+"""Used again, as on a server that has run for a while; a new one makes each file of its log first."""
+
+
 class PostgreSQL:
     """A server on a port of the loopback, without passwords; :meth:`url` gives a new, empty database.
 
@@ -63,7 +68,7 @@ class PostgreSQL:
                 "initdb", "-D", self._data, "-A", "trust", "-U", "edgecl", "-E", "UTF8", "--locale=C", "-N"
             )
         options = f"-p {self.port} -h 127.0.0.1 -k {self._folder}"
-        options += "" if self._durable else " -c fsync=off -c full_page_writes=off"
+        options += f" -c {' -c '.join(_DURABLE if self._durable else _FAST)}"
         self._call("pg_ctl", "-D", self._data, "-o", options, "-l", self._folder / "log", "-w", "start")
 
     def stop(self) -> None:
@@ -80,8 +85,21 @@ class PostgreSQL:
         """Of a database made for this call."""
         self._n_databases += 1
         name = f"fleet{self._n_databases}"
-        self._call("createdb", "-h", "127.0.0.1", "-p", self.port, "-U", "edgecl", name)
-        return f"postgresql://edgecl@127.0.0.1:{self.port}/{name}"
+        import psycopg  # here: tests that need no server run without it
+
+        server = f"postgresql://edgecl@127.0.0.1:{self.port}"
+        with psycopg.connect(f"{server}/postgres", autocommit=True) as connection:
+            connection.execute(f"CREATE DATABASE {name}")  # type: ignore[arg-type]
+        return f"{server}/{name}"
+
+    def checkpoint(self) -> None:
+        """Write everything to its place, so that the log may be used again."""
+        import psycopg
+
+        with psycopg.connect(
+            f"postgresql://edgecl@127.0.0.1:{self.port}/postgres", autocommit=True
+        ) as connection:
+            connection.execute("CHECKPOINT")
 
     def _call(self, program: str, *arguments: object) -> None:
         assert PROGRAMS is not None

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from datetime import datetime
+from itertools import islice
 
 import msgspec
 
-from edge_cl.errors import StateError
+from edge_cl.errors import NothingMatches, StateError
 from edge_cl.naming import ClassNames, NamesNow
 from edge_cl.revisions import Forget, HeldLabel, Outcome, Rename, Review, Revision, Rollback
 from edge_cl.state.entries import Entry
@@ -90,18 +91,26 @@ def end_sleep(store: StateStore, why: str, *, at_s: float) -> None:
 
 def held_labels(store: StateStore) -> list[HeldLabel]:
     """Labels that wait for a review, oldest first."""
-    return [
-        HeldLabel(
-            seq=entry.seq,
-            kind="not" if entry.kind == "not" or entry.detail.startswith("not: ") else "is",
-            label=entry.label,
-            reading_id=entry.reading_id,
-            source=entry.source,
-            at_s=entry.at_s,
-            reason=reason,
-        )
-        for entry, reason in _waiting(store)
-    ]
+    return [_said(entry, reason) for entry, reason in _waiting(store)]
+
+
+def said_after(store: StateStore, seq: int, limit: int) -> list[HeldLabel]:
+    """Labels on disk after journal entry `seq`, the oldest of them; `reason` is "" for those learned."""
+    entries = store.journal.read(seq + 1, store.journal.committed_seq)
+    said = (entry for entry in entries if entry.kind in ("label", "not", "held"))
+    return [_said(entry, entry.detail if entry.kind == "held" else "") for entry in islice(said, limit)]
+
+
+def _said(entry: Entry, reason: str) -> HeldLabel:
+    return HeldLabel(
+        seq=entry.seq,
+        kind="not" if entry.kind == "not" or entry.detail.startswith("not: ") else "is",
+        label=entry.label,
+        reading_id=entry.reading_id,
+        source=entry.source,
+        at_s=entry.at_s,
+        reason=reason,
+    )
 
 
 def took_back(n_labels: int, what: str) -> str:
@@ -165,7 +174,7 @@ def _forget(store: StateStore, asked: Forget, source: str, at_s: float) -> Outco
             seqs.append(seq)
             n_counting += counting
     if not seqs:
-        raise StateError(f"nothing to forget: no label {_describe(asked)}; {_what_there_is(store)}")
+        raise NothingMatches(f"nothing to forget: no label {_describe(asked)}; {_what_there_is(store)}")
     what = f"labels {_describe(asked)}"
     store.take_out("forget", ranges_of(seqs), what=what, source=source, at_s=at_s)
     more = f", and {len(seqs) - n_counting:,} that did not count" if len(seqs) > n_counting else ""
@@ -281,7 +290,7 @@ def _n_labels(store: StateStore, ranges: Ranges) -> int:
 def _rename(store: StateStore, asked: Rename, source: str, at_s: float, class_names: list[str]) -> Outcome:
     known = ", ".join(class_names)
     if asked.old not in class_names:
-        raise StateError(f"there is no class {asked.old!r}; known: {known}")
+        raise NothingMatches(f"there is no class {asked.old!r}; known: {known}")
     if not asked.new.strip() or not asked.new.isprintable() or len(asked.new) > MAX_NAME_CHARS:
         raise StateError(
             f"{asked.new[:MAX_NAME_CHARS]!r} cannot be the name of a class; give at most "

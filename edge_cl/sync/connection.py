@@ -28,7 +28,7 @@ from edge_cl.sync.inbox import Arrival
 
 KEEPALIVE_S = 30
 TURN_S = 1.0
-STUCK_S = 10.0
+STUCK_S = 6.0
 """A network thread that has not turned for so long is given up; one turn takes at most a second."""
 CONNECT_S = 30.0
 """For name, TCP and TLS together."""

@@ -34,6 +34,7 @@ from edge_cl.sync.reconnect import Backoff
 from edge_cl.sync.summaries import Summariser
 
 MAX_TASKS = 10_000
+RECEIPTS_AT_ONCE = 256
 
 
 class Access(NamedTuple):
@@ -55,7 +56,25 @@ class Pace(NamedTuple):
 
     summary_s: float = 60.0
     health_s: float = 300.0
-    backoff_s: tuple[float, float] = (0.5, 120.0)
+    backoff_s: tuple[float, float] = (0.5, 40.0)
+
+
+class History(Protocol):
+    """Where receipts can be made again from: a device's journal."""
+
+    @property
+    def history_id(self) -> str:
+        """Tells it from every other; "" when nothing is kept."""
+        ...
+
+    @property
+    def committed_seq(self) -> int:
+        """The newest entry on disk."""
+        ...
+
+    def receipts_after(self, seq: int, limit: int) -> Sequence[Receipt]:
+        """Receipts of the oldest `limit` labels after entry `seq`."""
+        ...
 
 
 class Obeys(Protocol):
@@ -155,6 +174,7 @@ class MqttLink:
             commands.unsigned,
         )
         self._obeys: Obeys | None = None
+        self._history: History | None = None
         self.on_chunk: Callable[[Chunk], None] | None = None
         """Takes pieces of bundles, in `poll`."""
         self._gate = EventGate()
@@ -183,7 +203,8 @@ class MqttLink:
                 self._health_at_s = now_s + self._pace.health_s
                 self._put(partial(self._pump.keep, "health", messages.encode(answer)))
         elif isinstance(answer, Receipt):
-            self._put(partial(self._pump.keep_receipt, answer))
+            if not self._put(partial(self._pump.keep_receipt, answer)):
+                self._pump.behind = True
         else:
             self._put(partial(self._pump.keep, "sleep", messages.encode(answer)))
         if now_s >= self._summary_at_s:
@@ -198,10 +219,17 @@ class MqttLink:
             obeys.adjust(msgspec.json.decode(self._outbox.notes["settings"], type=dict[str, Any]))
         self._pump.reported = obeys.settings()
 
+    def follow(self, history: History) -> None:
+        """Make receipts of `history` again that got lost on their way into the outbox."""
+        self._history = history if history.history_id else None
+        if self._history is not None:
+            self._pump.put(partial(self._pump.follow, history.history_id, history.committed_seq))
+
     def poll(self) -> Sequence[Label | SleepRequest]:
         """Labels and requests that arrived since the last call; never blocks. Carries out commands."""
         while self._pump.chunks and self.on_chunk is not None:
             self.on_chunk(self._pump.chunks.popleft())
+        self._catch_up()
         if self._obeys is not None:
             for order in self._pump.commands.take():
                 self._carry_out(order, self._obeys)
@@ -264,6 +292,13 @@ class MqttLink:
         """What a person should know, or ""."""
         return self._pump.alarm
 
+    def _catch_up(self) -> None:
+        """Receipts that a restart or a full outbox cost are made again from the journal, as there is room."""
+        pump = self._pump
+        if self._history is not None and pump.behind and not pump.catching_up and self._outbox.has_room:
+            pump.catching_up = True
+            pump.put(partial(pump.catch_up, self._history.receipts_after(pump.told_seq, RECEIPTS_AT_ONCE)))
+
     def _carry_out(self, order: Order, obeys: Obeys) -> None:
         if order.do is None:
             done = obeys.look_back(order.id, order.ask)
@@ -276,11 +311,12 @@ class MqttLink:
         )
         self._pump.put(partial(self._pump.finish, result, done.body, note))
 
-    def _put(self, task: Task) -> None:
+    def _put(self, task: Task) -> bool:
         if self._pump.n_tasks >= MAX_TASKS:
             self._n_overrun += 1
-        else:
-            self._pump.put(task)
+            return False
+        self._pump.put(task)
+        return True
 
     def _sum_up(self) -> None:
         self._summary_at_s = time.monotonic() + self._pace.summary_s

@@ -108,6 +108,7 @@ class Outbox:
         self._gone: set[int] = set()
         self.notes: dict[str, str] = {}
         """What was noted with `note`, by name."""
+        self._unsaved_notes: set[str] = set()
         self._also: list[tuple[str, Sequence[Any]]] = []
         self._began_s = time.monotonic()
         self._saved_rows = 0
@@ -150,8 +151,13 @@ class Outbox:
 
     @property
     def n_unsaved(self) -> int:
-        """Messages that the next commit makes durable."""
-        return len(self._unsaved)
+        """Messages and notes that the next commit makes durable."""
+        return len(self._unsaved) + len(self._unsaved_notes)
+
+    @property
+    def has_room(self) -> bool:
+        """True while less than three quarters are taken."""
+        return self.held_bytes < 0.75 * self.capacity_bytes
 
     @property
     def n_unsaved_removals(self) -> int:
@@ -191,11 +197,11 @@ class Outbox:
     def note(self, name: str, text: str) -> None:
         """Keep a short text beside the messages, durable with the next commit."""
         self.notes[name] = text
-        self.also("INSERT OR REPLACE INTO meta VALUES (?, ?)", (f"note.{name}", text))
+        self._unsaved_notes.add(name)
 
     def commit(self) -> bool:
         """Make every put and removal durable; False when the disk failed (nothing is forgotten)."""
-        if not (self._unsaved or self._gone or self._also or self.session != self._saved_session):
+        if not (self.n_unsaved or self._gone or self._also or self.session != self._saved_session):
             return True
         if self._disk_alarm and time.monotonic() < self._retry_s:
             return False
@@ -209,7 +215,7 @@ class Outbox:
         self._saved_rows += len(self._unsaved)
         self._saved_bytes += self._unsaved_bytes
         self._unsaved, self._unsaved_bytes = {}, 0
-        self._gone, self._also = set(), []
+        self._gone, self._also, self._unsaved_notes = set(), [], set()
         self._saved_session = self.session
         if self._unread:
             self.rewind()
@@ -320,6 +326,7 @@ class Outbox:
         if self._db is None:
             raise sqlite3.OperationalError("the outbox is not open")
         meta = [("seq", self.seq), ("session", self.session), ("epoch", self.epoch)]
+        meta += [(f"note.{name}", self.notes[name]) for name in self._unsaved_notes]
         with self._db as db:
             db.executemany("INSERT INTO outbox VALUES (?, ?, ?, ?, ?, ?, ?, ?)", self._unsaved.values())
             db.executemany("DELETE FROM outbox WHERE seq = ?", [(seq,) for seq in self._gone])

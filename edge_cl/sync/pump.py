@@ -9,7 +9,7 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -86,6 +86,8 @@ class Pump:
         self._since_s = time.time()
         self._bundle = ("", "", "")
         self._installing = ""
+        self.behind = self.catching_up = False
+        self._history = ""
         self._status: Status | None = None
         self._status_is_new = False
         self._is_born = self._was_born = False
@@ -147,8 +149,41 @@ class Pump:
             then()
 
     def keep_receipt(self, receipt: Receipt) -> None:
-        """A receipt; the label that it answers need not be delivered again once it is on disk."""
-        self.keep("receipt", messages.encode(receipt), partial(self.inbox.settle, receipt))
+        """A receipt; the label that it answers need not be delivered again once it is on disk.
+
+        One that finds no room, or whose place is behind one that found none, is made again from the journal.
+        """
+        self.inbox.settle(receipt)
+        if receipt.seq and self._history:
+            if not self.behind:
+                self._keep_in_order([receipt])
+        else:
+            self.keep("receipt", messages.encode(receipt))
+
+    def follow(self, history: str, committed_seq: int) -> None:
+        """Receipts with journal numbers are of `history` from now on: begin where its last one was kept."""
+        self._history = history
+        if f"receipts.{history}" not in self.outbox.notes:
+            self.outbox.note(f"receipts.{history}", str(committed_seq))
+        self.behind = self.told_seq < committed_seq
+
+    @property
+    def told_seq(self) -> int:
+        """The newest journal entry whose receipt is in the outbox, or was."""
+        return int(self.outbox.notes.get(f"receipts.{self._history}", "0"))
+
+    def catch_up(self, receipts: Sequence[Receipt]) -> None:
+        """Receipts made from the journal, the next after `told_seq`; none when there are no more."""
+        self.behind = bool(receipts)
+        self._keep_in_order(receipts)
+        self.catching_up = False
+
+    def _keep_in_order(self, receipts: Sequence[Receipt]) -> None:
+        for receipt in receipts:
+            if not self.outbox.put("receipt", messages.encode(receipt), Keep.ALWAYS):
+                self.behind = True
+                return
+            self.outbox.note(f"receipts.{self._history}", str(receipt.seq))
 
     def publish_event(self, decision: Decision) -> None:
         """A decision, for whoever watches now."""

@@ -115,9 +115,12 @@ def read(arrival: Arrival) -> Word | None:
         raise SyncError(f"{len(arrival.payload):,} bytes; the protocol allows {MAX_MESSAGE_BYTES:,}")
     if source.kind == "event" or not arrival.payload:
         return None
-    if source.kind in ("status", "state", "want"):
-        return _read_plain(source, arrival)
-    return _read_message(source, arrival)
+    try:
+        if source.kind in ("status", "state", "want"):
+            return _read_plain(source, arrival)
+        return _read_message(source, arrival)
+    except RecursionError as error:
+        raise SyncError(f"not a {source.kind} message: it is nested too deeply") from error
 
 
 def _read_plain(source: Source, arrival: Arrival) -> Word:

@@ -8,7 +8,7 @@ import re
 import threading
 import time
 
-from sqlalchemy import func, select
+from sqlalchemy import select
 
 from edge_cl.errors import StoreUnavailable
 from edge_cl.sync.messages import CHUNK_BYTES, Want
@@ -32,6 +32,7 @@ class ChunkServer:
     def __init__(self, store: FleetStore, publish: Publish) -> None:
         self.n_sent = 0
         self._store, self._publish = store, publish
+        self._kept = ("", b"")
         self._wants: queue.Queue[tuple[Source, Want] | None] = queue.Queue(MAX_WAITING)
         self._thread = threading.Thread(target=self._run, name="fleet-chunks", daemon=True)
 
@@ -59,17 +60,25 @@ class ChunkServer:
 
     def answer(self, source: Source, want: Want) -> None:
         """Send what is asked for, as far as there is such a bundle."""
-        body, bundles = tables.bundles.c.body, tables.bundles
+        body = self._body(want.sha256)
         for index in range(want.first, want.first + min(want.n, MAX_CHUNKS)):
-            piece = func.substr(body, index * CHUNK_BYTES + 1, CHUNK_BYTES)
-            with guarded(self._store.engine), self._store.reading.connect() as connection:
-                query = select(piece).where(bundles.c.sha256 == want.sha256)
-                chunk = connection.execute(query).scalar()
+            chunk = body[index * CHUNK_BYTES : (index + 1) * CHUNK_BYTES]
             if not chunk:
                 return
             topic = f"edgecl/1/{source.site}/{source.device}/cmd/chunk/{want.sha256[:16]}/{index}"
-            if self._publish(topic, bytes(chunk), qos=1, expires_s=60):
+            if self._publish(topic, chunk, qos=1, expires_s=60):
                 self.n_sent += 1
+
+    def _body(self, sha256: str) -> bytes:
+        # The last one stays in memory: a rollout's devices all ask for the same.
+        if self._kept[0] != sha256:
+            bundles = tables.bundles.c
+            with guarded(self._store.engine), self._store.reading.connect() as connection:
+                found = connection.execute(select(bundles.body).where(bundles.sha256 == sha256)).scalar()
+            if found is None:
+                return b""
+            self._kept = sha256, bytes(found)
+        return self._kept[1]
 
     def _run(self) -> None:
         while (asked := self._wants.get()) is not None:

@@ -32,7 +32,8 @@ CONNECT_S = 10.0
 MAX_UNCONFIRMED = 8_000
 """Messages that a broker hands over before it must hear that the first is stored (MQTT 5)."""
 MAX_PACKET_BYTES = 256 * 1024
-MAX_WAITING = 100_000
+MAX_WAITING_BYTES = 64 * 1024 * 1024
+"""Given to it and not yet taken by the broker; beyond that nothing more is taken."""
 READS = 200
 _WRONG_PROTOCOL = ("Unsupported protocol version", "Protocol error", "hung up")
 
@@ -109,6 +110,9 @@ class Connection:
         self._wake_read, self._wake_write = socket.socketpair()
         self._wake_read.setblocking(False)
         self._wake_write.setblocking(False)
+        self._counting = threading.Lock()
+        self._waiting_bytes = 0
+        self._sent_bytes: dict[int, int] = {}
         self._stopping = False
         self._attempt = 0
         self._n_read = 0
@@ -139,13 +143,15 @@ class Connection:
 
     def publish(self, topic: str, payload: bytes, *, qos: int = 0, expires_s: int = 0) -> bool:
         """As :class:`Publish` has it."""
-        if not self.is_up or len(self._outgoing) > MAX_WAITING:
-            return False
+        with self._counting:
+            if not self.is_up or self._waiting_bytes + len(payload) > MAX_WAITING_BYTES:
+                return False
+            self._waiting_bytes += len(payload)
         properties = None
         if expires_s > 0 and self._protocol == paho.MQTTv5:
             properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
             properties.MessageExpiryInterval = min(expires_s, 2**32 - 1)
-        self._outgoing.append(lambda client: client.publish(topic, payload, qos, properties=properties))
+        self._outgoing.append(lambda client: self._send(client, topic, payload, qos, properties))
         self._wake()
         return True
 
@@ -170,11 +176,18 @@ class Connection:
                 self.trouble = f"{self._login.url} cannot be reached ({error}); trying again"
             finally:
                 self.is_up = False
-            self._outgoing.clear()
+            self._forget()
             if not self._stopping:
                 log.warning("%s", self.trouble)
                 self._pause()
                 self._create_client()
+
+    def _forget(self) -> None:
+        # What was under way is for whoever gave it to give again.
+        self._outgoing.clear()
+        self._sent_bytes.clear()
+        with self._counting:
+            self._waiting_bytes = 0
 
     def _pause(self) -> None:
         shortest_s, longest_s = self._backoff_s
@@ -212,6 +225,7 @@ class Connection:
                 ) from error
         client.on_connect, client.on_subscribe = self._on_connect, self._on_subscribe
         client.on_message, client.on_disconnect = self._on_message, self._on_disconnect
+        client.on_publish = self._on_publish
         # Without it paho would send each packet at once, from whichever thread gave it.
         client.on_socket_register_write = lambda *_: None
         client.max_inflight_messages_set(0)
@@ -273,6 +287,12 @@ class Connection:
             while len(self._wake_read.recv(4096)) == 4096:
                 pass
 
+    def _send(
+        self, client: paho.Client, topic: str, payload: bytes, qos: int, properties: Properties | None
+    ) -> None:
+        info = client.publish(topic, payload, qos, properties=properties)
+        self._sent_bytes[info.mid] = len(payload)
+
     def _send_confirmations(self, client: paho.Client, mids: list[tuple[int, int]]) -> None:
         for mid, connection in mids:
             if connection == self.n_connections:  # another connection's numbers mean other messages
@@ -307,6 +327,10 @@ class Connection:
             how = "was lost" if self.is_up else "hung up"
             self.trouble = f"the connection to {self._login.url} {how} ({reason}); trying again"
         self.is_up = False
+
+    def _on_publish(self, _client: paho.Client, _userdata: Any, mid: int, _reason: Any, _p: Any) -> None:
+        with self._counting:
+            self._waiting_bytes -= self._sent_bytes.pop(mid, 0)
 
     def _on_message(self, _client: paho.Client, _userdata: Any, message: paho.MQTTMessage) -> None:
         self._n_read += 1

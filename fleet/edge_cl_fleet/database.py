@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event, exc, insert, inspect, select, text
@@ -13,6 +14,14 @@ from edge_cl.errors import ConfigError, FleetError, StoreUnavailable
 from edge_cl_fleet.tables import metadata, schema_version
 
 BUSY_S = 30.0
+_PATIENCE = {
+    "connect_timeout": 10,
+    "keepalives_idle": 30,
+    "keepalives_interval": 10,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 60_000,
+}
+"""Of PostgreSQL's client: a server that vanished without a word is noticed within a minute, not in hours."""
 _LOCK = 0x6564676563  # any number, but the same in every worker
 
 
@@ -24,11 +33,13 @@ MIGRATIONS: list[Callable[[Connection], None]] = [_first]
 """Step i leads from version i to i + 1. A step is never changed once it was released; a new one is added."""
 
 
-def open_engine(url: str) -> Engine:
+def open_engine(url: str, *, create: bool = True) -> Engine:
     """An engine for ``sqlite:///fleet.db`` or ``postgresql://user@host/name``, its schema up to date.
 
     Transactions on SQLite begin with the right to write, so that two workers wait for each other instead of
     failing; :func:`reading` gives one for queries.
+
+    Without `create` a file that is not there is not made.
 
     Raises
     ------
@@ -40,12 +51,14 @@ def open_engine(url: str) -> Engine:
         When the database cannot be reached or opened.
     """
     parsed = _parse(url)
+    if not create and parsed.get_backend_name() == "sqlite" and not Path(str(parsed.database)).exists():
+        raise FleetError(f"there is no store at {parsed.database}; edge-cl fleet serve makes it")
     if parsed.get_backend_name() == "sqlite":
         engine = create_engine(parsed, connect_args={"timeout": BUSY_S, "check_same_thread": False})
         event.listen(engine, "connect", _on_sqlite_connect)
         event.listen(engine, "begin", _on_sqlite_begin)
     else:
-        engine = create_engine(parsed, connect_args={"connect_timeout": 10}, pool_pre_ping=True)
+        engine = create_engine(parsed, connect_args=_PATIENCE, pool_pre_ping=True)
     try:
         with guarded(engine), engine.begin() as connection:
             _migrate(connection)

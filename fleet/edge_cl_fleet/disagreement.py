@@ -81,7 +81,7 @@ def _in_shares(shares: Mapping[str, Mapping[str, float]]) -> list[Outlier]:
     for device, share in shares.items():
         away = distance(share, typical)
         if away > SHARE:
-            most = max(labels, key=lambda label: abs(share.get(label, 0.0) - typical[label]))
+            most = max(typical, key=lambda label: share.get(label, 0.0) - typical[label])
             why = f"answers {most} in {share.get(most, 0.0):.0%}, its group in {typical[most]:.0%}"
             found.append(Outlier(device, away, why))
     return found

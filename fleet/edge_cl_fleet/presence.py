@@ -47,7 +47,7 @@ class Lives:
 
     def __init__(self) -> None:
         self._past: deque[str] = deque(maxlen=8)
-        self._returns_s: deque[float] = deque(maxlen=2)
+        self._returns: deque[tuple[str, int, float]] = deque(maxlen=2)
 
     def ended(self, boot_id: str) -> None:
         """Another life speaks now."""
@@ -58,10 +58,11 @@ class Lives:
         """Whether this life was followed by another already."""
         return boot_id in self._past
 
-    def came_back(self, at_s: float) -> bool:
-        """A past life spoke; true when that is no late message any more: twice in ten minutes."""
-        self._returns_s.append(at_s)
-        return len(self._returns_s) == 2 and at_s - self._returns_s[0] < CLONE_WINDOW_S
+    def came_back(self, boot_id: str, session: int, at_s: float) -> bool:
+        """A past life spoke; true when these are no late words any more: two connections in ten minutes."""
+        if not any(one[:2] == (boot_id, session) for one in self._returns):
+            self._returns.append((boot_id, session, at_s))
+        return len(self._returns) == 2 and at_s - self._returns[0][2] < CLONE_WINDOW_S
 
 
 def is_news(known: Known, word: Word) -> bool:
@@ -125,7 +126,8 @@ def _is_late(known: Known, word: Word, lives: Lives) -> bool:
 
 
 def _returns(word: Word, lives: Lives) -> bool:
-    return not word.arrival.retained and lives.came_back(word.arrival.received_s)
+    at_s = word.arrival.received_s
+    return not word.arrival.retained and lives.came_back(word.boot_id, word.session, at_s)
 
 
 def _fold_presence(known: Known, presence: Presence) -> None:

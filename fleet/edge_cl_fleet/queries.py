@@ -192,6 +192,6 @@ def _event(row: Any) -> Event:
 def _json(text: str) -> dict[str, Any]:
     try:
         found = msgspec.json.decode(text or "{}")
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}

@@ -47,7 +47,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="JSON instead
 @json_option
 def devices(store_url: str, as_json: bool) -> None:
     """List the devices and how they do."""
-    found = list_devices(FleetStore(store_url))
+    found = list_devices(FleetStore(store_url, create=False))
     if as_json:
         click.echo(_encode(found))
     elif not found:
@@ -69,7 +69,7 @@ def devices(store_url: str, as_json: bool) -> None:
 @json_option
 def show(device: str, store_url: str, as_json: bool) -> None:
     """Show all that is known of one DEVICE ("site/device", or "device" when only one site has it)."""
-    store = FleetStore(store_url)
+    store = FleetStore(store_url, create=False)
     found = find_device(store, device)
     if as_json:
         click.echo(_encode(found))
@@ -97,7 +97,7 @@ def show(device: str, store_url: str, as_json: bool) -> None:
 @json_option
 def events(device: str, kind: str, since: str, follow: bool, store_url: str, as_json: bool) -> None:
     """Print messages in the order in which they came; all, or only some."""
-    store = FleetStore(store_url)
+    store = FleetStore(store_url, create=False)
     filters = _filters(store, device, kind, since)
     write = _encode if as_json else _event_line
     found = _follow(store, filters) if follow else all_events(store, **filters)
@@ -116,7 +116,7 @@ def export_csv(kind: str, device: str, since: str, out: TextIO, store_url: str) 
 
     With --kind the record's own fields get columns, too.
     """
-    store = FleetStore(store_url)
+    store = FleetStore(store_url, create=False)
     found = all_events(store, **_filters(store, device, kind, since))
     names = ["n", "id", "site", "device", "epoch", "seq", "kind", "at_s", "happened_s", "received_s"]
     write_csv(found, names, out, flat=bool(kind))
@@ -130,7 +130,7 @@ def group(name: str, device: tuple[str, ...], store_url: str) -> None:
     """Put every DEVICE into group NAME; "-" takes them out of theirs."""
     if not name.isprintable() or len(name) > 63 or not name.strip():
         raise ConfigError(f"the group's name is {name!r}; write 1 to 63 printable characters, or -")
-    store = FleetStore(store_url)
+    store = FleetStore(store_url, create=False)
     found = [find_device(store, one) for one in device]
     set_group(store, "" if name == "-" else name, found)
     click.echo(f"{len(found)} devices are in {'no group' if name == '-' else name} now")

@@ -46,6 +46,8 @@ _BEFORE = {
 class FleetStore:
     """The store at `url`; one per process, its `insert` for one thread.
 
+    `create` makes a file that is not there.
+
     Attributes
     ----------
     engine
@@ -56,8 +58,8 @@ class FleetStore:
         Messages that the database would not take; they are confirmed, else they would come for ever.
     """
 
-    def __init__(self, url: str) -> None:
-        self.engine = open_engine(url)
+    def __init__(self, url: str, *, create: bool = True) -> None:
+        self.engine = open_engine(url, create=create)
         self.reading = reading(self.engine)
         self.n_refused = 0
         self._known: dict[tuple[str, str], Known] = {}

@@ -66,7 +66,8 @@ class Worker:
         self.connection = Connection(
             login,
             self.name,
-            [f"$share/{group}/edgecl/1/+/+/+"],
+            # Retained words come by the second only, says MQTT 5: who died while no worker was there.
+            [f"$share/{group}/edgecl/1/+/+/+", "edgecl/1/+/+/status"],
             lambda got: self.collector.received(got),
             connected=self._say_hello,
         )

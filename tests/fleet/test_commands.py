@@ -22,7 +22,7 @@ from edge_cl_fleet.page import PageServer, create_app, render, sparkline
 from edge_cl_fleet.store import FleetStore
 from edge_cl_fleet.worker import Worker
 
-from edge_cl.errors import ConfigError
+from edge_cl.errors import ConfigError, FleetError
 from edge_cl.records import Summary
 from tests.fleet.devices import Board, Radio, status
 from tests.mosquitto import Broker, free_port, wait_until
@@ -66,6 +66,12 @@ def test_devices_and_groups(url: str) -> None:
     assert [one["group_name"] for one in found] == ["kitchen", "kitchen", "", ""]
     call(url, "group", "-", "dev0")
     assert json.loads(call(url, "show", "dev0", "--json").output)["group_name"] == ""
+
+
+def test_a_mistyped_store_is_not_made(tmp_path: Path) -> None:
+    with pytest.raises(FleetError, match="there is no store"):
+        call(f"sqlite:///{tmp_path}/flete.db", "devices")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_show(url: str) -> None:

@@ -95,7 +95,7 @@ def test_what_comes_is_not_asked_for_again(store: FleetStore) -> None:
     assert mail.asked()[2:] == [[(9, 9)]]
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_nothing_missing_is_overlooked(tmp_path: Path, seed: int) -> None:
     """Messages in any order, some lost and sent again when asked: in the end all are there."""
     rng = random.Random(seed)
@@ -103,8 +103,9 @@ def test_nothing_missing_is_overlooked(tmp_path: Path, seed: int) -> None:
     duty, mail, board = GapDuty(store, reorder_s=5.0), Mail(), Board()
     to_send, now_s = list(range(2, 120)), NOW_S
     put(store, duty, numbered(board, 1))
-    while now_s < NOW_S + 40_000:
-        now_s += rng.uniform(1, 40)
+    while to_send or find_missing(store, "lab", "dev1", board.epoch, before_s=now_s):
+        assert now_s < NOW_S + 100_000
+        now_s += rng.uniform(1, 40) if to_send else 60.0
         some, to_send = to_send[:7], to_send[7:]
         rng.shuffle(some)
         put(store, duty, numbered(board, *(seq for seq in some if rng.random() < 0.6), at_s=now_s))

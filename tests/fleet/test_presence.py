@@ -66,7 +66,8 @@ def test_a_board_with_a_new_state_folder_is_believed() -> None:
 
 def test_late_words_of_an_earlier_life_are_no_clone() -> None:
     old, new = Board(session=3), Board(boot_id="boot2", session=4)
-    known = folded(old.state(), new.state(), old.presence(), new.says("receipt"))
+    late = [old.presence(), old.says("receipt"), old.presence(), old.says("receipt")]
+    known = folded(old.state(), new.state(), *late, new.says("receipt"))
     assert (known.boot_id, known.cloned_s) == ("boot2", None)
 
 

@@ -40,6 +40,7 @@ def test_a_message_is_stored_once(store: FleetStore) -> None:
     assert [event.seq for event in events] == [1, 2, 3, 4, 5]
     assert msgspec.json.decode(events[1].data, type=Receipt).reading_id == "r2"
     assert events[0].happened_s == NOW_S - 0.5
+    assert store.n_refused == 0
 
 
 def test_a_newer_device_s_messages_are_kept_as_they_are(store: FleetStore) -> None:

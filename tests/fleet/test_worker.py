@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import random
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
@@ -13,12 +15,13 @@ import pytest
 from edge_cl_fleet import tables
 from edge_cl_fleet.arrivals import Arrival, Word
 from edge_cl_fleet.collector import Collector
-from edge_cl_fleet.connection import Got, Login, Publish
+from edge_cl_fleet.connection import Connection, Got, Login, Publish
+from edge_cl_fleet.queries import find_device
 from edge_cl_fleet.store import FleetStore
 from edge_cl_fleet.worker import Worker
 from sqlalchemy import insert, text
 
-from edge_cl.errors import ConfigError
+from edge_cl.errors import ConfigError, StoreUnavailable
 from edge_cl.sync import messages
 from tests.fleet.conftest import Working
 from tests.fleet.devices import Board, Radio
@@ -46,6 +49,20 @@ def test_stores_once_and_confirms(store: FleetStore, broker: Broker, working: Wo
         wait_until(lambda: radio.acked() == set(ids), "all are confirmed")
         assert stored(store) == ids
         assert any(topic == messages.HELLO for topic, _ in radio.heard)
+    radio.close()
+
+
+def test_who_died_while_no_worker_was_there_is_known_to_be_gone(
+    store: FleetStore, broker: Broker, working: Working
+) -> None:
+    radio, board = Radio(broker.port), Board()
+    with working(store, broker.url) as worker:
+        radio.sends(board.presence(retained=True), board.says("receipt"))
+        wait_until(lambda: worker.collector.counts.stored == 1, "the worker knows it")
+    assert find_device(store, "dev1").online
+    radio.sends(board.presence(False, retained=True))
+    with working(store, broker.url):
+        wait_until(lambda: not find_device(store, "dev1").online, "the worker hears that it is gone")
     radio.close()
 
 
@@ -84,7 +101,7 @@ def test_goes_on_after_the_broker_returns(stopped_broker: Broker, tmp_path: Path
     stopped_broker.start()
     store = FleetStore(f"sqlite:///{tmp_path}/fleet.db")
     with working(store, stopped_broker.url) as worker:
-        for n in range(3):
+        for n in range(2):
             radio = Radio(stopped_broker.port)
             radio.sends(Board(f"dev{n}").says("receipt"))
             wait_until(lambda n=n: worker.collector.counts.stored == n + 1, "it is stored")
@@ -93,7 +110,7 @@ def test_goes_on_after_the_broker_returns(stopped_broker: Broker, tmp_path: Path
             wait_until(lambda: not worker.connection.is_up, "the worker saw it go")
             stopped_broker.start()
             wait_until(lambda: worker.connection.is_up, "the worker is back")
-        assert worker.connection.n_connections == 4
+        assert worker.connection.n_connections == 3
     store.close()
 
 
@@ -166,8 +183,11 @@ def test_threads_that_die_are_started_again(broker: Broker, tmp_path: Path, work
     store.close()
 
 
-def test_chunks_are_answered(store: FleetStore, broker: Broker, working: Working) -> None:
-    body = random.Random(1).randbytes(2 * messages.CHUNK_BYTES + 10)
+def test_chunks_are_answered(
+    store: FleetStore, broker: Broker, working: Working, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edge_cl_fleet.chunks.MAX_CHUNKS", 2)
+    body = random.Random(1).randbytes(3 * messages.CHUNK_BYTES + 10)
     sha256 = hashlib.sha256(body).hexdigest()
     with store.engine.begin() as connection:
         row = dict.fromkeys(("name", "bundle_id", "release", "signed_by", "signature"), "x")
@@ -182,7 +202,7 @@ def test_chunks_are_answered(store: FleetStore, broker: Broker, working: Working
         wait_until(lambda: len(radio.heard) == 2, "the two chunks from the second on")
         assert worker.chunks.n_sent == 2
     heard = {topic.rsplit("/", 1)[1]: payload for topic, payload in radio.heard}
-    assert heard["1"] + heard["2"] == body[messages.CHUNK_BYTES :]
+    assert heard["1"] + heard["2"] == body[messages.CHUNK_BYTES : 3 * messages.CHUNK_BYTES]
     assert radio.heard[0][0].startswith(f"edgecl/1/lab/dev1/cmd/chunk/{sha256[:16]}/")
     radio.close()
 
@@ -228,6 +248,34 @@ def test_a_broker_that_knows_only_3_1_1(tmp_path: Path, stopped_broker: Broker, 
     store.close()
 
 
+def test_stored_first_then_confirmed_to_the_device_then_to_the_broker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+
+    def insert(words: Sequence[Word]) -> list[str]:
+        done.append("tried")
+        if len(done) < 3:
+            raise StoreUnavailable("the disk is full")
+        return plain(words)
+
+    def publish(topic: str, payload: bytes, *, qos: int = 0, expires_s: int = 0) -> bool:
+        done.append(topic)
+        return True
+
+    monkeypatch.setattr("edge_cl_fleet.collector.RETRY_S", (0.01, 0.01))
+    store = FleetStore(f"sqlite:///{tmp_path}/fleet.db")
+    plain = store.insert
+    monkeypatch.setattr(store, "insert", insert)
+    collector = Collector(store, publish, lambda got: done.append(f"broker {len(got)}"))
+    collector.received(Got("edgecl/1/lab/dev1/receipt", Board().says("receipt").payload, False, 7, 1))
+    collector.start()
+    wait_until(lambda: collector.counts.stored, "it is stored")
+    collector.stop()
+    assert done == ["tried", "tried", "tried", "edgecl/1/lab/dev1/cmd/ack", "broker 1"]
+    store.close()
+
+
 def test_a_message_that_nobody_foresaw_takes_no_other_with_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -249,6 +297,30 @@ def test_a_message_that_nobody_foresaw_takes_no_other_with_it(
     assert collector.counts.stored == len(stored(store)) == 4
     assert sorted(got.mid for got in confirmed) == [1, 2, 3, 4, 5]
     store.close()
+
+
+def test_no_more_is_taken_than_the_network_takes(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edge_cl_fleet.connection.MAX_WAITING_BYTES", 250_000)
+    connection = Connection(Login(broker.url), "test", ["a/b"], lambda got: None)
+    assert not connection.publish("x", b"")  # there is no connection
+    connection.start()
+    wait_until(lambda: connection.is_up, "it is connected")
+    with stalled(connection):
+        assert [connection.publish("x", bytes(100_000), qos=n % 2) for n in range(3)] == [True, True, False]
+    for qos in (0, 1) * 10:
+        wait_until(lambda qos=qos: connection.publish("x", bytes(100_000), qos=qos), "there is room again")
+    wait_until(lambda: connection._waiting_bytes == 0, "all is taken")
+    connection.stop()
+
+
+@contextmanager
+def stalled(connection: Connection) -> Iterator[None]:
+    """The connection's thread does nothing meanwhile."""
+    go_on = threading.Event()
+    connection._outgoing.append(lambda client: go_on.wait(10))
+    connection._wake()
+    yield
+    go_on.set()
 
 
 def test_settings_that_cannot_work_are_refused(tmp_path: Path) -> None:

@@ -12,12 +12,15 @@ import paho.mqtt.client as paho
 import pytest
 from paho.mqtt.enums import CallbackAPIVersion
 
+from edge_cl.bundle import Bundle
 from edge_cl.commands import Adjust, Command, CommandResult, Do, Report, SleepNow, Teach
-from edge_cl.config import CommandSettings, KeySettings
+from edge_cl.config import CommandSettings, KeySettings, Settings
+from edge_cl.device import Device as EdgeDevice
 from edge_cl.learner import Learner
-from edge_cl.records import Receipt, SleepRequest
+from edge_cl.records import Label, Receipt, SleepRequest
 from edge_cl.remote import Remote
 from edge_cl.revisions import Forget, Rollback
+from edge_cl.slots import Slots
 from edge_cl.sync import messages, signing
 from edge_cl.sync.broker import parse_url
 from edge_cl.sync.link import MqttLink, Pace
@@ -73,19 +76,25 @@ class Server:
 class Device:
     """A learner with its link, whose loop is turned by the test."""
 
-    def __init__(self, url: str, folder: Path, **commands: Any) -> None:
+    def __init__(self, url: str, folder: Path, *, disk_bytes: int = 2**23, **commands: Any) -> None:
         keys = {"boss": KeySettings(public=signing.public_of(KEY), allow=ALLOWED)}
-        self.learner = Learner.from_bundle(make_bundle(folder / "b.ecl"), state_dir=folder / "state")
+        make_bundle(folder / "b.ecl")
+        self._slots = Slots(folder / "state")
+        place = self._slots.active(folder / "b.ecl")
+        self.device = EdgeDevice(self._slots, Bundle.load(place.bundle), place, Settings())
+        self.learner = self.device.learner
         self.asked: list[SleepRequest] = []
         self.link = MqttLink(
             url,
             device="pi",
             site="lab",
             state_dir=folder / "state",
+            disk_bytes=disk_bytes,
             commands=CommandSettings(keys=keys, **commands),
             pace=Pace(backoff_s=(0.05, 0.2)),
         )
-        self.link.obey_with(Remote(self.learner, request=self.asked.append))
+        self.link.obey_with(Remote(self.device, keys, self.asked.append))
+        self.link.follow(self.learner)
         self.link.start()
         wait_until(lambda: self.link.counts["delivered"], "the birth is acknowledged")
 
@@ -105,12 +114,11 @@ class Device:
 
     def close(self) -> None:
         self.link.stop(10)
-        self.learner.close()
+        self.device.__exit__(None, None, None)
+        self._slots.close()
 
 
-def label_of(y: int, i: int) -> Any:
-    from edge_cl.records import Label
-
+def label_of(y: int, i: int) -> Label:
     return Label(label=NAMES[y], reading_id=f"r{i}", source="test")
 
 
@@ -215,7 +223,7 @@ def test_a_restart_between_the_deed_and_its_result(broker: Broker, tmp_path: Pat
         (order,) = device.link._pump.commands.take()
         assert order.do is not None and device.link._obeys is not None
         device.link._obeys.obey(order.id, order.do, order.source)
-        n_labels = device.learner.status().n_labels
+
     with running(broker, tmp_path) as device:
         found = result_of(server, device, command_id)
         assert found.status == "done" and "before the device restarted" in found.message
@@ -266,3 +274,55 @@ def test_buttons_can_be_forbidden(broker: Broker, tmp_path: Path, server: Server
         server.client.publish(f"{ROOT}/cmd/label", b'{"label": "run", "reading_id": "r"}', qos=1)
         wait_until(lambda: device.turn() and _receipts(server), "an answer")
         assert _receipts(server)[-1].status == "refused"
+
+
+# -- receipts that got lost on their way into the outbox ----------------------------------------------
+
+
+def test_receipts_that_a_power_cut_took_are_made_again(
+    broker: Broker, tmp_path: Path, server: Server
+) -> None:
+    with running(broker, tmp_path) as device:
+        device.live(5)
+        wait_until(lambda: len(_receipts(server)) == 5, "five receipts")
+        X, y = World(seed=8).draw(3)
+        for i in range(3):  # learned and on disk; the program ends before the link hears of it
+            device.learner.observe(reading(X[i], f"late{i}"))
+            device.learner.teach(Label(label=NAMES[y[i]], reading_id=f"late{i}"))
+    with running(broker, tmp_path) as device:
+        wait_until(lambda: device.turn() and len(_receipts(server)) == 8, "the others")
+        device.live(1)
+        wait_until(lambda: device.turn() and len(_receipts(server)) == 9, "and one more")
+    assert [receipt.seq for receipt in _receipts(server)] == list(range(1, 10))
+    assert "from the journal" in _receipts(server)[6].message
+
+
+def test_receipts_that_found_no_room_come_when_there_is_room(
+    broker: Broker, tmp_path: Path, server: Server
+) -> None:
+    broker.stop(kill=True)
+    server.client.disconnect()
+    broker.start()
+    with running(broker, tmp_path, disk_bytes=60_000) as device:  # nobody confirms: it fills up
+        device.live(120)
+        wait_until(lambda: device.link._pump.behind and not device.link._pump.n_tasks, "it is full")
+        assert device.link.counts["dropped"] > 0
+        again = Server(broker.url)
+        wait_until(lambda: device.turn() and len(_receipts(again)) == 120, "every receipt", 60)
+        assert sorted(receipt.seq for receipt in _receipts(again)) == list(range(1, 121))
+        wait_until(lambda: device.turn() and device.link.counts["queued"] == 0, "all is confirmed")
+        assert not device.link._pump.behind
+        again.client.disconnect()
+        again.client.loop_stop()
+
+
+def test_a_history_from_before_the_link_is_not_told(broker: Broker, tmp_path: Path, server: Server) -> None:
+    with Learner.from_bundle(make_bundle(tmp_path / "b.ecl"), state_dir=tmp_path / "state") as learner:
+        X, y = World(seed=8).draw(3)
+        for i in range(3):
+            learner.observe(reading(X[i], f"r{i}"))
+            learner.teach(label_of(y[i], i))
+    with running(broker, tmp_path) as device:
+        device.live(1)
+        wait_until(lambda: device.turn() and _receipts(server), "a receipt")
+    assert [receipt.seq for receipt in _receipts(server)] == [4]

@@ -11,10 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge_cl.config import CommandSettings
-from edge_cl.learner import Learner
+from edge_cl.bundle import Bundle
+from edge_cl.config import CommandSettings, Settings
+from edge_cl.device import Device as EdgeDevice
 from edge_cl.records import Label, Receipt, SleepRequest
 from edge_cl.remote import Remote
+from edge_cl.slots import Slots
 from edge_cl.sync import messages
 from edge_cl.sync.discovery import Announced, Discovery, encode_config
 from edge_cl.sync.link import MqttLink, Pace
@@ -31,7 +33,11 @@ class Device:
     """A real learner and its link, whose loop is turned by the test."""
 
     def __init__(self, url: str, folder: Path, discovery: str = "homeassistant", **options: Any) -> None:
-        self.learner = Learner.from_bundle(make_bundle(folder / "b.ecl"), state_dir=folder / "state")
+        make_bundle(folder / "b.ecl")
+        self._slots = Slots(folder / "state")
+        place = self._slots.active(folder / "b.ecl")
+        self._device = EdgeDevice(self._slots, Bundle.load(place.bundle), place, Settings())
+        self.learner = self._device.learner
         self.asked: list[SleepRequest] = []
         self.receipts: list[Receipt] = []
         self.link = MqttLink(
@@ -44,7 +50,7 @@ class Device:
             pace=Pace(backoff_s=(0.05, 0.2)),
             **options,
         )
-        self.link.obey_with(Remote(self.learner, request=self.asked.append))
+        self.link.obey_with(Remote(self._device, {}, self.asked.append))
         self.link.start()
         wait_until(lambda: self.link.counts["delivered"], "the birth is acknowledged")
         self.link.sink(self.learner.status())
@@ -66,7 +72,8 @@ class Device:
 
     def close(self) -> None:
         self.link.stop(10)
-        self.learner.close()
+        self._device.__exit__(None, None, None)
+        self._slots.close()
 
 
 @pytest.fixture
