@@ -17,6 +17,7 @@ import pytest
 
 import edge_cl.sync.alarms as alarms_module
 import edge_cl.sync.connection as connection_module
+import edge_cl.sync.pump as pump_module
 from edge_cl.commands import SleepNow
 from edge_cl.learner import Learner
 from edge_cl.records import Label
@@ -157,6 +158,7 @@ def allow(broker: Broker, folder: Path) -> None:
 @pytest.mark.parametrize("mqtt_5", [True, False])
 def test_a_broker_that_forbids_writing(tmp_path: Path, mqtt_5: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(alarms_module, "UNSEEN_S", 0.1)
+    monkeypatch.setattr(pump_module, "SUPERVISE_S", 0.1)
     with (
         rights(tmp_path / "broker", "topic read #\n") as broker,
         linked(broker.url, tmp_path, mqtt_5=mqtt_5, confirm="server") as link,
@@ -180,6 +182,7 @@ def test_a_broker_that_forbids_writing(tmp_path: Path, mqtt_5: bool, monkeypatch
 def test_a_broker_that_forbids_reading(tmp_path: Path, mqtt_5: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Mosquitto grants the subscription and then sends nothing."""
     monkeypatch.setattr(alarms_module, "UNSEEN_S", 0.1)
+    monkeypatch.setattr(pump_module, "SUPERVISE_S", 0.1)
     with (
         rights(tmp_path / "broker", "topic write #\n") as broker,
         linked(broker.url, tmp_path, mqtt_5=mqtt_5) as link,
@@ -363,7 +366,7 @@ def odd(*arguments: Any, **options: Any) -> Iterator[Oddity]:
 
 def test_a_broker_that_accepts_and_never_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection_module, "ANSWER_S", 0.05)
-    monkeypatch.setattr("edge_cl.sync.pump.SUPERVISE_S", 0.05)
+    monkeypatch.setattr(pump_module, "SUPERVISE_S", 0.05)
     with odd(holds=True) as broker, linked(broker.url, tmp_path) as link:
         wait_until(lambda: "the broker does not answer" in link.alarm, "an alarm")
         assert "the broker does not answer" in goes_on(link, tmp_path)
