@@ -4,6 +4,7 @@ this name.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from typing import Protocol
@@ -15,6 +16,8 @@ from edge_cl.sync.connection import OTHER_PROTOCOL, TAKEN_OVER, Connection, Ears
 from edge_cl.sync.messages import CHUNK_BYTES
 from edge_cl.sync.reconnect import HOLD_OFF_S, Backoff
 
+STEADY_S = 10.0
+"""A connection that broke sooner, and gave nothing back, was none: the next waits are longer."""
 CLONE_S = 10 * HOLD_OFF_S
 """So long after the last sign of a second board it may still be there: it gives way, too."""
 
@@ -59,7 +62,8 @@ class Dialler:
         self._ears, self._put = ears, put
         self._mqtt_5 = mqtt_5
         self._mute = 0
-        self._greeted = self._served = False
+        self._greeted = False
+        self._steady_s = math.inf
         self._n_unserved = 0
         self._trouble = self._clone = ""
         self._clone_until_s = 0.0
@@ -99,10 +103,13 @@ class Dialler:
         self._mute, self._greeted = 0, True
 
     def answered(self, *, refused: bool) -> None:
-        """The broker took a message or, `refused`, did not: it is more than a greeting."""
+        """The broker took a message or, `refused`, did not."""
         self._trouble = ""
-        if not refused:
-            self._served, self._n_unserved = True, 0
+        self._steady_s = min(self._steady_s, math.inf if refused else time.monotonic() + STEADY_S)
+
+    def served(self) -> None:
+        """The broker gave a message back: the connection is of use."""
+        self._steady_s = 0.0
 
     def ended(self, connection: Connection, reason: str, code: int) -> bool:
         """The connection is over; False when it was given up before."""
@@ -137,7 +144,7 @@ class Dialler:
 
     def _dial(self) -> None:
         self.session += 1
-        self._at_s, self._greeted, self._served = None, False, False
+        self._at_s, self._greeted, self._steady_s = None, False, math.inf
         client = self._make_client(mqtt_5=self._mqtt_5)
         topic, body = self._ears.will(self.session)
         self.connection = Connection(
@@ -152,13 +159,14 @@ class Dialler:
         self.connection.start()
 
     def _lost(self, reason: str) -> None:
-        if self._served:
+        if time.monotonic() >= self._steady_s:
+            self._n_unserved = 0
             self._trouble = f"the connection to {self._url} was lost ({reason}); trying again"
             self._wait(self.backoff.after_loss())
             return
         self._n_unserved += 1
         self._trouble = (
-            f"{self._url} takes the connection and ends it before it takes a message ({reason}), "
+            f"{self._url} takes the connection and ends it at once ({reason}), "
             f"{self._n_unserved:,} times so far; look into the broker's log. Messages wait in the outbox"
         )
         self._wait(self.backoff.after_failure() if self._n_unserved > 1 else self.backoff.after_loss())

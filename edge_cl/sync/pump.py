@@ -464,6 +464,7 @@ class Pump:
         elif ours:
             self._is_born = self._was_born = True
             self.alarms.saw_birth()
+            self.dialler.served()
         elif self._was_born if arrival.retained else self._is_born:
             self.dialler.clone(f"its program started as {seen.boot_id[:8]}…")
             self._forget_connection()
