@@ -21,7 +21,6 @@ import edge_cl.sync.pump as pump_module
 from edge_cl.commands import SleepNow
 from edge_cl.learner import Learner
 from edge_cl.records import Label
-from edge_cl.sync.alarms import FORBIDDEN_S, UNHEARD_S, UNSEEN_S, Alarms
 from edge_cl.sync.link import Access, MqttLink, Pace
 from tests.certificates import Authority
 from tests.mosquitto import Broker, wait_until
@@ -194,35 +193,6 @@ def test_a_broker_that_forbids_reading(tmp_path: Path, mqtt_5: bool, monkeypatch
         wait_until(lambda: link.counts["delivered"] == 2 and not link.counts["queued"], "it is heard")
         allow(broker, tmp_path / "broker")
         wait_until(lambda: not link.alarm, "all is well", timeout_s=30)
-
-
-def test_rights_that_are_never_told_are_no_alarm_while_a_server_confirms() -> None:
-    alarms = Alarms("mqtt://b", ROOT, by_server=True)
-    alarms.connected(0.0, reasons=False)
-    alarms.confirmed()
-    alarms.look(UNSEEN_S + 1, waits_since_s=None, n_waiting=0)
-    assert alarms.text == ""
-    alarms.connected(100.0, reasons=False)
-    alarms.look(100.0 + UNSEEN_S + 1, waits_since_s=None, n_waiting=0)
-    assert "3.1.1" in alarms.text
-
-
-def test_alarms_end_when_what_they_say_is_over() -> None:
-    alarms = Alarms("mqtt://b", ROOT, by_server=True)
-    alarms.connected(0.0, reasons=True)
-    alarms.saw_birth()
-    alarms.refused_write("Not authorized", 1.0)
-    for now_s, found in ((2.0, True), (FORBIDDEN_S, True), (FORBIDDEN_S + 2, False)):
-        alarms.look(now_s, waits_since_s=None, n_waiting=0)
-        assert ("Not authorized" in alarms.text) == found
-    alarms.look(1000.0, waits_since_s=1000.0 - UNHEARD_S, n_waiting=1_234)
-    assert "1,234 messages wait" in alarms.text and f"read {ROOT}/cmd/#" in alarms.text
-    alarms.confirmed()
-    assert alarms.text == ""
-    alarms.refused_read(f"{ROOT}/cmd/do (Not authorized)")
-    assert f"read {ROOT}/cmd/do (Not authorized)" in alarms.text
-    alarms.connected(2000.0, reasons=True)
-    assert alarms.text == ""
 
 
 # -- servers -------------------------------------------------------------------------------
