@@ -156,6 +156,7 @@ def _link(settings: Settings, state: Path) -> MqttLink:
         access=Access(mqtt.username, mqtt.ca_file, mqtt.cert_file, mqtt.key_file),
         commands=settings.commands,
         pace=Pace(mqtt.summary_s, mqtt.health_s),
+        discovery=mqtt.discovery,
     )
 
 

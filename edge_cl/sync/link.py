@@ -24,6 +24,7 @@ from edge_cl.sync.broker import create_client, parse_url
 from edge_cl.sync.command_inbox import CommandInbox, Order
 from edge_cl.sync.delivery import Delivery
 from edge_cl.sync.dialler import Dialler
+from edge_cl.sync.discovery import NOTE, Discovery
 from edge_cl.sync.events import EventGate
 from edge_cl.sync.inbox import LabelInbox
 from edge_cl.sync.orders import CommandGate
@@ -116,6 +117,8 @@ class MqttLink:
         ``broker``'s.
     mqtt_5
         Which version to try first; the other is tried when the broker does not know it.
+    discovery
+        Home Assistant's discovery prefix; "" for none, and to be forgotten there.
     """
 
     def __init__(  # noqa: PLR0913  who, where, how
@@ -131,6 +134,7 @@ class MqttLink:
         access: Access = Access(),  # noqa: B008  immutable
         commands: CommandSettings = CommandSettings(),  # noqa: B008
         pace: Pace = Pace(),  # noqa: B008
+        discovery: str = "",
     ) -> None:
         self.url = url
         self.name = f"{site}/{device}"
@@ -146,6 +150,13 @@ class MqttLink:
         self._delivery = Delivery(self._outbox, by_server=by_server)
         self._inbox = LabelInbox(allowed="label" in commands.unsigned)
         self._pump = Pump(self._outbox, self._delivery, self._inbox, root=root, url=url, by_server=by_server)
+        self._pump.discovery = Discovery(
+            discovery,
+            self.name,
+            root=root,
+            unsigned=commands.unsigned,
+            noted=self._outbox.notes.get(NOTE, ""),
+        )
         self._pump.dialler = Dialler(
             make_client,
             broker,
@@ -185,7 +196,7 @@ class MqttLink:
         if isinstance(answer, Decision):
             self._summariser.add(answer)
             if self.connected and self._gate.passes(answer, now_s):
-                self._pump.put(partial(self._pump.publish_event, messages.encode(answer)))
+                self._pump.put(partial(self._pump.publish_event, answer))
         elif isinstance(answer, Status):
             self._pump.put(partial(self._pump.note_status, answer))
             if now_s >= self._health_at_s:
@@ -231,6 +242,7 @@ class MqttLink:
     def tell(self, record: messages.InstallReport) -> None:
         """How far an installation is: kept until a server has it."""
         self._put(partial(self._pump.keep, "install", messages.encode(record)))
+        self._pump.put(partial(self._pump.note_install, record))
 
     def stop(self, timeout_s: float = 5.0) -> None:
         """Send what waits if the broker is there, say goodbye, disconnect; what is left stays on disk."""

@@ -15,12 +15,14 @@ from typing import Any, NamedTuple
 
 from edge_cl.commands import CommandResult
 from edge_cl.errors import EdgeCLError, SyncError
-from edge_cl.records import Receipt, Status
+from edge_cl.records import Decision, Receipt, Status
 from edge_cl.sync import messages
+from edge_cl.sync.alarms import Alarms
 from edge_cl.sync.command_inbox import CommandInbox
 from edge_cl.sync.connection import Connection
 from edge_cl.sync.delivery import Delivery
 from edge_cl.sync.dialler import Dialler
+from edge_cl.sync.discovery import NOTE, Discovery
 from edge_cl.sync.inbox import Arrival, LabelInbox
 from edge_cl.sync.outbox import Keep, Outbox, Row
 
@@ -28,8 +30,6 @@ COMMIT_S = 0.2  # at most five commits a second, however many receipts
 CLEANUP_S = 2.0  # confirmed rows may linger: after a crash they are only sent twice
 SUPERVISE_S = 2.0
 HELLO_SPREAD_S = 3.0
-UNHEARD_S = 120.0
-"""After so long without a server's word a person should know."""
 SUBSCRIPTIONS = {
     "cmd/label": 1,
     "cmd/sleep": 1,
@@ -73,21 +73,23 @@ class Pump:
         self.outbox, self.delivery, self.inbox = outbox, delivery, inbox
         self.dialler: Dialler
         self.commands: CommandInbox
+        self.discovery: Discovery
         self.chunks: deque[Chunk] = deque(maxlen=MAX_CHUNKS)
         self.reported: Mapping[str, Any] = {}
         """Settings that a server may change, as they are now."""
         self.n_sent = self.n_events = self.n_connections = 0
         self.internal = ""
-        self._root, self._url, self._by_server = root, url, by_server
+        self.alarms = Alarms(url, root, by_server=by_server)
+        self._root, self._by_server = root, by_server
         self._tasks: queue.SimpleQueue[Task] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="edge-cl-mqtt", daemon=True)
         self._since_s = time.time()
         self._bundle = ("", "", "")
+        self._installing = ""
         self.behind = self.catching_up = False
         self._history = ""
         self._status: Status | None = None
         self._status_is_new = False
-        self._forbidden = self._strange = ""
         self._is_born = self._was_born = False
         self._stop_at_s: float | None = None
         self._commit_at_s: float | None = None
@@ -129,7 +131,8 @@ class Pump:
     @property
     def alarm(self) -> str:
         """What a person should know, or ""."""
-        return self.internal or self.outbox.alarm or self.dialler.trouble or self._forbidden or self._strange
+        found = (self.internal, self.outbox.alarm, self.dialler.trouble, self.alarms.text)
+        return "; ".join(filter(None, (*found, self.discovery.problem)))
 
     def will(self, session: int) -> tuple[str, bytes]:
         """What the broker says when connection `session` breaks."""
@@ -182,10 +185,11 @@ class Pump:
                 return
             self.outbox.note(f"receipts.{self._history}", str(receipt.seq))
 
-    def publish_event(self, body: bytes) -> None:
+    def publish_event(self, decision: Decision) -> None:
         """A decision, for whoever watches now."""
         if self.dialler.connection is not None and self.dialler.is_up:
-            self.dialler.connection.publish(f"{self._root}/event", body, qos=0)
+            self.dialler.connection.publish(f"{self._root}/event", messages.encode(decision), qos=0)
+            self.inbox.shown = decision.reading_id
             self.n_events += 1
 
     def finish(self, result: CommandResult, body: bytes, note: str) -> None:
@@ -206,12 +210,18 @@ class Pump:
     def note_status(self, status: Status) -> None:
         """The newest state; sent when there is room."""
         self._status, self._status_is_new = status, True
+        self.discovery.note_status(status)
         bundle = (status.bundle_id, status.head)
         if bundle != self._bundle[:2]:
             self._bundle = (*bundle, status.state_hash)
             if self.dialler.is_up:
                 self._publish_birth()
         self._bundle = (*bundle, status.state_hash)
+
+    def note_install(self, report: messages.InstallReport) -> None:
+        """An installation goes on, or has ended."""
+        self._installing = report.bundle_id if report.phase in ("fetched", "shadow") else ""
+        self._status_is_new = self._status is not None
 
     def finish_by(self, at_s: float) -> None:
         """Send what waits, say goodbye, end; at `at_s` in any case."""
@@ -264,16 +274,8 @@ class Pump:
         if now_s >= self._supervise_at_s or (due_s is not None and now_s >= due_s):
             self._supervise_at_s = now_s + SUPERVISE_S
             self.dialler.tick(now_s)
-            self._strange = self._unheard(now_s)
-
-    def _unheard(self, now_s: float) -> str:
-        since_s = self.delivery.waits_since_s()
-        if since_s is None or not self._by_server or now_s - since_s < UNHEARD_S:
-            return ""
-        return (
-            f"no fleet server confirms what this device sends ({self.outbox.n_queued:,} messages wait); "
-            'start edge-cl fleet serve, or, without one, set mqtt.confirm = "broker"'
-        )
+            waits_since_s = self.delivery.waits_since_s()
+            self.alarms.look(now_s, waits_since_s=waits_since_s, n_waiting=self.outbox.n_queued)
 
     def _commit_if_due(self) -> None:
         now_s = time.monotonic()
@@ -313,8 +315,23 @@ class Pump:
                 up_s=round(self.outbox.up_s, 3),
                 status=self._status,
                 settings=dict(self.reported),
+                installing=self._installing,
             )
             self._publish("state", messages.encode(state), retain=True)
+        while self.delivery.room > 0 and (found := self.discovery.take()) is not None:
+            self._announce(*found)
+
+    def _announce(self, topic: str, body: bytes) -> None:
+        self._note_discovery()
+        if self.dialler.connection is not None:
+            mid = self.dialler.connection.publish(topic, body, retain=True)
+            self.delivery.sent(mid, None, time.monotonic())
+            self.discovery.sent(topic, mid)
+
+    def _note_discovery(self) -> None:
+        if self.outbox.notes.get(NOTE, "") != self.discovery.note:
+            self.outbox.note(NOTE, self.discovery.note)
+            self._commit_at_s = 0.0
 
     def _wrap(self, row: Row, connection: Connection) -> bytes:
         up_s = self.outbox.up_s
@@ -359,41 +376,39 @@ class Pump:
         if connection is not self.dialler.connection:
             return
         self.n_connections += 1
-        self._forbidden = ""
+        self.alarms.connected(time.monotonic(), reasons=connection.speaks_5)
         self.dialler.up()
         self.outbox.session = connection.session
         self._commit()  # before the birth: a number that was seen must not be used again
         self.delivery.restart()
         self._is_born = False
         topics = [(f"{self._root}/{topic}", qos) for topic, qos in SUBSCRIPTIONS.items()]
-        connection.subscribe([*topics, (messages.HELLO, 0)])
+        hellos = [(topic, 0) for topic in (messages.HELLO, self.discovery.birth_topic) if topic]
+        connection.subscribe([*topics, *hellos])
         self._publish_birth()
         self._status_is_new = self._status is not None
+        self.discovery.again()
 
     def ended(self, connection: Connection, reason: str, code: int) -> None:
         """It is over: what was on its way may come again."""
         if self.dialler.ended(connection, reason, code):
-            self.delivery.restart()
-            self.inbox.forget_connection()
+            self._forget_connection()
 
     def acknowledged(self, connection: Connection, mid: int, problem: str) -> None:
         """The broker has a message, or refuses it."""
         if connection is not self.dialler.connection:
             return
+        self.dialler.answered(refused=bool(problem))
         self.delivery.acknowledged(mid, refused=bool(problem))
-        if problem:
-            self._forbidden = (
-                f"{self._url} does not let this device write below {self._root} ({problem}); allow it in the "
-                "broker. The device goes on learning, messages wait"
-            )
+        if self.discovery.acknowledged(mid, problem):
+            self._note_discovery()
+        elif problem:
+            self.alarms.refused_write(problem, time.monotonic())
 
     def subscribed(self, connection: Connection, problem: str) -> None:
         """The broker answered the subscriptions."""
         if problem and connection is self.dialler.connection:
-            self._forbidden = (
-                f"{self._url} does not let this device read {self._root}/cmd/# ({problem}); "
-                "allow it in the broker"
-            )
+            self.alarms.refused_read(problem)
 
     def received(self, connection: Connection, arrival: Arrival) -> None:
         """A message came: to its handler."""
@@ -401,6 +416,9 @@ class Pump:
             return
         if arrival.topic == messages.HELLO:
             self.delivery.hurry(time.monotonic() + random.uniform(0.0, HELLO_SPREAD_S))
+        elif arrival.topic == self.discovery.birth_topic:
+            if arrival.payload == b"online" and not arrival.retained:
+                self.discovery.again()
         elif arrival.topic.startswith(f"{self._root}/"):
             handler = self._handlers.get(arrival.topic.removeprefix(f"{self._root}/"), self._on_other)
             handler(arrival)
@@ -419,6 +437,7 @@ class Pump:
         ack = self._from_server("ack", arrival)
         if isinstance(ack, messages.Ack):
             self.delivery.confirmed(ack.ids)
+            self.alarms.confirmed()
             self.dialler.backoff.n_devices = max(0, min(ack.fleet, 10**6))
 
     def _on_resend(self, arrival: Arrival) -> None:
@@ -429,17 +448,31 @@ class Pump:
                 self.keep("gone", messages.encode(messages.Gone(epoch=asked.epoch, seqs=gone)))
 
     def _on_own_status(self, arrival: Arrival) -> None:
-        """A birth of this name that is not this program's, after its own was seen: a second board."""
+        """A birth of this name that is not this program's, after its own was seen: a second board.
+
+        The late will of an earlier connection would hide this one from whoever cannot compare sessions.
+        """
         try:
             seen = messages.decode("status", arrival.payload)
         except SyncError:
             return
-        if seen.boot_id == self.outbox.boot_id:
+        ours = seen.boot_id == self.outbox.boot_id
+        if not seen.online:
+            is_late = not (ours and seen.session == self.outbox.session)
+            if is_late and self._is_born and not arrival.retained:
+                self._publish_birth()
+        elif ours:
             self._is_born = self._was_born = True
-        elif seen.online and (self._was_born if arrival.retained else self._is_born):
+            self.alarms.saw_birth()
+            self.dialler.served()
+        elif self._was_born if arrival.retained else self._is_born:
             self.dialler.clone(f"its program started as {seen.boot_id[:8]}…")
-            self.delivery.restart()
-            self.inbox.forget_connection()
+            self._forget_connection()
+
+    def _forget_connection(self) -> None:
+        self.delivery.restart()
+        self.inbox.forget_connection()
+        self.alarms.ended()
 
     def _on_command(self, arrival: Arrival) -> None:
         self._answer(self.commands.receive(arrival))
@@ -461,13 +494,14 @@ class Pump:
 
     def _from_server(self, kind: str, arrival: Arrival) -> object:
         try:
-            return messages.decode(kind, arrival.payload)
+            found = messages.decode(kind, arrival.payload)
         except SyncError as error:
-            self._strange = (
-                f"the fleet server speaks another version of the protocol than this device's "
-                f"{messages.PROTOCOL}: {error}; upgrade the older one. Messages wait meanwhile"
-            )
+            self.alarms.foreign(str(error), messages.PROTOCOL)
             return None
+        if found.v != messages.PROTOCOL:
+            self.alarms.foreign(f"its {kind} has version {found.v}", messages.PROTOCOL)
+            return None
+        return found
 
     # -- the end ---------------------------------------------------------------------------
 
