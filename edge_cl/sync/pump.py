@@ -5,16 +5,12 @@ the outbox.
 from __future__ import annotations
 
 import queue
-import random
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
-from typing import Any, NamedTuple
+from collections.abc import Callable
 
 from edge_cl.commands import CommandResult
-from edge_cl.errors import EdgeCLError, SyncError
+from edge_cl.errors import EdgeCLError
 from edge_cl.records import Decision, Receipt, Status
 from edge_cl.sync import messages
 from edge_cl.sync.alarms import Alarms
@@ -25,11 +21,13 @@ from edge_cl.sync.dialler import Dialler
 from edge_cl.sync.discovery import NOTE, Discovery
 from edge_cl.sync.inbox import Arrival, LabelInbox
 from edge_cl.sync.outbox import Keep, Outbox, Row
+from edge_cl.sync.presence import Bearing
+from edge_cl.sync.receipt_log import ReceiptLog
+from edge_cl.sync.reception import Reception
 
 COMMIT_S = 0.2  # at most five commits a second, however many receipts
 CLEANUP_S = 2.0  # confirmed rows may linger: after a crash they are only sent twice
 SUPERVISE_S = 2.0
-HELLO_SPREAD_S = 3.0
 SUBSCRIPTIONS = {
     "cmd/label": 1,
     "cmd/sleep": 1,
@@ -50,15 +48,6 @@ KEEP = {
 """What may be dropped when the outbox is full; every other kind never is."""
 
 Task = Callable[[], None]
-MAX_CHUNKS = 32
-
-
-class Chunk(NamedTuple):
-    """A piece of the bundle whose SHA-256 begins with `sha256`."""
-
-    sha256: str
-    number: int
-    body: bytes
 
 
 class Pump:
@@ -73,36 +62,19 @@ class Pump:
         self.outbox, self.delivery, self.inbox = outbox, delivery, inbox
         self.dialler: Dialler
         self.commands: CommandInbox
+        self.reception: Reception
         self.discovery: Discovery
-        self.chunks: deque[Chunk] = deque(maxlen=MAX_CHUNKS)
-        self.reported: Mapping[str, Any] = {}
-        """Settings that a server may change, as they are now."""
+        self.bearing = Bearing(outbox)
+        self.receipts = ReceiptLog(outbox)
         self.n_sent = self.n_events = self.n_connections = 0
         self.internal = ""
         self.alarms = Alarms(url, root, by_server=by_server)
         self._root, self._by_server = root, by_server
         self._tasks: queue.SimpleQueue[Task] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="edge-cl-mqtt", daemon=True)
-        self._since_s = time.time()
-        self._bundle = ("", "", "")
-        self._installing = ""
-        self.behind = self.catching_up = False
-        self._history = ""
-        self._status: Status | None = None
-        self._status_is_new = False
-        self._is_born = self._was_born = False
         self._stop_at_s: float | None = None
         self._commit_at_s: float | None = None
         self._supervise_at_s = 0.0
-        self._handlers: dict[str, Callable[[Arrival], None]] = {
-            "cmd/label": self._on_label,
-            "cmd/ack": self._on_ack,
-            "cmd/resend": self._on_resend,
-            "status": self._on_own_status,
-            "cmd/do": self._on_command,
-            "cmd/sleep": partial(self._on_unsigned, "sleep"),
-            "cmd/undo": partial(self._on_unsigned, "undo"),
-        }
 
     # -- from other threads ------------------------------------------------------------------
 
@@ -136,9 +108,7 @@ class Pump:
 
     def will(self, session: int) -> tuple[str, bytes]:
         """What the broker says when connection `session` breaks."""
-        return f"{self._root}/status", messages.encode(
-            messages.Presence(online=False, boot_id=self.outbox.boot_id, session=session, reason="lost")
-        )
+        return f"{self._root}/status", self.bearing.end(session, "lost")
 
     # -- tasks of the run loop ----------------------------------------------------------------
 
@@ -149,41 +119,9 @@ class Pump:
             then()
 
     def keep_receipt(self, receipt: Receipt) -> None:
-        """A receipt; the label that it answers need not be delivered again once it is on disk.
-
-        One that finds no room, or whose place is behind one that found none, is made again from the journal.
-        """
+        """A receipt; the label that it answers need not be delivered again once it is on disk."""
         self.inbox.settle(receipt)
-        if receipt.seq and self._history:
-            if not self.behind:
-                self._keep_in_order([receipt])
-        else:
-            self.keep("receipt", messages.encode(receipt))
-
-    def follow(self, history: str, committed_seq: int) -> None:
-        """Receipts with journal numbers are of `history` from now on: begin where its last one was kept."""
-        self._history = history
-        if f"receipts.{history}" not in self.outbox.notes:
-            self.outbox.note(f"receipts.{history}", str(committed_seq))
-        self.behind = self.told_seq < committed_seq
-
-    @property
-    def told_seq(self) -> int:
-        """The newest journal entry whose receipt is in the outbox, or was."""
-        return int(self.outbox.notes.get(f"receipts.{self._history}", "0"))
-
-    def catch_up(self, receipts: Sequence[Receipt]) -> None:
-        """Receipts made from the journal, the next after `told_seq`; none when there are no more."""
-        self.behind = bool(receipts)
-        self._keep_in_order(receipts)
-        self.catching_up = False
-
-    def _keep_in_order(self, receipts: Sequence[Receipt]) -> None:
-        for receipt in receipts:
-            if not self.outbox.put("receipt", messages.encode(receipt), Keep.ALWAYS):
-                self.behind = True
-                return
-            self.outbox.note(f"receipts.{self._history}", str(receipt.seq))
+        self.receipts.keep(receipt)
 
     def publish_event(self, decision: Decision) -> None:
         """A decision, for whoever watches now."""
@@ -209,19 +147,9 @@ class Pump:
 
     def note_status(self, status: Status) -> None:
         """The newest state; sent when there is room."""
-        self._status, self._status_is_new = status, True
         self.discovery.note_status(status)
-        bundle = (status.bundle_id, status.head)
-        if bundle != self._bundle[:2]:
-            self._bundle = (*bundle, status.state_hash)
-            if self.dialler.is_up:
-                self._publish_birth()
-        self._bundle = (*bundle, status.state_hash)
-
-    def note_install(self, report: messages.InstallReport) -> None:
-        """An installation goes on, or has ended."""
-        self._installing = report.bundle_id if report.phase in ("fetched", "shadow") else ""
-        self._status_is_new = self._status is not None
+        if self.bearing.note_status(status) and self.dialler.is_up:
+            self.publish_birth()
 
     def finish_by(self, at_s: float) -> None:
         """Send what waits, say goodbye, end; at `at_s` in any case."""
@@ -307,17 +235,8 @@ class Pump:
         now_s = time.monotonic()
         for row in self.delivery.due(now_s):
             self._publish(row.kind, self._wrap(row, connection), row=row)
-        if self._status_is_new and self._status is not None and self.delivery.room > 0:
-            self._status_is_new = False
-            state = messages.State(
-                boot_id=self.outbox.boot_id,
-                session=connection.session,
-                up_s=round(self.outbox.up_s, 3),
-                status=self._status,
-                settings=dict(self.reported),
-                installing=self._installing,
-            )
-            self._publish("state", messages.encode(state), retain=True)
+        if self.delivery.room > 0 and (state := self.bearing.take_state()) is not None:
+            self._publish("state", state, retain=True)
         while self.delivery.room > 0 and (found := self.discovery.take()) is not None:
             self._announce(*found)
 
@@ -355,19 +274,9 @@ class Pump:
             self.n_sent += 1
         return mid
 
-    def _publish_birth(self) -> None:
-        bundle_id, head, head_hash = self._bundle
-        birth = messages.Presence(
-            online=True,
-            boot_id=self.outbox.boot_id,
-            session=self.outbox.session,
-            seq=self.outbox.seq,
-            bundle_id=bundle_id,
-            head=head,
-            head_hash=head_hash,
-            since_s=self._since_s,
-        )
-        self._publish("status", messages.encode(birth), retain=True)
+    def publish_birth(self) -> None:
+        """Say that the device is there."""
+        self._publish("status", self.bearing.birth(), retain=True)
 
     # -- what a connection tells ----------------------------------------------------------------
 
@@ -381,18 +290,18 @@ class Pump:
         self.outbox.session = connection.session
         self._commit()  # before the birth: a number that was seen must not be used again
         self.delivery.restart()
-        self._is_born = False
+        self.reception.connected()
         topics = [(f"{self._root}/{topic}", qos) for topic, qos in SUBSCRIPTIONS.items()]
         hellos = [(topic, 0) for topic in (messages.HELLO, self.discovery.birth_topic) if topic]
         connection.subscribe([*topics, *hellos])
-        self._publish_birth()
-        self._status_is_new = self._status is not None
+        self.publish_birth()
+        self.bearing.again()
         self.discovery.again()
 
     def ended(self, connection: Connection, reason: str, code: int) -> None:
         """It is over: what was on its way may come again."""
         if self.dialler.ended(connection, reason, code):
-            self._forget_connection()
+            self.forget_connection()
 
     def acknowledged(self, connection: Connection, mid: int, problem: str) -> None:
         """The broker has a message, or refuses it."""
@@ -411,97 +320,19 @@ class Pump:
             self.alarms.refused_read(problem)
 
     def received(self, connection: Connection, arrival: Arrival) -> None:
-        """A message came: to its handler."""
-        if connection is not self.dialler.connection:
-            return
-        if arrival.topic == messages.HELLO:
-            self.delivery.hurry(time.monotonic() + random.uniform(0.0, HELLO_SPREAD_S))
-        elif arrival.topic == self.discovery.birth_topic:
-            if arrival.payload == b"online" and not arrival.retained:
-                self.discovery.again()
-        elif arrival.topic.startswith(f"{self._root}/"):
-            handler = self._handlers.get(arrival.topic.removeprefix(f"{self._root}/"), self._on_other)
-            handler(arrival)
-        if arrival.topic != f"{self._root}/cmd/label":  # a label is settled by its receipt
-            self.inbox.note_settled(arrival)
+        """A message came."""
+        if connection is self.dialler.connection:
+            self.reception.receive(arrival)
 
-    # -- by topic ----------------------------------------------------------------------------
-
-    def _on_label(self, arrival: Arrival) -> None:
-        refusal = self.inbox.receive(arrival)
-        if refusal is not None:
-            # Anybody can send nonsense: it may not push out the receipts of real labels.
-            self.outbox.put("receipt", messages.encode(refusal), Keep.WHILE_ROOM)
-
-    def _on_ack(self, arrival: Arrival) -> None:
-        ack = self._from_server("ack", arrival)
-        if isinstance(ack, messages.Ack):
-            self.delivery.confirmed(ack.ids)
-            self.alarms.confirmed()
-            self.dialler.backoff.n_devices = max(0, min(ack.fleet, 10**6))
-
-    def _on_resend(self, arrival: Arrival) -> None:
-        asked = self._from_server("resend", arrival)
-        if isinstance(asked, messages.Resend) and asked.epoch == self.outbox.epoch:
-            gone = self.delivery.resend(asked.seqs, time.monotonic())
-            if gone:
-                self.keep("gone", messages.encode(messages.Gone(epoch=asked.epoch, seqs=gone)))
-
-    def _on_own_status(self, arrival: Arrival) -> None:
-        """A birth of this name that is not this program's, after its own was seen: a second board.
-
-        The late will of an earlier connection would hide this one from whoever cannot compare sessions.
-        """
-        try:
-            seen = messages.decode("status", arrival.payload)
-        except SyncError:
-            return
-        ours = seen.boot_id == self.outbox.boot_id
-        if not seen.online:
-            is_late = not (ours and seen.session == self.outbox.session)
-            if is_late and self._is_born and not arrival.retained:
-                self._publish_birth()
-        elif ours:
-            self._is_born = self._was_born = True
-            self.alarms.saw_birth()
-            self.dialler.served()
-        elif self._was_born if arrival.retained else self._is_born:
-            self.dialler.clone(f"its program started as {seen.boot_id[:8]}…")
-            self._forget_connection()
-
-    def _forget_connection(self) -> None:
+    def forget_connection(self) -> None:
+        """What was on its way may come again."""
         self.delivery.restart()
         self.inbox.forget_connection()
         self.alarms.ended()
 
-    def _on_command(self, arrival: Arrival) -> None:
-        self._answer(self.commands.receive(arrival))
-        self._commit_at_s = 0.0  # it waits for being safe
-
-    def _on_unsigned(self, ask: str, arrival: Arrival) -> None:
-        self._answer(self.commands.receive_unsigned(ask, arrival))
-
-    def _answer(self, result: CommandResult | None) -> None:
-        if result is not None:  # it may come from a replayer: it may not push out results
-            self.outbox.put("result", messages.encode(result), Keep.WHILE_ROOM)
-
-    def _on_other(self, arrival: Arrival) -> None:
-        """A chunk of a bundle, or nothing that this version knows."""
-        what, _, rest = arrival.topic.removeprefix(f"{self._root}/cmd/").partition("/")
-        sha256, _, index = rest.partition("/")
-        if what == "chunk" and index.isdecimal() and len(index) < 8:
-            self.chunks.append(Chunk(sha256, int(index), arrival.payload))
-
-    def _from_server(self, kind: str, arrival: Arrival) -> object:
-        try:
-            found = messages.decode(kind, arrival.payload)
-        except SyncError as error:
-            self.alarms.foreign(str(error), messages.PROTOCOL)
-            return None
-        if found.v != messages.PROTOCOL:
-            self.alarms.foreign(f"its {kind} has version {found.v}", messages.PROTOCOL)
-            return None
-        return found
+    def commit_soon(self) -> None:
+        """Something waits for being safe."""
+        self._commit_at_s = 0.0
 
     # -- the end ---------------------------------------------------------------------------
 
@@ -513,7 +344,7 @@ class Pump:
         if (
             not self.dialler.is_up
             or self.outbox.n_unsaved
-            or self._status_is_new
+            or self.bearing.is_new
             or self.delivery.n_in_flight
         ):
             return False
@@ -522,9 +353,6 @@ class Pump:
 
     def _farewell(self) -> None:
         if self.dialler.is_up and self._stop_at_s is not None:
-            gone = messages.Presence(
-                online=False, boot_id=self.outbox.boot_id, session=self.outbox.session, reason="stopped"
-            )
-            mid = self._publish("status", messages.encode(gone), retain=True)
+            mid = self._publish("status", self.bearing.end(self.outbox.session, "stopped"), retain=True)
             while self.delivery.flies(mid) and time.monotonic() < self._stop_at_s:
                 self._step()

@@ -305,13 +305,13 @@ def test_receipts_that_found_no_room_come_when_there_is_room(
     broker.start()
     with running(broker, tmp_path, disk_bytes=60_000) as device:  # nobody confirms: it fills up
         device.live(120)
-        wait_until(lambda: device.link._pump.behind and not device.link._pump.n_tasks, "it is full")
+        wait_until(lambda: device.link._pump.receipts.behind and not device.link._pump.n_tasks, "it is full")
         assert device.link.counts["dropped"] > 0
         again = Server(broker.url)
         wait_until(lambda: device.turn() and len(_receipts(again)) == 120, "every receipt", 60)
         assert sorted(receipt.seq for receipt in _receipts(again)) == list(range(1, 121))
         wait_until(lambda: device.turn() and device.link.counts["queued"] == 0, "all is confirmed")
-        assert not device.link._pump.behind
+        assert not device.link._pump.receipts.behind
         again.client.disconnect()
         again.client.loop_stop()
 
