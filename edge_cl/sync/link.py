@@ -18,7 +18,7 @@ import msgspec
 from edge_cl.budget import MIB
 from edge_cl.commands import CommandResult, Do, Done
 from edge_cl.config import CommandSettings
-from edge_cl.records import Answer, Decision, Label, Receipt, SleepRequest, Status
+from edge_cl.records import Answer, Decision, Label, Receipt, SleepReport, SleepRequest, Status
 from edge_cl.sync import messages
 from edge_cl.sync.broker import create_client, parse_url
 from edge_cl.sync.command_inbox import CommandInbox, Order
@@ -71,6 +71,10 @@ class History(Protocol):
     @property
     def committed_seq(self) -> int:
         """The newest entry on disk."""
+        ...
+
+    def sleep_reports(self) -> Sequence[SleepReport]:
+        """Of the last sleeps, oldest first."""
         ...
 
     def receipts_after(self, seq: int, limit: int) -> Sequence[Receipt]:
@@ -208,7 +212,7 @@ class MqttLink:
             if not self._put(partial(self._pump.keep_receipt, answer)):
                 self._pump.receipts.behind = True
         else:
-            self._put(partial(self._pump.keep, "sleep", messages.encode(answer)))
+            self._put(partial(self._pump.receipts.keep_sleep, answer))
         if now_s >= self._summary_at_s:
             self._sum_up()
 
@@ -225,7 +229,8 @@ class MqttLink:
         """Make receipts of `history` again that got lost on their way into the outbox."""
         self._history = history if history.history_id else None
         if self._history is not None:
-            self._pump.put(partial(self._pump.receipts.follow, history.history_id, history.committed_seq))
+            now = (history.history_id, history.committed_seq, history.sleep_reports())
+            self._pump.put(partial(self._pump.receipts.follow, *now))
 
     def poll(self) -> Sequence[Label | SleepRequest]:
         """Labels and requests that arrived since the last call; never blocks. Carries out commands."""

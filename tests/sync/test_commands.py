@@ -17,7 +17,7 @@ from edge_cl.commands import Adjust, Command, CommandResult, Do, Report, SleepNo
 from edge_cl.config import CommandSettings, KeySettings, Settings
 from edge_cl.device import Device as EdgeDevice
 from edge_cl.learner import Learner
-from edge_cl.records import Label, Receipt, SleepRequest
+from edge_cl.records import Label, Receipt, SleepReport, SleepRequest
 from edge_cl.remote import Remote
 from edge_cl.revisions import Forget, Rollback
 from edge_cl.slots import Slots
@@ -326,3 +326,21 @@ def test_a_history_from_before_the_link_is_not_told(broker: Broker, tmp_path: Pa
         device.live(1)
         wait_until(lambda: device.turn() and _receipts(server), "a receipt")
     assert [receipt.seq for receipt in _receipts(server)] == [4]
+
+
+def test_the_report_of_a_sleep_before_a_power_cut_is_told(
+    broker: Broker, tmp_path: Path, server: Server
+) -> None:
+    with running(broker, tmp_path) as device:
+        device.live(20)
+        for _ in device.learner.sleep():
+            pass  # and nobody tells the link
+    with running(broker, tmp_path) as device:
+        wait_until(lambda: device.turn() and _sleeps(server) == [1], "the report")
+    with running(broker, tmp_path):
+        pass
+    assert _sleeps(server) == [1]
+
+
+def _sleeps(server: Server) -> list[int]:
+    return [data.n_sleep for data in server.heard.values() if isinstance(data, SleepReport)]
