@@ -57,7 +57,7 @@ class Pace(NamedTuple):
 
     summary_s: float = 60.0
     health_s: float = 300.0
-    backoff_s: tuple[float, float] = (0.5, 40.0)
+    backoff_s: tuple[float, float] = (0.5, 30.0)
 
 
 class History(Protocol):

@@ -72,6 +72,7 @@ class Pump:
         self._root, self._by_server = root, by_server
         self._tasks: queue.SimpleQueue[Task] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="edge-cl-mqtt", daemon=True)
+        self._birth_is_due = False
         self._stop_at_s: float | None = None
         self._commit_at_s: float | None = None
         self._supervise_at_s = 0.0
@@ -148,8 +149,8 @@ class Pump:
     def note_status(self, status: Status) -> None:
         """The newest state; sent when there is room."""
         self.discovery.note_status(status)
-        if self.bearing.note_status(status) and self.dialler.is_up:
-            self.publish_birth()
+        if self.bearing.note_status(status):
+            self.say_birth()
 
     def finish_by(self, at_s: float) -> None:
         """Send what waits, say goodbye, end; at `at_s` in any case."""
@@ -233,6 +234,9 @@ class Pump:
         if connection is None or not self.dialler.is_up:
             return
         now_s = time.monotonic()
+        if self._birth_is_due and self.delivery.room > 0:
+            self._birth_is_due = False
+            self._publish("status", self.bearing.birth(), retain=True)
         for row in self.delivery.due(now_s):
             self._publish(row.kind, self._wrap(row, connection), row=row)
         if self.delivery.room > 0 and (state := self.bearing.take_state()) is not None:
@@ -274,9 +278,9 @@ class Pump:
             self.n_sent += 1
         return mid
 
-    def publish_birth(self) -> None:
-        """Say that the device is there."""
-        self._publish("status", self.bearing.birth(), retain=True)
+    def say_birth(self) -> None:
+        """Say that the device is there, when there is room."""
+        self._birth_is_due = True
 
     # -- what a connection tells ----------------------------------------------------------------
 
@@ -294,7 +298,7 @@ class Pump:
         topics = [(f"{self._root}/{topic}", qos) for topic, qos in SUBSCRIPTIONS.items()]
         hellos = [(topic, 0) for topic in (messages.HELLO, self.discovery.birth_topic) if topic]
         connection.subscribe([*topics, *hellos])
-        self.publish_birth()
+        self.say_birth()  # nothing is on its way yet, so it goes first
         self.bearing.again()
         self.discovery.again()
 

@@ -99,7 +99,7 @@ class Reception:
         if not seen.online:
             is_late = not (ours and seen.session == self._pump.outbox.session)
             if is_late and self._is_born and not arrival.retained:
-                self._pump.publish_birth()
+                self._pump.say_birth()
         elif ours:
             self._is_born = self._was_born = True
             self._pump.alarms.saw_birth()
