@@ -19,6 +19,7 @@ from edge_cl.revisions import HeadRecord, HeldLabel, Outcome, Revision
 from edge_cl.state import (
     DamagedEntry,
     Entry,
+    Journal,
     Snapshot,
     StateStore,
     Wear,
@@ -103,17 +104,14 @@ class DurableKnowledge:
     def _require_room(self, store: StateStore) -> None:
         """Two snapshots, a third while it is written, the journal between them and exemplars in a file must
         fit on the disk."""
-        knowledge = self.knowledge
-        snapshot = self._snapshot_bytes()
-        journal = 4 * self._snapshot_labels * (4 * knowledge.head.n_features + ROW_BYTES)
-        needed = 3 * snapshot + journal + knowledge.memory.disk_bytes
+        needed = self.disk_bytes
         if needed > store.disk.capacity_bytes:
             raise BudgetExceeded(
                 f"{store.folder}: snapshots, journal and exemplars need {needed:,} bytes of disk, the budget "
                 f"is {store.disk.capacity_bytes:,}; raise budget.disk_mb, lower memory.max_mb, or choose a "
                 "smaller head"
             )
-        if knowledge.memory.disk_bytes:
+        if self.knowledge.memory.disk_bytes:
             store.retention.extra = 0  # a file of exemplars goes with the two newest snapshots only
 
     def _snapshot_bytes(self) -> int:
@@ -141,6 +139,28 @@ class DurableKnowledge:
                 self.end_sleep()
         entry = self._journal_label("not" if refused else "label", label, reading_id, feature, trust)
         return entry.seq, learn(self.knowledge, entry, look=True)
+
+    def carry(self, entry: Entry) -> None:
+        """Journal and learn a label of another journal of this device; raises as `learn`."""
+        if entry.kind == "label":
+            self.knowledge.check_room(entry.label)
+            if self.knowledge.must_wake(entry.label):
+                self.end_sleep()
+        entry = msgspec.structs.replace(entry, seq=self.seq + 1)
+        self._journal(entry)
+        learn(self.knowledge, entry)
+
+    @property
+    def journal(self) -> Journal | None:
+        """The journal, None when nothing is kept on disk."""
+        return None if self._store is None else self._store.journal
+
+    @property
+    def disk_bytes(self) -> int:
+        """What its state folder needs at least."""
+        knowledge = self.knowledge
+        journal = 4 * self._snapshot_labels * (4 * knowledge.head.n_features + ROW_BYTES)
+        return 3 * self._snapshot_bytes() + journal + knowledge.memory.disk_bytes
 
     def judge(self, label: Label, feature: FloatArray, *, trust: float) -> Verdict:
         """Whether to learn a label that comes now; changes nothing."""

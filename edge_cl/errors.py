@@ -10,6 +10,7 @@
     ├── BundleError          a bundle file cannot be trusted or understood
     ├── StateError           learned state cannot be read, written or matched
     │   ├── StateCorrupt         a file failed its checksum; an older generation is used
+    │   ├── NothingMatches       no label or class is what was asked for
     │   └── StateUnwritable      the disk is full or failing; the device only predicts
     ├── NumericalError       a computation broke down; the head is rebuilt from memory
     ├── BudgetExceeded       something does not fit into the byte budget
@@ -55,6 +56,10 @@ class StateError(EdgeCLError):
 
 class StateCorrupt(StateError):
     """A state file failed its checksum."""
+
+
+class NothingMatches(StateError):
+    """No label or class is what was asked for."""
 
 
 class StateUnwritable(StateError):

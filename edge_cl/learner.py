@@ -27,7 +27,7 @@ from edge_cl.budget import MIB, Budget, Ledger
 from edge_cl.bundle import Bundle
 from edge_cl.config import Settings
 from edge_cl.durable import DurableKnowledge
-from edge_cl.errors import BadReading, StateUnwritable
+from edge_cl.errors import BadReading, BudgetExceeded, StateUnwritable
 from edge_cl.knowledge import Knowledge
 from edge_cl.records import (
     Answer,
@@ -47,7 +47,7 @@ from edge_cl.records import (
 from edge_cl.rest import Rest
 from edge_cl.revisions import HeadRecord, HeldLabel, Outcome, Revision
 from edge_cl.shares import exemplars_file, make_pending
-from edge_cl.state import StateStore, Wear
+from edge_cl.state import Entry, Journal, StateStore, Wear
 from edge_cl.teaching import Teaching
 from edge_cl.trust import PrequentialAccuracy
 
@@ -65,7 +65,13 @@ class Learner:
     """
 
     def __init__(
-        self, bundle: Bundle, *, settings: Settings, budget: Budget, state_dir: str | Path | None
+        self,
+        bundle: Bundle,
+        *,
+        settings: Settings,
+        budget: Budget,
+        state_dir: str | Path | None,
+        beside: Callable[[], int] = int,
     ) -> None:
         self.bundle = bundle
         self.settings = settings
@@ -79,11 +85,15 @@ class Learner:
         self._shape = (bundle.manifest.window_samples, bundle.manifest.n_channels)
         self.other_alarm: Callable[[], str] = str
         """What somebody outside (the MQTT link, say) wants the status to say, or ""."""
+        self.installed: Callable[[], str] = str
+        """What the status is to say of bundles that were installed, or ""."""
         self._folder = None if state_dir is None else Path(state_dir)
         store = None
         if state_dir is not None:
             history_bytes = int(settings.state.history_mb * MIB)
-            store = StateStore(state_dir, bundle.bundle_id, budget.disk_bytes, history_bytes=history_bytes)
+            store = StateStore(
+                state_dir, bundle.bundle_id, budget.disk_bytes, history_bytes=history_bytes, beside=beside
+            )
         try:
             self._durable = DurableKnowledge(
                 self._make_knowledge,
@@ -108,6 +118,7 @@ class Learner:
         state_dir: str | Path | None = None,
         budget: Budget | None = None,
         settings: Settings | None = None,
+        beside: Callable[[], int] = int,
     ) -> Self:
         """A device for this bundle, as it was when it last stopped.
 
@@ -121,6 +132,8 @@ class Learner:
             Hard byte limits; by default the settings'.
         settings
             By default all defaults.
+        beside
+            Bytes that other bundles of this device hold of the disk budget.
 
         Raises
         ------
@@ -128,7 +141,8 @@ class Learner:
             Each says what was found and what to do.
         """
         settings = settings or Settings()
-        return cls(bundle, settings=settings, budget=budget or settings.to_budget(), state_dir=state_dir)
+        budget = budget or settings.to_budget()
+        return cls(bundle, settings=settings, budget=budget, state_dir=state_dir, beside=beside)
 
     @property
     def knowledge(self) -> Knowledge:
@@ -254,18 +268,54 @@ class Learner:
             for source in labels:
                 for asked in source.poll():
                     self._handle(asked, sinks)
-            self._handle(event, sinks)
-            if event is None and not self._rest.asleep and not self._durable.rebuilding:
-                self._durable.check_history(CHECKED_AT_ONCE)
-            if self._teaching.commit_due:
-                _emit(sinks, self._teaching.commit())
-            self._doze(sinks, busy)
+            self.turn(event, sinks, busy=busy)
         while self._rest.asleep and not self._rest.waits and not busy():
             self._doze(sinks, busy)
         if self._teaching.anything_waits:
             self._teaching.rebuilt()
             _emit(sinks, self._teaching.hear_waiting())
         _emit(sinks, [*self._teaching.commit(), self.status()])
+
+    def turn(self, event: Event, sinks: Sequence[Sink] = (), *, busy: Callable[[], bool] = bool) -> None:
+        """One turn of `run`: answer a reading or learn a label, commit what is due, a slice of sleep."""
+        self._handle(event, sinks)
+        if event is None and not self._rest.asleep and not self._durable.rebuilding:
+            self._durable.check_history(CHECKED_AT_ONCE)
+        if self._teaching.commit_due:
+            _emit(sinks, self._teaching.commit())
+        self._doze(sinks, busy)
+
+    def carry(self, entries: Iterable[Entry]) -> int:
+        """Learn labels of another journal of this device, durably; how many classes' there was no room for.
+
+        Raises StateUnwritable.
+        """
+        n_refused = 0
+        self._teaching.rebuilt()
+        for entry in entries:
+            try:
+                self._durable.carry(entry)
+            except BudgetExceeded:
+                n_refused += 1
+        return n_refused
+
+    def note_carried(self) -> None:
+        """Know again which of the last readings have a label, after `carry`."""
+        self.pending.set_taught(self._durable.taught_lately())
+
+    def commit(self) -> list[Receipt]:
+        """Make everything learned durable now; receipts that may be given."""
+        return self._teaching.commit()
+
+    @property
+    def journal(self) -> Journal | None:
+        """What was taught, None when nothing is kept on disk."""
+        return self._durable.journal
+
+    @property
+    def disk_bytes(self) -> int:
+        """What the state folder needs at least."""
+        return self._durable.disk_bytes
 
     def _handle(self, event: Event, sinks: Sequence[Sink]) -> None:
         if isinstance(event, Reading):
@@ -305,6 +355,7 @@ class Learner:
             written_bytes=self._durable.wear.written_bytes,
             n_held=self._durable.n_held,
             state_hash=self._durable.state_hash,
+            installed=self.installed(),
             alarm="; ".join(filter(None, alarms)),
         )
 

@@ -192,7 +192,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="s
     first label. `held` is bytes by holder; `held_bytes` their sum; `written_bytes` what was written to disk
     since this state began; `n_held` labels wait for a review; `state_hash` is the end of the journal's chain
     of hashes, by which equal histories, and so equal heads, are known. `sleep_state` says how far a sleep is,
-    what it waits for, or how many labels it would have.
+    what it waits for, or how many labels it would have. `installed` says what bundles were installed over the
+    first one, and how far a new one is.
     """
 
     bundle_name: str
@@ -215,6 +216,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="s
     written_bytes: int = 0
     n_held: int = 0
     state_hash: str = ""
+    installed: str = ""
     alarm: str
 
 

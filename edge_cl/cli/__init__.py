@@ -25,6 +25,7 @@ _COMMANDS = {
     "forget": "edge_cl.cli.past:forget",
     "heads": "edge_cl.cli.heads:heads",
     "history": "edge_cl.cli.past:history",
+    "install": "edge_cl.cli.install:install",
     "label": "edge_cl.cli.device:label",
     "merge-classes": "edge_cl.cli.past:merge_classes",
     "rename-class": "edge_cl.cli.past:rename_class",

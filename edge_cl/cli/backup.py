@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from edge_cl.cli.device import state_option
+from edge_cl.slots import active_state
 from edge_cl.state import back_up, merge_backup, restore_backup
 
 
@@ -16,7 +17,7 @@ from edge_cl.state import back_up, merge_backup, restore_backup
 @state_option
 def backup(file: Path, state_dir: Path) -> None:
     """Write all that a device has learned to FILE; it may run meanwhile."""
-    nbytes = back_up(state_dir, file, at_s=round(time.time(), 3))
+    nbytes = back_up(active_state(state_dir), file, at_s=round(time.time(), 3))
     click.echo(f"{file}: {nbytes:,} bytes")
 
 
@@ -30,10 +31,10 @@ def restore(file: Path, merge: bool, state_dir: Path) -> None:
     """Put back what a backup holds, or merge it; the device must be stopped."""
     at_s = round(time.time(), 3)
     if not merge:
-        kept = restore_backup(state_dir, file, at_s=at_s)
+        kept = restore_backup(active_state(state_dir), file, at_s=at_s)
         click.echo(f"{state_dir}: restored" + (f"; what it knew before is in {kept}" if kept else ""))
         return
-    merged = merge_backup(state_dir, file, at_s=at_s)
+    merged = merge_backup(active_state(state_dir), file, at_s=at_s)
     click.echo(
         f"{merged.n_new:,} labels of device {merged.uid[:8]} taken in, {merged.n_known:,} were known; "
         "they are learned at the next start"

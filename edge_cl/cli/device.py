@@ -68,9 +68,14 @@ def find_status(state_dir: Path) -> tuple[Status | None, str, float]:
     try:
         reply = ask(state_dir / SOCKET_NAME, Request(op="status"), timeout_s=5.0)
     except DeviceNotRunning:
+        from edge_cl.pointer import describe_install, read_pointer
+        from edge_cl.slots import active_state
         from edge_cl.state import describe
 
-        return describe(state_dir), "stopped", 0.0
+        found = describe(active_state(state_dir))
+        if found is not None:
+            found = msgspec.structs.replace(found, installed=describe_install(read_pointer(state_dir)[0]))
+        return found, "stopped", 0.0
     return reply.status, "running", reply.age_s
 
 
@@ -80,6 +85,7 @@ def _rows(status: Status) -> list[tuple[str, str]]:
     holders = ", ".join(f"{who} {_kb(n)}" for who, n in status.held.items())
     rows = [
         ("bundle", f"{status.bundle_name} ({status.bundle_id[:12]})"),
+        ("installed", status.installed),
         ("head", status.head),
         ("classes", f"{n_classes}: {names}"),
         (

@@ -18,6 +18,7 @@ import msgspec
 from edge_cl.cli.device import find_status, json_option, state_option
 from edge_cl.errors import DeviceNotRunning, StateError
 from edge_cl.revisions import Forget, HeadRecord, HeldLabel, Outcome, Rename, Review, Revision, Rollback
+from edge_cl.slots import active_state, revise_others
 from edge_cl.state import StateStore, audit, class_names_now, heads_of, held_labels, revise
 from edge_cl.sync.control import SOCKET_NAME, Reply, Request, ask
 
@@ -51,7 +52,7 @@ def history(state_dir: Path, audited: bool, check: bool, as_json: bool) -> None:
         _check(state_dir, as_json)
         return
     if audited:
-        lines = list(audit(state_dir))
+        lines = list(audit(active_state(state_dir)))
         if as_json:
             click.echo(msgspec.json.encode(lines))
             return
@@ -59,7 +60,7 @@ def history(state_dir: Path, audited: bool, check: bool, as_json: bool) -> None:
             n = f" ×{line.n:,}" if line.n > 1 else ""
             click.echo(f"{line.seq:>8,}  {_when(line.at_s)}  {line.who:<16}  {line.what}{n}")
         return
-    heads = heads_of(state_dir)
+    heads = heads_of(active_state(state_dir))
     if as_json:
         click.echo(msgspec.json.encode(heads))
         return
@@ -91,7 +92,7 @@ def rollback(to: int | None, before: str | None, state_dir: Path, as_json: bool)
 
 def _one_back(state_dir: Path) -> int:
     """The newest head that knows fewer labels than the device does now."""
-    heads = heads_of(state_dir)
+    heads = heads_of(active_state(state_dir))
     status, _, _ = find_status(state_dir)
     n_now = status.n_labels if status else 0
     earlier = [head.id for head in heads if not head.stranded and head.n_labels < n_now]
@@ -217,6 +218,7 @@ def _revise_stopped(state_dir: Path, asked: Revision) -> Outcome:
     with _opened(state_dir) as store:
         names = class_names_now(store) if isinstance(asked, Rename) else []
         outcome = revise(store, asked, source="local", at_s=round(time.time(), 3), class_names=names)
+    revise_others(state_dir, asked, "local")
     return msgspec.structs.replace(outcome, message=f"{outcome.message}; learned anew at the next start")
 
 
@@ -235,7 +237,7 @@ def _ask(state_dir: Path, request: Request) -> Reply:
 def _opened(state_dir: Path) -> StateStore:
     if not state_dir.is_dir():
         raise StateError(f"{state_dir}: no such state folder; `edge-cl run` makes one")
-    return StateStore(state_dir, "", ANY_SIZE)
+    return StateStore(active_state(state_dir), "", ANY_SIZE)
 
 
 def _check(state_dir: Path, as_json: bool) -> None:

@@ -17,11 +17,12 @@ from threadpoolctl import threadpool_limits
 
 from edge_cl.bundle import Bundle
 from edge_cl.config import Settings, load_settings, settings_from
+from edge_cl.device import Device
 from edge_cl.errors import ConfigError
-from edge_cl.learner import Learner
 from edge_cl.records import Answer, Decision, Event, LabelSource, Sink, Status
 from edge_cl.sensing.labelling import LabelSchedule
 from edge_cl.sensing.stream import FileStream, PipeStream, open_stream, paced
+from edge_cl.slots import Slots
 from edge_cl.sync.control import SOCKET_NAME, ControlServer
 
 OUTBOX_SHARE = 4
@@ -64,16 +65,18 @@ def run(  # noqa: PLR0913  one parameter per option
     _return_freed_memory()
     settings = _settings(config, mqtt_url, device, head)
     threadpool_limits(1)  # small matrices: more threads only wait for each other, and heat the board
-    loaded = Bundle.load(bundle)
     labels = LabelSchedule(every=label_every, delay=label_delay)
-    stream = open_stream(source, loaded.manifest, labels=labels)
     with contextlib.ExitStack() as stack:
-        learner = stack.enter_context(Learner.from_bundle(loaded, state_dir=state, settings=settings))
-        sources, sinks = _peripherals(stack, settings, state, learner)
-        sinks.append(_Report(stream, learner, quiet=quiet))
-        logging.info("%s; %s", learner.status().bundle_name, learner.status().recovered)
+        slots = stack.enter_context(Slots(state))
+        place = slots.active(bundle)
+        loaded = Bundle.load(place.bundle)
+        stream = open_stream(source, loaded.manifest, labels=labels)
+        running = stack.enter_context(Device(slots, loaded, place, settings))
+        sources, sinks = _peripherals(stack, settings, state, running)
+        sinks.append(_Report(stream, running, quiet=quiet))
+        logging.info("%s; %s", loaded.manifest.name, running.status().recovered)
         events = _UntilStopped(paced(stream) if realtime else stream)
-        learner.run(events, sources, sinks, busy=lambda: events.stopped or stream.waiting())
+        running.run(events, sources, sinks, busy=lambda: events.stopped or stream.waiting())
 
 
 def _return_freed_memory() -> None:
@@ -114,10 +117,10 @@ def _head_from(text: str) -> dict[str, Any]:
 
 
 def _peripherals(
-    stack: contextlib.ExitStack, settings: Settings, state: Path, learner: Learner
+    stack: contextlib.ExitStack, settings: Settings, state: Path, device: Device
 ) -> tuple[list[LabelSource], list[Sink]]:
     """The control socket and, when asked for, MQTT: sources of labels, sinks of answers."""
-    control = stack.enter_context(ControlServer(state / SOCKET_NAME, learner))
+    control = stack.enter_context(ControlServer(state / SOCKET_NAME, device))
     sources: list[LabelSource] = [control]
     sinks: list[Sink] = [control.sink]
     mqtt = settings.mqtt
@@ -134,7 +137,7 @@ def _peripherals(
         )
         link.start()
         stack.callback(link.stop)
-        learner.other_alarm = lambda: link.alarm
+        device.other_alarm = lambda: link.alarm
         sources.append(link)
         sinks.append(link.sink)
     return sources, sinks
@@ -143,15 +146,15 @@ def _peripherals(
 class _Report:
     """Standard output: one JSON object a line."""
 
-    def __init__(self, stream: FileStream | PipeStream, learner: Learner, *, quiet: bool) -> None:
-        self._stream, self._learner, self._quiet = stream, learner, quiet
+    def __init__(self, stream: FileStream | PipeStream, device: Device, *, quiet: bool) -> None:
+        self._stream, self._device, self._quiet = stream, device, quiet
         self._out = sys.stdout.buffer
         self._encoder = msgspec.json.Encoder()
         self._alarm = ""
 
     def __call__(self, answer: Answer) -> None:
         if isinstance(answer, Status):
-            self._learner.n_bad_inputs = self._stream.assembler.n_bad
+            self._device.learner.n_bad_inputs = self._stream.assembler.n_bad
             if answer.alarm != self._alarm:
                 self._alarm = answer.alarm
                 logging.warning("%s", answer.alarm or "all is well again")

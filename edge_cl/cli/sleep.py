@@ -98,9 +98,11 @@ def _sleep_stopped(state_dir: Path, bundle: Path, config: Path | None) -> SleepR
     from edge_cl.bundle import Bundle
     from edge_cl.config import Settings, load_settings
     from edge_cl.learner import Learner
+    from edge_cl.slots import active_place
 
     settings = load_settings(config) if config else Settings()
-    with Learner.from_bundle(Bundle.load(bundle), state_dir=state_dir, settings=settings) as learner:
+    place = active_place(state_dir, bundle)
+    with Learner.from_bundle(Bundle.load(place.bundle), state_dir=place.folder, settings=settings) as learner:
         _show(learner.sleep("asked"))
         report = learner.knowledge.last_sleep
     if report is None:
@@ -130,9 +132,10 @@ def _state(state_dir: Path) -> tuple[str, SleepReport | None]:
     try:
         found: Status | None = ask(state_dir / SOCKET_NAME, Request(op="status")).status
     except DeviceNotRunning:
+        from edge_cl.slots import active_state
         from edge_cl.state import describe
 
-        found = describe(state_dir)
+        found = describe(active_state(state_dir))
         return "the device is stopped", found.last_sleep if found else None
     return (found.sleep_state, found.last_sleep) if found else ("the device is starting", None)
 
@@ -141,9 +144,10 @@ def _reports(state_dir: Path) -> list[SleepReport]:
     try:
         return ask(state_dir / SOCKET_NAME, Request(op="sleeps")).sleeps or []
     except DeviceNotRunning:
+        from edge_cl.slots import active_state
         from edge_cl.state import sleep_reports
 
-        return sleep_reports(state_dir)
+        return sleep_reports(active_state(state_dir))
 
 
 def _line(report: SleepReport) -> str:

@@ -1,6 +1,7 @@
 """Learned state on disk: the journal of all that was taught, snapshots, which of it counts, recovery."""
 
 from edge_cl.state.backup import back_up, merge_backup, restore_backup
+from edge_cl.state.carrying import carry_back, labels_of, last_revision, origin_of
 from edge_cl.state.describe import audit, describe, heads_of, sleep_reports
 from edge_cl.state.entries import Entry
 from edge_cl.state.journal import DamagedEntry, Journal
@@ -13,12 +14,13 @@ from edge_cl.state.revising import (
     said_after,
     took_back,
 )
-from edge_cl.state.snapshots import Snapshot, Snapshots
-from edge_cl.state.store import StateStore
+from edge_cl.state.snapshots import Snapshot, Snapshots, sync_folder
+from edge_cl.state.store import JOURNAL, StateStore, locked
 from edge_cl.state.timeline import holds, ranges_of
 from edge_cl.state.wear import Wear
 
 __all__ = [
+    "JOURNAL",
     "DamagedEntry",
     "Entry",
     "Journal",
@@ -28,18 +30,24 @@ __all__ = [
     "Wear",
     "audit",
     "back_up",
+    "carry_back",
     "class_names_now",
     "describe",
     "heads_of",
     "held_labels",
     "holds",
+    "labels_of",
     "last_hold",
+    "last_revision",
+    "locked",
     "merge_backup",
+    "origin_of",
     "ranges_of",
     "restore_backup",
     "revise",
     "revised_by",
     "said_after",
     "sleep_reports",
+    "sync_folder",
     "took_back",
 ]

@@ -21,9 +21,10 @@ from pathlib import Path
 import msgspec
 
 from edge_cl.errors import StateCorrupt, StateError, StateUnwritable
-from edge_cl.state.entries import REVISIONS, Entry, is_origin
+from edge_cl.state.carrying import GROUP, labels_of, origin_of
+from edge_cl.state.entries import REVISIONS, is_origin
 from edge_cl.state.journal import Journal
-from edge_cl.state.revising import end_sleep, names_now
+from edge_cl.state.revising import end_sleep
 from edge_cl.state.snapshots import Snapshots, read_snapshot, sync_folder
 from edge_cl.state.store import JOURNAL, KINDS, StateStore
 from edge_cl.state.timeline import Timeline
@@ -31,8 +32,6 @@ from edge_cl.state.timeline import Timeline
 FORMAT, FORMAT_VERSION = "edge-cl backup", 1
 MANIFEST = "backup.json"
 N_HEADS = 2
-GROUP = 512
-"""Merged labels committed together."""
 
 
 class _Member(msgspec.Struct, frozen=True):
@@ -152,9 +151,9 @@ def _take_in(store: StateStore, other: Journal, at_s: float) -> Merged:
     known = journal.origins()
     n_new = n_known = 0
     newest: dict[str, str] = {}
-    for entry in _labels(other):
+    for entry in labels_of(other):
         merged_before = is_origin(entry.detail)
-        origin = entry.detail if merged_before else other.origin(entry.seq)
+        origin = origin_of(other, entry)
         uid, _, seq = origin.partition(":")
         if origin in known or journal.is_own(origin) or int(seq) <= journal.merged_to(uid):
             n_known += 1
@@ -171,17 +170,6 @@ def _take_in(store: StateStore, other: Journal, at_s: float) -> Merged:
         journal.note_merged(origin)
     journal.commit()
     return Merged(n_new=n_new, n_known=n_known, first_seq=other.first_seq, uid=other.uid)
-
-
-def _labels(journal: Journal) -> Iterator[Entry]:
-    """The labels that count in a journal, under the names that the classes they meant have now."""
-    counts = Timeline(journal.rare(*REVISIONS)).at(journal.last_seq)
-    names = names_now(journal, counts)
-    for first, last in counts:
-        for entry in journal.read(max(first, journal.first_seq), last):
-            if entry.kind in ("label", "not"):
-                name = names.of(entry.seq, entry.label, taught=entry.kind == "label")
-                yield msgspec.structs.replace(entry, label=name)
 
 
 def _gather(folder: Path, temporary: Path) -> dict[str, Path]:

@@ -9,7 +9,7 @@ from itertools import islice
 
 import msgspec
 
-from edge_cl.errors import StateError
+from edge_cl.errors import NothingMatches, StateError
 from edge_cl.naming import ClassNames, NamesNow
 from edge_cl.revisions import Forget, HeldLabel, Outcome, Rename, Review, Revision, Rollback
 from edge_cl.state.entries import Entry
@@ -174,7 +174,7 @@ def _forget(store: StateStore, asked: Forget, source: str, at_s: float) -> Outco
             seqs.append(seq)
             n_counting += counting
     if not seqs:
-        raise StateError(f"nothing to forget: no label {_describe(asked)}; {_what_there_is(store)}")
+        raise NothingMatches(f"nothing to forget: no label {_describe(asked)}; {_what_there_is(store)}")
     what = f"labels {_describe(asked)}"
     store.take_out("forget", ranges_of(seqs), what=what, source=source, at_s=at_s)
     more = f", and {len(seqs) - n_counting:,} that did not count" if len(seqs) > n_counting else ""
@@ -290,7 +290,7 @@ def _n_labels(store: StateStore, ranges: Ranges) -> int:
 def _rename(store: StateStore, asked: Rename, source: str, at_s: float, class_names: list[str]) -> Outcome:
     known = ", ".join(class_names)
     if asked.old not in class_names:
-        raise StateError(f"there is no class {asked.old!r}; known: {known}")
+        raise NothingMatches(f"there is no class {asked.old!r}; known: {known}")
     if not asked.new.strip() or not asked.new.isprintable() or len(asked.new) > MAX_NAME_CHARS:
         raise StateError(
             f"{asked.new[:MAX_NAME_CHARS]!r} cannot be the name of a class; give at most "

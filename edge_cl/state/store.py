@@ -6,7 +6,7 @@ import contextlib
 import fcntl
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -51,6 +51,8 @@ class StateStore:
         What the folder may hold.
     history_bytes
         What the journal may hold before its beginning is dropped.
+    beside
+        Bytes that others hold of the same capacity: those of other bundles of this device.
 
     Raises
     ------
@@ -59,20 +61,27 @@ class StateStore:
     """
 
     def __init__(
-        self, folder: str | Path, bundle_id: str, capacity_bytes: int, *, history_bytes: int = 2**62
+        self,
+        folder: str | Path,
+        bundle_id: str,
+        capacity_bytes: int,
+        *,
+        history_bytes: int = 2**62,
+        beside: Callable[[], int] = int,
     ) -> None:
         self.folder = Path(folder)
         self.disk = Ledger(capacity_bytes, setting="budget.disk_mb")
         """Who holds how much of the disk."""
         for kind in (*KINDS, "other files"):
             self.disk.register(kind, lambda kind=kind: self._nbytes(kind))  # type: ignore[misc]
+        self.disk.register("other slots", beside)
         try:
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         except OSError as error:
             raise StateUnwritable(
                 f"{self.folder}: cannot make the state folder ({error.strerror})"
             ) from error
-        self._lock = _locked(self.folder)
+        self._lock = locked(self.folder)
         self._check_at = 0
         self._lost: Ranges = []
         self._said_lost = ""
@@ -381,10 +390,10 @@ def _lost_text(lost: Ranges, kept: str) -> str:
     return f"journal {what} {which}{more} {whose}; a copy of the journal is in {kept}"
 
 
-def _locked(folder: Path) -> int:
+def locked(folder: Path, name: str = "lock") -> int:
     """An exclusive lock on the folder for this process's life; the kernel frees it on any death."""
     try:
-        lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        lock = os.open(folder / name, os.O_RDWR | os.O_CREAT, 0o600)
     except OSError as error:
         raise StateUnwritable(
             f"{folder}: cannot lock the state folder ({error.strerror}); check the card, and who owns it"

@@ -41,16 +41,18 @@ A = TypeVar("A")
 class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """What a client asks."""
 
-    op: Literal["status", "label", "sleep", "sleeps", "revise", "held"]
+    op: Literal["status", "label", "sleep", "sleeps", "revise", "held", "install", "undo-install"]
     label: str = ""
     kind: LabelKind = "is"
     reading_id: str = ""
     revision: Revision | None = None
+    file: str = ""
+    """Of a bundle that the device can read."""
 
 
 class Reply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The answer: a status and its age, a receipt, reports of past sleeps, what came of a revision, labels
-    that wait for a review, or what was wrong."""
+    that wait for a review, a message for a person, or what was wrong."""
 
     status: Status | None = None
     age_s: float = 0.0
@@ -58,6 +60,7 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     sleeps: list[SleepReport] | None = None
     outcome: Outcome | None = None
     held: list[HeldLabel] | None = None
+    message: str = ""
     error: str = ""
 
 
@@ -78,6 +81,14 @@ class Device(Protocol):
 
     def revise(self, asked: Revision, *, source: str, wait: bool) -> Outcome:
         """Change what counts of the past; raises EdgeCLError. Without `wait` it is learned anew meanwhile."""
+        ...
+
+    def install(self, file: str) -> str:
+        """Begin to install the bundle in a file; what is done, for a person. Raises EdgeCLError."""
+        ...
+
+    def undo_install(self) -> str:
+        """End an installation, or go back to the bundle before; as `install`."""
         ...
 
 
@@ -168,7 +179,7 @@ class ControlServer:
             return Reply(error=f'not a request: {error}; send {{"op": "status"}} or {{"op": "label", …}}')
         if request.op == "status":
             return self._status_reply()
-        if request.op in ("sleeps", "held", "revise"):
+        if request.op in ("sleeps", "held", "revise", "install", "undo-install"):
             return self._device_reply(request)
         if request.op == "sleep":
             self._arrived.append(SleepRequest())
@@ -198,6 +209,10 @@ class ControlServer:
                 return Reply(sleeps=self._in_the_loop(device.sleep_reports, STATUS_S))
             if request.op == "held":
                 return Reply(held=self._in_the_loop(device.held_labels, REVISE_S))
+            if request.op == "install":
+                return Reply(message=self._in_the_loop(lambda: device.install(request.file), REVISE_S))
+            if request.op == "undo-install":
+                return Reply(message=self._in_the_loop(device.undo_install, REVISE_S))
             assert revision is not None
             return Reply(
                 outcome=self._in_the_loop(

@@ -7,6 +7,8 @@ import importlib
 import click
 
 _COMMANDS = {
+    "add": "edge_cl_fleet.releasing:add_",
+    "bundles": "edge_cl_fleet.releasing:bundles",
     "commands": "edge_cl_fleet.asking:commands_",
     "devices": "edge_cl_fleet.showing:devices",
     "events": "edge_cl_fleet.showing:events",

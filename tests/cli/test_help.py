@@ -17,11 +17,13 @@ HEAVY = {"torch", "matplotlib", "rich", "amqtt", "onnx", "edge_cl_export"}
 def test_help_lists_every_command():
     done = edge_cl("--help")
     assert done.returncode == 0
-    for name in ("bench", "data", "heads", "label", "run", "simulate", "status", "verify"):
+    for name in ("bench", "data", "heads", "install", "label", "run", "simulate", "status", "verify"):
         assert f"\n  {name} " in done.stdout
 
 
-@pytest.mark.parametrize("name", ["bench", "data", "heads", "label", "run", "simulate", "status", "verify"])
+@pytest.mark.parametrize(
+    "name", ["bench", "data", "heads", "install", "label", "run", "simulate", "status", "verify"]
+)
 def test_every_command_has_help(name):
     command = cli.get_command(None, name)
     with command.make_context(name, [], resilient_parsing=True) as context:

@@ -1,0 +1,107 @@
+"""A device that runs: the learner that acts now, whichever bundle that is, and what may be asked of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from edge_cl.bundle import Bundle
+from edge_cl.config import Settings
+from edge_cl.learner import Learner
+from edge_cl.records import Event, LabelSource, Sink, SleepReport, Status
+from edge_cl.release import release_of
+from edge_cl.revisions import HeldLabel, Outcome, Revision
+from edge_cl.slots import Place, Slots, revise_others
+from edge_cl.sync.messages import CHUNK_BYTES
+from edge_cl.upgrade import Upgrade
+
+
+class Device:
+    """What the control socket and MQTT talk to, while the learner behind it may change.
+
+    Parameters
+    ----------
+    slots
+        Open.
+    bundle, place
+        What `slots.active` named, loaded, and where it is.
+    settings
+        Of the device.
+    """
+
+    def __init__(self, slots: Slots, bundle: Bundle, place: Place, settings: Settings) -> None:
+        self._slots = slots
+        beside = slots.beside(slots.pointer.active)
+        learner = Learner.from_bundle(bundle, state_dir=place.folder, settings=settings, beside=beside)
+        self.upgrade = Upgrade(slots, learner, settings=settings)
+        """What installs bundles; whoever has a way to the fleet gives it `report` and `want`."""
+        self.other_alarm: Callable[[], str] = str
+        """As the learner's."""
+        self.learner.other_alarm = self._alarm
+
+    @property
+    def learner(self) -> Learner:
+        """The one that acts now."""
+        return self.upgrade.learner
+
+    def run(
+        self,
+        events: Iterable[Event],
+        labels: Sequence[LabelSource],
+        sinks: Sequence[Sink],
+        *,
+        busy: Callable[[], bool],
+    ) -> None:
+        """As `Learner.run`, going on with another learner when a bundle takes over."""
+        upgrade, rest = self.upgrade, iter(events)
+        more = True
+        while more:
+            self.learner.other_alarm = self._alarm
+            self.learner.run(
+                upgrade.watch(rest, busy),
+                labels,
+                [*sinks, upgrade.sink],
+                busy=lambda: upgrade.swapping or busy(),
+            )
+            more = upgrade.take_over()
+
+    def status(self) -> Status:
+        """How it is doing now."""
+        return self.learner.status()
+
+    def sleep_reports(self) -> list[SleepReport]:
+        """What its last sleeps did, oldest first."""
+        return self.learner.sleep_reports()
+
+    def held_labels(self) -> list[HeldLabel]:
+        """Labels that wait for a review, oldest first."""
+        return self.learner.held_labels()
+
+    def revise(self, asked: Revision, *, source: str, wait: bool) -> Outcome:
+        """As `Learner.revise`; what is forgotten or renamed is so in the bundles to go back to, too."""
+        outcome = self.learner.revise(asked, source=source, wait=wait)
+        revise_others(self._slots.root, asked, source)
+        return outcome
+
+    def install(self, file: str) -> str:
+        """Begin to install the bundle in a file; what is done, for a person. Raises EdgeCLError."""
+        path = Path(file)
+        return self.upgrade.install(release_of(path, chunk_bytes=CHUNK_BYTES), file=path)
+
+    def undo_install(self) -> str:
+        """End an installation, or go back to the bundle before; as `install`."""
+        return self.upgrade.undo()
+
+    def _alarm(self) -> str:
+        return "; ".join(filter(None, [self.other_alarm(), self._slots.said]))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.upgrade.close()
+        self.learner.__exit__(kind, error, trace)
