@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import msgspec
+import numpy as np
 
 from edge_cl.commands import Adjust, Do, Done, Install, Report, SleepNow, Teach
 from edge_cl.config import Settings, settings_from
@@ -13,6 +14,8 @@ from edge_cl.errors import EdgeCLError
 from edge_cl.learner import Learner
 from edge_cl.records import Label, SleepRequest
 from edge_cl.revisions import Forget, Rename, Review, Rollback
+from edge_cl.sharing import share
+from edge_cl.statistics import Account, to_bytes
 
 
 class Remote:
@@ -103,4 +106,29 @@ class Remote:
         if asked.what == "sleeps":
             reports = self.learner.sleep_reports()
             return Done("done", "", {"sleeps": msgspec.to_builtins(reports)})
-        return Done("failed", "not yet")
+        return self._statistics()
+
+    def _statistics(self) -> Done:
+        self.learner.settle()
+        journal, settings = self.learner.journal, self.learner.settings
+        if journal is None:
+            return Done("failed", "this device keeps no journal of its labels: give it a state folder")
+        found, account = share(
+            journal,
+            self.learner.bundle,
+            settings.privacy,
+            device=f"{settings.device.site}/{settings.device.name}",
+            rng=np.random.default_rng(),
+        )
+        data = {"seq": account.seq, "bundle_id": account.bundle_id, "n_reports": account.n_reports}
+        if account.noise:
+            words = f"with noise: all {account.n_reports} reports make ε = {_epsilon(account)}"
+        else:
+            words = f"of {found.counts.sum():,.0f} labels"
+            if account.first > 1:
+                words += f" after journal entry {account.first - 1:,}; older ones are no longer kept"
+        return Done("done", f"sums {words}", data, to_bytes(found, account))
+
+
+def _epsilon(account: Account) -> str:
+    return "unlimited: one had no noise" if account.epsilon is None else f"{account.epsilon:.2f}"

@@ -21,7 +21,7 @@ from edge_cl.records import Answer, Decision, FloatArray, Reading, Receipt
 from edge_cl.release import encoder_hash, other_sensors
 from edge_cl.revisions import Rename
 from edge_cl.slots import BUNDLE
-from edge_cl.state import JOURNAL, Entry, Journal, labels_of, last_revision, origin_of
+from edge_cl.state import JOURNAL, Entry, Journal, hand_on, labels_of, last_revision, origin_of
 
 log = logging.getLogger(__name__)
 
@@ -165,6 +165,8 @@ class Shadow:
         if self._past_changed():
             self._begin_anew()
         self._follow(math.inf, bool)
+        if self._old.journal and self.new.journal:
+            hand_on(self._old.journal, self.new.journal)
         self.new.note_carried()
         self.new.commit()
 
@@ -195,6 +197,8 @@ class Shadow:
         noted = new.journal.get_meta("followed")
         if noted is None:
             self._carry_names(new)
+            if self._old.journal:
+                hand_on(self._old.journal, new.journal)
             done = 0 if self._same or self._old.journal is None else self._old.journal.committed_seq
             revision = last_revision(self._old.journal) if self._old.journal else 0
             noted = f"{done} {revision}"

@@ -1,0 +1,85 @@
+"""How much one label shows in what leaves a device: features cut to a length, Gaussian noise, and its ε.
+
+Sums over labels change, when one label is added or left out, by (1, x, x xᵀ) for its feature x. With x cut to
+length C and the three parts in units of 1, C and C², that is a vector of at most √3. Noise of σ times that
+is the Gaussian mechanism; k reports about one label are one with σ / √k.
+"""
+
+from __future__ import annotations
+
+import math
+
+import msgspec
+import numpy as np
+
+from edge_cl.records import FloatArray
+from edge_cl.statistics import Statistics
+
+DELTA = 1e-5
+SENSITIVITY = math.sqrt(3.0)
+"""Of (labels, sums / C, second moment / C²) to one label."""
+MOST_EPSILON = 1e4
+
+
+def clip(X: FloatArray, norm: float) -> FloatArray:
+    """Features (n, D) as float64, those that are longer than `norm` cut to it."""
+    X = np.asarray(X, np.float64)
+    lengths = np.linalg.norm(X, axis=1, keepdims=True)
+    cut: FloatArray = X * np.minimum(1.0, norm / np.maximum(lengths, 1e-300))
+    return cut
+
+
+def noised(statistics: Statistics, clip_norm: float, noise: float, rng: np.random.Generator) -> Statistics:
+    """With Gaussian noise of `noise` times what one label can change, for features clipped to `clip_norm`."""
+    std = noise * SENSITIVITY
+    D = statistics.n_features
+    # Of a symmetric matrix every value but the diagonal stands twice in its norm.
+    upper = np.triu(rng.normal(size=(D, D)), 1) / math.sqrt(2.0)
+    square = upper + upper.T + np.diag(rng.normal(size=D))
+    return msgspec.structs.replace(
+        statistics,
+        counts=statistics.counts + std * rng.normal(size=statistics.counts.shape),
+        sums=statistics.sums + std * clip_norm * rng.normal(size=statistics.sums.shape),
+        second=statistics.second + std * clip_norm**2 * square,
+    )
+
+
+def epsilon(noise: float, delta: float = DELTA) -> float:
+    """The ε of noise with `noise` times the sensitivity as its standard deviation.
+
+    Exact (Balle & Wang 2018, the analytic Gaussian mechanism), by bisection; infinite where it is above
+    `MOST_EPSILON`, and so without noise.
+
+    >>> round(epsilon(3.7306), 3)
+    1.0
+    """
+    low, high = 0.0, MOST_EPSILON
+    if noise <= 0 or _delta(MOST_EPSILON, noise) > delta:
+        return math.inf
+    if _delta(0.0, noise) <= delta:
+        return 0.0
+    for _ in range(200):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _delta(middle, noise) > delta else (low, middle)
+    return high
+
+
+def noise_for(wanted: float, delta: float = DELTA) -> float:
+    """The least noise that gives this ε: the inverse of `epsilon`."""
+    low, high = 1e-2, 1e6
+    for _ in range(200):
+        middle = math.sqrt(low * high)
+        low, high = (middle, high) if _delta(wanted, middle) > delta else (low, middle)
+    return high
+
+
+def _delta(eps: float, noise: float) -> float:
+    """The δ of noise at ε."""
+    inner, outer = 0.5 / noise - eps * noise, -0.5 / noise - eps * noise
+    return math.exp(_log_normal_cdf(inner)) - math.exp(min(eps + _log_normal_cdf(outer), 0.0))
+
+
+def _log_normal_cdf(x: float) -> float:
+    if x > -30:
+        return math.log(0.5 * math.erfc(-x / math.sqrt(2.0)))
+    return -0.5 * x * x - math.log(-x * math.sqrt(2 * math.pi)) + math.log1p(-1 / (x * x))

@@ -1,0 +1,149 @@
+"""Sums over many devices' labels as the prior of a bundle: pure functions, and one that writes the file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from edge_cl import statistics
+from edge_cl.bundle import Bundle, Merged, Prior, npz_bytes, write_bundle
+from edge_cl.errors import FleetError
+from edge_cl.records import FloatArray
+from edge_cl.release import encoder_hash
+from edge_cl.statistics import Account, Statistics
+from edge_cl_fleet.reports import Shared
+
+PRIOR_STRENGTH = 10.0
+"""Labels a class that devices count an exported prior for; as `edge_cl.knowledge.PRIOR_STRENGTH`."""
+LEAST_COUNT = 1.0
+"""Labels that a class needs after noise, else nothing is known of it."""
+FLOOR = 1e-3
+"""Of the mean variance: less than this in a direction is taken as the noise's doing."""
+
+
+def check(base: Bundle, shared: Sequence[Shared]) -> None:
+    """Raise FleetError, naming the device, for sums that cannot be added to the prior of `base`."""
+    manifest = base.manifest
+    encoder = encoder_hash(base)
+    for account in (one.account for one in shared):
+        if account.encoder != encoder:
+            raise FleetError(
+                f"{account.device} runs bundle {account.bundle_id[:12]}, whose encoder or sensors are not "
+                f"those of {manifest.name!r} ({base.bundle_id[:12]}): its features mean something else; "
+                "leave it out"
+            )
+        if _is_twice(base, account):
+            raise FleetError(
+                f"{account.device} runs bundle {account.bundle_id[:12]}, and {manifest.name!r} has labels of "
+                "it already: they would count twice; install that bundle there first, or take another --base"
+            )
+    names = [one.account.device for one in shared]
+    if len(set(names)) < len(names):
+        raise FleetError(f"a device is given twice: {sorted(names)}")
+
+
+def _is_twice(base: Bundle, account: Account) -> bool:
+    merged = base.manifest.merged
+    return merged is not None and account.device in merged.includes and account.bundle_id != base.bundle_id
+
+
+def merge(base: Bundle, shared: Sequence[Shared]) -> Statistics:
+    """Sums over the labels of all devices, and over those that a device's head counts base's prior for.
+
+    The order of the devices does not matter.
+    """
+    found = of_base(base)
+    for one in sorted(shared, key=lambda one: one.account.device):
+        found = statistics.add(found, one.statistics)
+    return repaired(found) if any(one.account.noise for one in shared) else found
+
+
+def of_base(base: Bundle) -> Statistics:
+    """What a device that learned nothing yet knows by its bundle's prior."""
+    manifest, prior = base.manifest, base.prior()
+    if prior is None:
+        return statistics.empty(manifest.class_names, manifest.feature_size)
+    strength = PRIOR_STRENGTH
+    if manifest.merged is not None:
+        strength = np.inf if manifest.merged.weight is None else manifest.merged.weight
+    return statistics.of_prior(prior, manifest.class_names, strength)
+
+
+def repaired(noisy: Statistics) -> Statistics:
+    """The sums that labels could have, near those that noise has made.
+
+    Classes that are left with no label are not known; the scatter within the classes gets no negative
+    directions. Privacy is not touched: no label is looked at.
+    """
+    counts = np.where(noisy.counts >= LEAST_COUNT, noisy.counts, 0.0)
+    found = msgspec.structs.replace(noisy, counts=counts, sums=np.where(counts[:, None] > 0, noisy.sums, 0.0))
+    within = statistics.scatter(found)
+    values, vectors = np.linalg.eigh(within)
+    floor = FLOOR * max(float(np.maximum(values, 0).mean()), 1e-12)
+    whole = (vectors * np.maximum(values, floor)) @ vectors.T
+    return msgspec.structs.replace(found, second=found.second + whole - within)
+
+
+def write(
+    out: Path,
+    base: Bundle,
+    shared: Sequence[Shared],
+    *,
+    weight: float | None = None,
+    running: Mapping[str, str] | None = None,
+) -> tuple[Bundle, Statistics]:
+    """A bundle like `base` with the merged prior; every other member stays as it is.
+
+    Parameters
+    ----------
+    weight
+        See :class:`edge_cl.bundle.Merged`.
+    running
+        The ids of the bundles that devices run, by ``site/device``, as far as they are known.
+
+    Raises
+    ------
+    FleetError
+        When the devices do not fit together, or a class would be new to a network that cannot grow.
+    """
+    check(base, shared)
+    found = merge(base, shared)
+    manifest = base.manifest
+    new = found.class_names[len(manifest.class_names) :]
+    if new and manifest.plastic is not None:
+        raise FleetError(
+            f"classes {list(new)} are new, and {manifest.name!r} carries a network for "
+            f"{len(manifest.class_names)}; export it again with them, or leave out the devices that know them"
+        )
+    members = {name: base.member(name) for name in manifest.members}
+    prior = statistics.to_prior(found, *_exemplars(base))
+    members["prior.npz"] = npz_bytes(**{field: getattr(prior, field) for field in Prior.__struct_fields__})
+    accounts = sorted((one.account for one in shared), key=lambda account: account.device)
+    merged = Merged(
+        base=base.bundle_id,
+        includes=_includes(base, accounts, running or {}),
+        weight=weight,
+        epsilon={account.device: account.epsilon for account in accounts if account.epsilon is not None},
+    )
+    manifest = msgspec.structs.replace(manifest, class_names=found.class_names, merged=merged)
+    return write_bundle(out, manifest, members), found
+
+
+def _includes(base: Bundle, accounts: Sequence[Account], running: Mapping[str, str]) -> dict[str, int]:
+    """What base's prior has of devices that did not take it over yet, and what was added now.
+
+    A device that runs base numbers its labels anew since.
+    """
+    before = base.manifest.merged.includes if base.manifest.merged else {}
+    kept = {name: seq for name, seq in before.items() if running.get(name, base.bundle_id) != base.bundle_id}
+    return kept | {account.device: account.seq for account in accounts}
+
+
+def _exemplars(base: Bundle) -> tuple[FloatArray, np.ndarray]:
+    prior = base.prior()
+    if prior is None:
+        return np.zeros((0, base.manifest.feature_size), np.float16), np.zeros(0, np.int64)
+    return prior.exemplars, prior.exemplar_labels
