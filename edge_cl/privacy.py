@@ -1,8 +1,9 @@
 """How much one label shows in what leaves a device: features cut to a length, Gaussian noise, and its ε.
 
-Sums over labels change, when one label is added or left out, by (1, x, x xᵀ) for its feature x. With x cut to
-length C and the three parts in units of 1, C and C², that is a vector of at most √3. Noise of σ times that
-is the Gaussian mechanism; k reports about one label are one with σ / √k.
+Numbers of labels and sums of features change, when one label is added or left out, by (1, x) for its feature x.
+With x cut to length C and the sums in units of C, that is a vector of at most √2. Noise of σ times that is the
+Gaussian mechanism; k reports about one label are one with σ / √k. The second moment x xᵀ is not told with noise:
+the noise on D² numbers is more than what they say (docs/decisions/0024-merging.md).
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from edge_cl.records import FloatArray
 from edge_cl.statistics import Statistics
 
 DELTA = 1e-5
-SENSITIVITY = math.sqrt(3.0)
-"""Of (labels, sums / C, second moment / C²) to one label."""
+SENSITIVITY = math.sqrt(2.0)
+"""Of (numbers of labels, sums / clip_norm) to one label, as a length."""
 MOST_EPSILON = 1e4
 
 
@@ -30,17 +31,16 @@ def clip(X: FloatArray, norm: float) -> FloatArray:
 
 
 def noised(statistics: Statistics, clip_norm: float, noise: float, rng: np.random.Generator) -> Statistics:
-    """With Gaussian noise of `noise` times what one label can change, for features clipped to `clip_norm`."""
+    """Numbers and sums with Gaussian noise of `noise` times what one label can change, and nothing else.
+
+    The features were clipped to `clip_norm`.
+    """
     std = noise * SENSITIVITY
-    D = statistics.n_features
-    # Of a symmetric matrix every value but the diagonal stands twice in its norm.
-    upper = np.triu(rng.normal(size=(D, D)), 1) / math.sqrt(2.0)
-    square = upper + upper.T + np.diag(rng.normal(size=D))
     return msgspec.structs.replace(
         statistics,
         counts=statistics.counts + std * rng.normal(size=statistics.counts.shape),
         sums=statistics.sums + std * clip_norm * rng.normal(size=statistics.sums.shape),
-        second=statistics.second + std * clip_norm**2 * square,
+        second=np.zeros_like(statistics.second),
     )
 
 

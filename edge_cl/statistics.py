@@ -62,7 +62,7 @@ class Account(msgspec.Struct, frozen=True, kw_only=True):
     first, seq
         The journal entries that are covered; those before `first` were pruned on the device.
     clip_norm, noise
-        Of the device's settings; 0 for neither.
+        Of the device's settings; 0 for neither. With noise the second moment is not told, and is 0.
     epsilon, delta
         How private one label's feature is after all `n_reports` of this device together; None without noise
         in all of them.
@@ -203,7 +203,8 @@ def aligned(statistics: Statistics, class_names: tuple[str, ...]) -> Statistics:
 def to_bytes(statistics: Statistics, account: Account) -> bytes:
     """As bytes: `MAGIC`, SHA-256 of the rest, length of the header, header (JSON), float64 arrays.
 
-    The arrays are little-endian and without gaps: counts, sums, and the upper triangle of the second moment.
+    The arrays are little-endian and without gaps: counts, sums and, without noise, the upper triangle of the
+    second moment.
     """
     names = list(statistics.class_names)
     header = msgspec.json.encode(
@@ -214,9 +215,10 @@ def to_bytes(statistics: Statistics, account: Account) -> bytes:
             f"statistics of {len(names):,} classes have a header of {len(header):,} bytes; allowed: "
             f"{MAX_HEADER_BYTES:,}; merge classes that are alike"
         )
-    triangle = statistics.second[np.triu_indices(statistics.n_features)]
-    arrays = np.concatenate([statistics.counts, statistics.sums.ravel(), triangle]).astype("<f8")
-    rest = _LENGTH.pack(len(header)) + header + arrays.tobytes()
+    arrays = [statistics.counts, statistics.sums.ravel()]
+    if not account.noise:
+        arrays.append(statistics.second[np.triu_indices(statistics.n_features)])
+    rest = _LENGTH.pack(len(header)) + header + np.concatenate(arrays).astype("<f8").tobytes()
     return MAGIC + hashlib.sha256(rest).digest() + rest
 
 
@@ -243,7 +245,8 @@ def _read_arrays(header: _Header, raw: bytes) -> Statistics:
     C, D = len(header.class_names), header.n_features
     if not 1 <= D <= MAX_FEATURES or len(set(header.class_names)) != C:
         raise SyncError(f"statistics of {D:,} features and classes {header.class_names[:20]} are not usable")
-    if len(raw) != 8 * (C + C * D + D * (D + 1) // 2):
+    n_sums, n_second = C + C * D, 0 if header.account.noise else D * (D + 1) // 2
+    if len(raw) != 8 * (n_sums + n_second):
         raise SyncError(
             f"statistics of {C} classes and {D} features cannot have {len(raw):,} bytes of numbers"
         )
@@ -251,12 +254,13 @@ def _read_arrays(header: _Header, raw: bytes) -> Statistics:
     if not np.isfinite(numbers).all():
         raise SyncError("statistics hold numbers that are not finite; the device is to be looked at")
     second = np.zeros((D, D))
-    second[np.triu_indices(D)] = numbers[C + C * D :]
-    second += np.triu(second, 1).T
+    if n_second:
+        second[np.triu_indices(D)] = numbers[n_sums:]
+        second += np.triu(second, 1).T
     return Statistics(
         class_names=tuple(header.class_names),
         counts=numbers[:C],
-        sums=numbers[C : C + C * D].reshape(C, D),
+        sums=numbers[C:n_sums].reshape(C, D),
         second=second,
     )
 

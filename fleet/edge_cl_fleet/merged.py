@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import reduce
 from pathlib import Path
 
 import msgspec
@@ -20,8 +21,6 @@ PRIOR_STRENGTH = 10.0
 """Labels a class that devices count an exported prior for; as `edge_cl.knowledge.PRIOR_STRENGTH`."""
 LEAST_COUNT = 1.0
 """Labels that a class needs after noise, else nothing is known of it."""
-FLOOR = 1e-3
-"""Of the mean variance: less than this in a direction is taken as the noise's doing."""
 
 
 def check(base: Bundle, shared: Sequence[Shared]) -> None:
@@ -56,9 +55,12 @@ def merge(base: Bundle, shared: Sequence[Shared]) -> Statistics:
     The order of the devices does not matter.
     """
     found = of_base(base)
-    for one in sorted(shared, key=lambda one: one.account.device):
-        found = statistics.add(found, one.statistics)
-    return repaired(found) if any(one.account.noise for one in shared) else found
+    ordered = sorted(shared, key=lambda one: one.account.device)
+    for one in ordered:
+        if not one.account.noise:
+            found = statistics.add(found, one.statistics)
+    noisy = [one.statistics for one in ordered if one.account.noise]
+    return _with_noisy(found, noisy, base) if noisy else found
 
 
 def of_base(base: Bundle) -> Statistics:
@@ -72,19 +74,25 @@ def of_base(base: Bundle) -> Statistics:
     return statistics.of_prior(prior, manifest.class_names, strength)
 
 
-def repaired(noisy: Statistics) -> Statistics:
-    """The sums that labels could have, near those that noise has made.
+def _with_noisy(plain: Statistics, noisy: Sequence[Statistics], base: Bundle) -> Statistics:
+    """Sums of devices that add noise, with those that are exact: as labels could have them.
 
-    Classes that are left with no label are not known; the scatter within the classes gets no negative
-    directions. Privacy is not touched: no label is looked at.
+    Noisy ones tell no second moment: their labels are taken to scatter within a class as those behind base's
+    prior. Classes that are left with no label are not known.
     """
-    counts = np.where(noisy.counts >= LEAST_COUNT, noisy.counts, 0.0)
-    found = msgspec.structs.replace(noisy, counts=counts, sums=np.where(counts[:, None] > 0, noisy.sums, 0.0))
-    within = statistics.scatter(found)
-    values, vectors = np.linalg.eigh(within)
-    floor = FLOOR * max(float(np.maximum(values, 0).mean()), 1e-12)
-    whole = (vectors * np.maximum(values, floor)) @ vectors.T
-    return msgspec.structs.replace(found, second=found.second + whole - within)
+    prior = base.prior()
+    if prior is None:
+        raise FleetError(
+            f"devices that add noise tell no second moment, and {base.manifest.name!r} has no prior to take it "
+            "from; give another --base"
+        )
+    found = reduce(statistics.add, noisy, plain)
+    counts = np.where(found.counts >= LEAST_COUNT, found.counts, 0.0)
+    sums = np.where(counts[:, None] > 0, found.sums, 0.0)
+    n_noisy = max(float(counts.sum() - plain.counts.sum()), 0.0)
+    within = statistics.scatter(plain) + n_noisy * np.asarray(prior.shared_cov, np.float64)
+    means = sums / np.maximum(counts, LEAST_COUNT)[:, None]
+    return msgspec.structs.replace(found, counts=counts, sums=sums, second=within + means.T @ sums)
 
 
 def write(
