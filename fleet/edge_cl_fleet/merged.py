@@ -83,8 +83,8 @@ def _with_noisy(plain: Statistics, noisy: Sequence[Statistics], base: Bundle) ->
     prior = base.prior()
     if prior is None:
         raise FleetError(
-            f"devices that add noise tell no second moment, and {base.manifest.name!r} has no prior to take it "
-            "from; give another --base"
+            f"devices that add noise tell no second moment, and {base.manifest.name!r} has no prior to take "
+            "it from; give another --base"
         )
     found = reduce(statistics.add, noisy, plain)
     counts = np.where(found.counts >= LEAST_COUNT, found.counts, 0.0)

@@ -8,12 +8,11 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import click
-import numpy as np
 from sqlalchemy import select
 
 from edge_cl.bundle import Bundle
 from edge_cl.errors import FleetError, SyncError
-from edge_cl.statistics import Statistics, from_bytes, to_bytes
+from edge_cl.statistics import Account, Statistics, from_bytes, to_bytes
 from edge_cl_fleet import merged, tables
 from edge_cl_fleet.database import guarded
 from edge_cl_fleet.queries import Device, find_device, list_devices
@@ -23,13 +22,14 @@ from edge_cl_fleet.store import FleetStore
 
 ANSWER_S = 3600.0
 """How long a device may answer, also when nobody waits any more: its report is in the store then."""
-EXACTNESS = {
-    "slda": "exact: the head that learned all these labels itself",
-    "prototype": "means and variances exact; the forms of a class and its fast mean begin at its mean",
-    "kalman": "nearly exact: the same least squares; features are scaled, and weights shrunk, a little otherwise",
-    "dual, step and others": "approximate: dual and knn begin from samples drawn from the merged classes, logistic "
-    "and step hardly use them",
-}
+EXACTNESS = [
+    ["slda", "exact: the head that learned all these labels itself"],
+    ["prototype", "class means and variances exact; forms and fast means begin at the class means"],
+    ["kalman", "approximate: the same least squares, in another scale of the features"],
+    ["dual, knn", "approximate: begin from samples drawn from the classes, 10 labels a class"],
+    ["others", "approximate: take means or scales alone"],
+]
+"""What heads make of merged sums."""
 _FILE = click.Path(path_type=Path, dir_okay=False)
 _FOLDER = click.Path(path_type=Path, file_okay=False)
 
@@ -124,9 +124,7 @@ def _common(store: FleetStore | None, shared: Iterable[Shared]) -> Bundle:
         with guarded(store.engine), store.reading.connect() as connection:
             body = connection.execute(select(bundles.c.body).where(bundles.c.bundle_id == ids[0])).scalar()
     if body is None:
-        raise FleetError(
-            f"bundle {ids[0][:12]}, which the devices run, is not in the store; give it as --base"
-        )
+        raise FleetError(f"bundle {ids[0][:12]}, which the devices run, is not in the store; give --base")
     handle, name = tempfile.mkstemp(suffix=".ecl")
     try:
         with os.fdopen(handle, "wb") as file:
@@ -137,34 +135,37 @@ def _common(store: FleetStore | None, shared: Iterable[Shared]) -> Bundle:
 
 
 def _say(made: Bundle, base: Bundle, shared: list[Shared], found: Statistics, out: Path) -> None:
-    of_base = merged.of_base(base)
-    known = base.manifest.class_names
+    n_base, known = merged.of_base(base).counts.sum(), base.manifest.class_names
     lines = [
         [printable(name), f"{count:,.1f}".removesuffix(".0"), "" if name in known else "new"]
         for name, count in zip(found.class_names, found.counts, strict=True)
     ]
     click.echo(
-        f"{out}: {len(shared)} devices, {np.maximum(found.counts.sum() - of_base.counts.sum(), 0):,.0f} labels "
-        f"beside the {of_base.counts.sum():,.0f} that the prior of {base.bundle_id[:12]} counts for; bundle "
-        f"{made.bundle_id[:12]}"
+        f"{out}: bundle {made.bundle_id[:12]}; {max(found.counts.sum() - n_base, 0):,.0f} labels of "
+        f"{len(shared)} devices beside the {n_base:,.0f} that the prior of {base.bundle_id[:12]} counts for"
     )
     click.echo("\n".join(table(["class", "labels", ""], lines)))
-    noisy = [one.account for one in shared if one.account.noise]
-    for account in noisy:
-        eps = (
-            "none: it has also reported without noise"
-            if account.epsilon is None
-            else f"{account.epsilon:.2f}"
-        )
-        click.echo(
-            f"{account.device}: noise {account.noise:g}, features cut to {account.clip_norm:g}; ε = {eps} "
-            f"(δ = {account.delta:g}) after {account.n_reports} reports"
-        )
-    for account in (one.account for one in shared if one.account.first > 1):
-        click.echo(
-            f"{account.device}: without its labels before entry {account.first:,}, no longer kept there"
-        )
-    if noisy or any(one.account.clip_norm for one in shared):
+    for account in (one.account for one in shared):
+        if account.noise:
+            click.echo(f"{account.device}: {_privacy(account)}")
+        if account.first > 1:
+            click.echo(f"{account.device}: without labels before its entry {account.first:,}; it kept none")
+    if any(one.account.noise or one.account.clip_norm for one in shared):
         click.echo("no head is exact: features were cut, or noise was added")
-    else:
-        click.echo("\n".join(table(["head", "made from it"], [list(item) for item in EXACTNESS.items()])))
+        return
+    click.echo("\n".join(table(["head", "made from it"], EXACTNESS)))
+    if made.manifest.merged is not None and made.manifest.merged.weight is None:
+        click.echo(
+            "slda, prototype and kalman count all these labels, so a device's own move them little; for people "
+            "or places that differ, --weight 10"
+        )
+
+
+def _privacy(account: Account) -> str:
+    epsilon = "unlimited: it has also reported without noise"
+    if account.epsilon is not None:
+        epsilon = f"{account.epsilon:.2f} (δ = {account.delta:g})"
+    return (
+        f"noise {account.noise:g}, features cut to {account.clip_norm:g}; {account.n_reports} reports make "
+        f"ε {epsilon}"
+    )

@@ -1,4 +1,4 @@
-"""What devices send when they are asked for the sums over their labels: asked for, waited for, put together."""
+"""What devices send when asked for the sums over their labels: asked for, waited for, put together."""
 
 from __future__ import annotations
 
