@@ -3,7 +3,7 @@
 Numbers of labels and sums of features change, when one label is added or left out, by (1, x) for its
 feature x. With x cut to length C and the sums in units of C, that is a vector of at most √2. Noise of σ
 times that is the Gaussian mechanism; k reports about one label are one with σ / √k. The second moment x xᵀ is
-not told with noise: that on D² numbers is more than what they say (docs/decisions/0024-merging.md).
+not told with noise: that on D² numbers is more than what they say (docs/decisions/0023-merging.md).
 """
 
 from __future__ import annotations
