@@ -7,8 +7,8 @@ more are new: nothing was trained or chosen on them (`edge_cl.datasets.scenarios
 - `merge_max_error`: of the head that a device makes of the merged bundle, against one that learned all labels
   of all devices one after the other: class probabilities on the new people's windows, class means, and the
   scatter within the classes relative to its largest value; head slda. `others` are heads that are not exact.
-- By head: the new people's accuracy on the second half of each gesture's recordings, after 0, 1 and 4 labels a
-  gesture from the first half, with the exported prior, the merged one, and the one of devices that add noise.
+- By head: the new people's accuracy on the second half of each gesture's recordings, after 0, 1 and 4 labels
+  a gesture from the first half: with the exported prior, the merged one, and that of devices that add noise.
 """
 
 from __future__ import annotations
@@ -279,9 +279,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--quick", action="store_true")
     asked = parser.parse_args()
-    print(
-        json.dumps(msgspec.to_builtins(measure(asked.data, quick=asked.quick)), indent=2, ensure_ascii=False)
-    )
+    print(json.dumps(measure(asked.data, quick=asked.quick), indent=2, ensure_ascii=False))
 
 
 if __name__ == "__main__":

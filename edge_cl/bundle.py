@@ -83,6 +83,8 @@ class Merged(msgspec.Struct, frozen=True, kw_only=True):
     ----------
     includes
         Journal number, by ``site/device``, up to which that device's labels are in the prior.
+    left_out
+        Of some of them, classes of which no label is; "*" for all that the bundle before did not know.
     weight
         Labels a class that the prior counts for in a head that merges exactly; None for all that it has.
     epsilon
@@ -92,6 +94,7 @@ class Merged(msgspec.Struct, frozen=True, kw_only=True):
 
     base: str
     includes: dict[str, int]
+    left_out: dict[str, list[str]] = {}
     weight: float | None = None
     epsilon: dict[str, float] = {}
 

@@ -19,6 +19,8 @@ from edge_cl.records import FloatArray
 
 MAGIC = b"edge-cl statistics 1\n"
 MAX_HEADER_BYTES = 64 * 1024
+NEW_CLASSES = "*"
+"""In `left_out`: all classes that the device's bundle did not know."""
 MAX_FEATURES = 16_384
 BLOCK = 1024
 """Features taken into the second moment with one matrix product."""
@@ -61,6 +63,8 @@ class Account(msgspec.Struct, frozen=True, kw_only=True):
         Of the journal that the labels are in.
     first, seq
         The journal entries that are covered; those before `first` were pruned on the device.
+    left_out
+        Classes of which no label is in the sums, since there are too few to tell.
     clip_norm, noise
         Of the device's settings; 0 for neither. With noise the second moment is not told, and is 0.
     epsilon, delta
@@ -74,6 +78,7 @@ class Account(msgspec.Struct, frozen=True, kw_only=True):
     history: str
     first: int = 1
     seq: int
+    left_out: list[str] = []
     clip_norm: float = 0.0
     noise: float = 0.0
     epsilon: float | None = None

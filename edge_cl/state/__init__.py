@@ -14,13 +14,14 @@ from edge_cl.state.revising import (
     said_after,
     took_back,
 )
-from edge_cl.state.shared import SHARED, Shared
+from edge_cl.state.shared import FROM_OTHERS, SHARED, Shared
 from edge_cl.state.snapshots import Snapshot, Snapshots, sync_folder
 from edge_cl.state.store import JOURNAL, StateStore, locked
 from edge_cl.state.timeline import holds, ranges_of
 from edge_cl.state.wear import Wear
 
 __all__ = [
+    "FROM_OTHERS",
     "JOURNAL",
     "SHARED",
     "DamagedEntry",

@@ -6,6 +6,8 @@ from typing import Self
 
 import msgspec
 
+FROM_OTHERS = "merge/"
+"""Sources of labels that a backup of another device brought."""
 SHARED = "shared"
 """Name of the journal's note of it."""
 

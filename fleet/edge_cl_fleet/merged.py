@@ -133,6 +133,7 @@ def write(
     merged = Merged(
         base=base.bundle_id,
         includes=_includes(base, accounts, running or {}),
+        left_out={account.device: account.left_out for account in accounts if account.left_out},
         weight=weight,
         epsilon={account.device: account.epsilon for account in accounts if account.epsilon is not None},
     )

@@ -156,7 +156,7 @@ def _say(made: Bundle, base: Bundle, shared: list[Shared], found: Statistics, ou
     click.echo("\n".join(table(["head", "made from it"], EXACTNESS)))
     if made.manifest.merged is not None and made.manifest.merged.weight is None:
         click.echo(
-            "slda, prototype and kalman count all these labels, so that new ones move them little; for people "
+            "slda, prototype and kalman count all these labels, so new ones move them little; for people "
             "or places that differ: --weight 10"
         )
 
