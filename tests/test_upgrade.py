@@ -317,7 +317,7 @@ def test_labels_that_were_left_out_of_a_merged_prior_are_carried_over(board, tmp
     X, y = World(seed=3).draw(40, 4)
     for k in range(40):
         board.run([reading(X[k], f"w{k}"), Label(label=NAMES[y[k]], reading_id=f"w{k}", source=source_of(k))])
-    board.run([reading(X[0], "odd"), Label(label="climb", reading_id="odd", kind="not", source="test")])
+    board.run([reading(X[0], "odd"), Label(label="run", reading_id="odd", kind="not", source="test")])
     at = board.device.learner.committed_seq
     left_out = {"home/edge-cl": ["rest", "*"]}
     merged = Merged(base="b", includes={"home/edge-cl": at}, left_out=left_out)
