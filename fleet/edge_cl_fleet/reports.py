@@ -67,7 +67,8 @@ def wait_for(
         if time.monotonic() >= until_s:
             break
         time.sleep(POLL_S if left else 0)
-    return found, missing | {device.name: f"no answer in {wait_s:g} s" for device in left.values()}
+    silent = f"no answer in {wait_s:g} s; is it online, and does a worker with a key run?"
+    return found, missing | {device.name: silent for device in left.values()}
 
 
 def look(store: FleetStore, command_id: str, device: Device) -> Shared | None:
