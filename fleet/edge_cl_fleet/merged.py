@@ -15,19 +15,27 @@ from edge_cl.errors import FleetError
 from edge_cl.records import FloatArray
 from edge_cl.release import encoder_hash
 from edge_cl.statistics import Account, Statistics
+from edge_cl.sync.messages import check_label, topic_root
 from edge_cl_fleet.reports import Shared
 
 PRIOR_STRENGTH = 10.0
 """Labels a class that devices count an exported prior for; as `edge_cl.knowledge.PRIOR_STRENGTH`."""
+_NUMBERS = ("class_counts", "class_means", "shared_cov", "second_moment")
 LEAST_COUNT = 1.0
 """Labels that a class needs after noise, else nothing is known of it."""
 
 
 def check(base: Bundle, shared: Sequence[Shared]) -> None:
-    """Raise FleetError, naming the device, for sums that cannot be added to the prior of `base`."""
+    """Raise FleetError, naming the device, for sums that cannot be added to the prior of `base`.
+
+    Names that no device or class can have are a ConfigError or SyncError.
+    """
     manifest = base.manifest
     encoder = encoder_hash(base)
-    for account in (one.account for one in shared):
+    for found, account in shared:
+        topic_root(*account.device.split("/", 1))
+        for name in found.class_names:
+            check_label(name, "")
         if account.encoder != encoder:
             raise FleetError(
                 f"{account.device} runs bundle {account.bundle_id[:12]}, whose encoder or sensors are not "
@@ -64,13 +72,11 @@ def merge(base: Bundle, shared: Sequence[Shared]) -> Statistics:
 
 
 def of_base(base: Bundle) -> Statistics:
-    """What a device that learned nothing yet knows by its bundle's prior."""
+    """What a device that learned nothing yet knows by its bundle's prior; all labels of a merged one."""
     manifest, prior = base.manifest, base.prior()
     if prior is None:
         return statistics.empty(manifest.class_names, manifest.feature_size)
-    strength = PRIOR_STRENGTH
-    if manifest.merged is not None:
-        strength = np.inf if manifest.merged.weight is None else manifest.merged.weight
+    strength = PRIOR_STRENGTH if manifest.merged is None else np.inf
     return statistics.of_prior(prior, manifest.class_names, strength)
 
 
@@ -126,14 +132,15 @@ def write(
             f"classes {list(new)} are new, and {manifest.name!r} carries a network for "
             f"{len(manifest.class_names)}; export it again with them, or leave out the devices that know them"
         )
+    prior = _prior_of(found, base)
     members = {name: base.member(name) for name in manifest.members}
-    prior = statistics.to_prior(found, *_exemplars(base))
     members["prior.npz"] = npz_bytes(**{field: getattr(prior, field) for field in Prior.__struct_fields__})
     accounts = sorted((one.account for one in shared), key=lambda account: account.device)
+    includes, left_out = _covered(base, accounts, running or {})
     merged = Merged(
         base=base.bundle_id,
-        includes=_includes(base, accounts, running or {}),
-        left_out={account.device: account.left_out for account in accounts if account.left_out},
+        includes=includes,
+        left_out=left_out,
         weight=weight,
         epsilon={account.device: account.epsilon for account in accounts if account.epsilon is not None},
     )
@@ -141,18 +148,33 @@ def write(
     return write_bundle(out, manifest, members), found
 
 
-def _includes(base: Bundle, accounts: Sequence[Account], running: Mapping[str, str]) -> dict[str, int]:
-    """What base's prior has of devices that did not take it over yet, and what was added now.
+def _covered(
+    base: Bundle, accounts: Sequence[Account], running: Mapping[str, str]
+) -> tuple[dict[str, int], dict[str, list[str]]]:
+    """`includes` and `left_out`: what was added now, and base's own of devices that did not take it over yet.
 
     A device that runs base numbers its labels anew since.
     """
-    before = base.manifest.merged.includes if base.manifest.merged else {}
-    kept = {name: seq for name, seq in before.items() if running.get(name, base.bundle_id) != base.bundle_id}
-    return kept | {account.device: account.seq for account in accounts}
+    includes: dict[str, int] = {}
+    left_out: dict[str, list[str]] = {}
+    before = base.manifest.merged
+    for name, seq in before.includes.items() if before else ():
+        if running.get(name, base.bundle_id) != base.bundle_id:
+            includes[name], left_out[name] = seq, before.left_out.get(name, []) if before else []
+    for account in accounts:
+        includes[account.device], left_out[account.device] = account.seq, account.left_out
+    return includes, {name: names for name, names in left_out.items() if names}
 
 
-def _exemplars(base: Bundle) -> tuple[FloatArray, np.ndarray]:
-    prior = base.prior()
-    if prior is None:
-        return np.zeros((0, base.manifest.feature_size), np.float16), np.zeros(0, np.int64)
-    return prior.exemplars, prior.exemplar_labels
+def _prior_of(found: Statistics, base: Bundle) -> Prior:
+    before = base.prior()
+    exemplars: FloatArray = np.zeros((0, base.manifest.feature_size), np.float16)
+    labels = np.zeros(0, np.int64)
+    if before is not None:
+        exemplars, labels = before.exemplars, before.exemplar_labels
+    with np.errstate(over="ignore", invalid="ignore"):
+        prior = statistics.to_prior(found, exemplars, labels)
+        numbers = [np.asarray(getattr(prior, name), np.float32) for name in _NUMBERS]  # as heads take them
+    if not all(np.isfinite(array).all() for array in numbers):
+        raise FleetError("the sums are too large for a head; leave out the device that sends such numbers")
+    return prior

@@ -22,10 +22,11 @@ from edge_cl_fleet.store import FleetStore
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edge_cl import knowledge
 from edge_cl.bundle import Bundle, EncoderSpec
 from edge_cl.commands import CommandResult
 from edge_cl.config import CommandSettings, KeySettings, settings_from
-from edge_cl.errors import FleetError, SyncError
+from edge_cl.errors import ConfigError, FleetError, SyncError
 from edge_cl.learner import Learner
 from edge_cl.privacy import noised
 from edge_cl.release import encoder_hash, release_of
@@ -123,6 +124,38 @@ def test_merging_again_adds_only_what_is_new(base: Bundle, tmp_path: Path) -> No
     )
     assert third.manifest.merged is not None
     assert third.manifest.merged.includes == {"home/a": 20}, "b's own numbers began anew"
+
+
+def test_what_counts_for_a_device_as_a_start_is_not_lost_when_it_is_merged_again(
+    base: Bundle, tmp_path: Path
+) -> None:
+    first, found = merged.write(tmp_path / "1.ecl", base, [shared(base, left_out=["swim"])], weight=10.0)
+    _, more = merged.write(tmp_path / "2.ecl", first, [shared(first, "home/b")])
+    assert more.counts.sum() == found.counts.sum() + 60
+    running = {"home/a": base.bundle_id}
+    second, _ = merged.write(tmp_path / "2.ecl", first, [shared(first, "home/b")], running=running)
+    assert second.manifest.merged is not None and second.manifest.merged.left_out == {"home/a": ["swim"]}
+    assert merged.PRIOR_STRENGTH == knowledge.PRIOR_STRENGTH
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        ({"class_names": ("rest", "walk", "run", "a\x1b[2J")}, SyncError),
+        ({"sums": np.full((4, 6), 1e300)}, FleetError),
+    ],
+)
+def test_what_no_device_learns_is_refused(
+    base: Bundle, tmp_path: Path, change: dict[str, Any], error: type[Exception]
+) -> None:
+    one = shared(base)
+    bad = one._replace(statistics=msgspec.structs.replace(one.statistics, **change))
+    with pytest.raises(error):
+        merged.write(tmp_path / "m.ecl", base, [bad])
+    odd = one._replace(account=msgspec.structs.replace(one.account, device="home/\x1b"))
+    with pytest.raises(ConfigError):
+        merged.write(tmp_path / "m.ecl", base, [odd])
+    assert not (tmp_path / "m.ecl").exists()
 
 
 def test_labels_are_not_counted_twice(base: Bundle, tmp_path: Path) -> None:
