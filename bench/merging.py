@@ -2,7 +2,8 @@
 
 DATA is a folder with myo_emg.npz: forearm muscles of 40 people, seven gestures. Ten people train the encoder
 and make the exported prior. Twenty others have a device each, which learns one window in five of theirs. Ten
-more are new: nothing was trained or chosen on them (`edge_cl.datasets.scenarios`, new-person). Needs torch.
+more are new: encoder, prior and heads were trained and chosen on others (`edge_cl.datasets.scenarios`,
+new-person); how noise is added was decided on them, docs/decisions/0023. Needs torch.
 
 - `merge_max_error`: of the head that a device makes of the merged bundle, against one that learned all labels
   of all devices one after the other: class probabilities on the new people's windows, class means, and the
