@@ -28,7 +28,7 @@ from edge_cl_fleet import merged
 from edge_cl_fleet.reports import Shared
 from numpy.typing import NDArray
 
-from edge_cl import encoders, heads
+from edge_cl import encoders
 from edge_cl.bundle import Bundle, HeadSpec, Prior
 from edge_cl.commands import Report
 from edge_cl.config import PrivacySettings, settings_from
@@ -36,6 +36,8 @@ from edge_cl.datasets import recordings, scenarios
 from edge_cl.datasets.recordings import Dataset
 from edge_cl.datasets.windows import Windows, windows
 from edge_cl.heads import Head
+from edge_cl.heads.prototype import PrototypeHead
+from edge_cl.heads.slda import SldaHead
 from edge_cl.knowledge import PRIOR_STRENGTH
 from edge_cl.learner import Learner
 from edge_cl.memory import Exemplars
@@ -215,8 +217,8 @@ def _errors(world: World, devices: list[Device], whole: Bundle) -> dict[str, dic
 
 def _parameter_errors(central: Head, ours: Head) -> dict[str, float]:
     found = {}
-    if isinstance(central, heads.SldaHead | heads.PrototypeHead):
-        assert isinstance(ours, heads.SldaHead | heads.PrototypeHead)
+    if isinstance(central, SldaHead | PrototypeHead):
+        assert isinstance(ours, SldaHead | PrototypeHead)
         found["means"] = float(np.abs(central.class_means - ours.class_means).max())
         spread = central.scatter, ours.scatter
         found["scatter"] = float(np.abs(spread[0] - spread[1]).max() / np.abs(spread[0]).max())
@@ -246,7 +248,8 @@ def _accuracies(world: World, name: str, bundle: Bundle, n_draws: int) -> FloatA
             rng = np.random.default_rng(seed)
             rows = np.stack([rng.choice(pool, max(SHOTS), replace=False) for pool in pools], axis=1)
             found.append([_after(world, first, rows[:n].ravel(), test) for n in SHOTS])
-    return np.mean(found, axis=0)
+    mean: FloatArray = np.mean(found, axis=0)
+    return mean
 
 
 def _after(world: World, first: Head, rows: NDArray[np.int64], test: NDArray[np.int64]) -> float:
