@@ -20,13 +20,15 @@ from edge_cl.config import settings_from
 from edge_cl.learner import Learner
 from edge_cl.records import Event, Label
 from edge_cl.sync.link import MqttLink, Pace
-from tests.worlds import D, NAMES, reading
+from tests.worlds import NAMES, D, reading
 
 TICK_S = 0.02
 COUNTS_S = 0.5
 
 
-def events(name: str, first: int, n_labels: int, per_s: float, state: Path, link: MqttLink) -> Iterator[Event]:
+def events(
+    name: str, first: int, n_labels: int, per_s: float, state: Path, link: MqttLink
+) -> Iterator[Event]:
     """Readings with their labels at about this rate, then nothing, until standard input ends."""
     rng = np.random.default_rng()
     k, next_s, told_s = first, time.monotonic(), 0.0
@@ -48,7 +50,11 @@ def main() -> None:
     bundle, folder, url, name, n_labels, per_s, disk_bytes = sys.argv[1:]
     state = Path(folder)
     settings = settings_from(
-        {"sleep": {"after_labels": 0, "idle_s": 0}, "state": {"snapshot_labels": 200}, "mqtt": {"status_s": 1}}
+        {
+            "sleep": {"after_labels": 0, "idle_s": 0},
+            "state": {"snapshot_labels": 200},
+            "mqtt": {"status_s": 1},
+        }
     )
     with Learner.from_bundle(Bundle.load(bundle), state_dir=state, settings=settings) as learner:
         link = MqttLink(

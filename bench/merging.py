@@ -30,7 +30,6 @@ from numpy.typing import NDArray
 
 from edge_cl import encoders
 from edge_cl.bundle import Bundle, HeadSpec, Prior
-from edge_cl.commands import Report
 from edge_cl.config import PrivacySettings, settings_from
 from edge_cl.datasets import recordings, scenarios
 from edge_cl.datasets.recordings import Dataset
@@ -43,7 +42,7 @@ from edge_cl.learner import Learner
 from edge_cl.memory import Exemplars
 from edge_cl.privacy import noise_for
 from edge_cl.records import FloatArray, Label, Reading
-from edge_cl.remote import Remote
+from edge_cl.remote import tell
 from edge_cl.sharing import share
 from edge_cl.statistics import from_bytes
 
@@ -168,10 +167,7 @@ def _live(world: World, person: int, folder: Path, stack: contextlib.ExitStack) 
 
 def _asked(device: Device) -> Shared:
     """What it sends to a server that asks."""
-    done = Remote(device.learner, request=lambda _: None).obey("c1", Report(what="head"), "mqtt/fleet")
-    if done.status != "done":
-        raise RuntimeError(done.message)
-    return Shared(*from_bytes(done.body))
+    return Shared(*from_bytes(tell(device.learner).body))
 
 
 def _noisy(world: World, devices: list[Device], epsilon: float, folder: Path, seed: int) -> Bundle:

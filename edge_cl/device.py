@@ -40,6 +40,7 @@ class Device:
         self.other_alarm: Callable[[], str] = str
         """As the learner's."""
         self.learner.other_alarm = self._alarm
+        self._follow: Callable[[Learner], None] = _ignore
 
     @property
     def learner(self) -> Learner:
@@ -66,6 +67,13 @@ class Device:
                 busy=lambda: upgrade.swapping or busy(),
             )
             more = upgrade.take_over()
+            if more:
+                self._follow(self.learner)
+
+    def followed_by(self, follow: Callable[[Learner], None]) -> None:
+        """Tell `follow` of the learner that acts: now, and when another takes over."""
+        self._follow = follow
+        follow(self.learner)
 
     def status(self) -> Status:
         """How it is doing now."""
@@ -84,6 +92,10 @@ class Device:
         outcome = self.learner.revise(asked, source=source, wait=wait)
         revise_others(self._slots.root, asked, source)
         return outcome
+
+    def adjust(self, settings: Settings) -> None:
+        """As `Learner.adjust`, also for bundles to come."""
+        self.upgrade.adjust(settings)
 
     def install(self, file: str) -> str:
         """Begin to install the bundle in a file; what is done, for a person. Raises EdgeCLError."""
@@ -105,3 +117,7 @@ class Device:
     ) -> None:
         self.upgrade.close()
         self.learner.__exit__(kind, error, trace)
+
+
+def _ignore(learner: Learner) -> None:
+    """Nobody follows."""

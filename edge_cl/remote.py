@@ -2,47 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
 import numpy as np
 
-from edge_cl.commands import Adjust, Do, Done, Install, Report, SleepNow, Teach
-from edge_cl.config import Settings, settings_from
-from edge_cl.errors import EdgeCLError
+from edge_cl.commands import Adjust, Do, Done, Report, SleepNow, Teach
+from edge_cl.config import KeySettings, Settings, settings_from
+from edge_cl.device import Device
+from edge_cl.errors import EdgeCLError, StateError
 from edge_cl.learner import Learner
 from edge_cl.records import Label, SleepRequest
 from edge_cl.revisions import Forget, Rename, Review, Rollback
 from edge_cl.sharing import share
 from edge_cl.statistics import Account, to_bytes
+from edge_cl.sync.orders import verify_release
 
 
 class Remote:
-    """Carries out orders on a learner, on the run loop's thread.
+    """Carries out orders on a device, on the run loop's thread.
 
     Parameters
     ----------
+    keys
+        Who may sign bundles.
     request
         Takes a request to sleep to the run loop.
-    install
-        Begins to install a bundle and says what it began; None where that is not possible.
     """
 
     def __init__(
-        self,
-        learner: Learner,
-        *,
-        request: Callable[[SleepRequest], None],
-        install: Callable[[str, Install], str] | None = None,
+        self, device: Device, keys: Mapping[str, KeySettings], request: Callable[[SleepRequest], None]
     ) -> None:
-        self.learner = learner
-        """Whom to ask; changed when another takes over."""
-        self._request, self._install = request, install
+        self._device, self._keys, self._request = device, keys, request
+
+    @property
+    def _learner(self) -> Learner:
+        return self._device.learner
 
     def settings(self) -> dict[str, Any]:
         """The settings that may be changed from afar, as they are now."""
-        s = self.learner.settings
+        s = self._learner.settings
         return {
             "min_confidence": s.trust.min_confidence,
             "after_labels": s.sleep.after_labels,
@@ -58,7 +58,7 @@ class Remote:
 
     def look_back(self, order_id: str, ask: str) -> Done:
         """What came of an order that an earlier life of the program accepted and did not finish."""
-        seq = self.learner.revised_by(order_id)
+        seq = self._learner.revised_by(order_id)
         if seq:
             return Done("done", f"done before the device restarted, as journal entry {seq:,}")
         if ask == "label":
@@ -71,17 +71,17 @@ class Remote:
         """Use these settings from now on; raises ConfigError, and changes nothing, if they are
         not allowed.
         """
-        raw = msgspec.to_builtins(self.learner.settings)
+        raw = msgspec.to_builtins(self._learner.settings)
         for name, value in named.items():
             raw["trust" if name == "min_confidence" else "sleep"][name] = value
         settings = settings_from(raw, "set")
-        self.learner.adjust(settings)
+        self._device.adjust(settings)
         return settings
 
     def _obey(self, order_id: str, do: Do, source: str) -> Done:
         if isinstance(do, Teach):
             label = Label(label=do.label, kind=do.kind, reading_id=do.reading_id, source=source)
-            receipt = self.learner.teach(label)
+            receipt = self._learner.teach(label)
             learned = receipt.status in ("learned", "held", "duplicate")
             return Done("done" if learned else "failed", receipt.message, msgspec.to_builtins(receipt))
         if isinstance(do, SleepNow):
@@ -94,40 +94,41 @@ class Remote:
         if isinstance(do, Report):
             return self._report(do)
         if isinstance(do, (Forget, Rollback, Rename, Review)):
-            outcome = self.learner.revise(do, source=source, wait=False)
+            outcome = self._device.revise(do, source=source, wait=False)
             return Done("done", outcome.message, msgspec.to_builtins(outcome))
-        if self._install is None:
-            return Done("failed", "this device cannot install bundles: it keeps no state folder")
-        return Done("done", self._install(order_id, do))
+        release = verify_release(do, self._keys)
+        return Done("done", self._device.upgrade.install(release, id=order_id))
 
     def _report(self, asked: Report) -> Done:
         if asked.what == "status":
-            return Done("done", "", msgspec.to_builtins(self.learner.status()))
+            return Done("done", "", msgspec.to_builtins(self._learner.status()))
         if asked.what == "sleeps":
-            reports = self.learner.sleep_reports()
+            reports = self._learner.sleep_reports()
             return Done("done", "", {"sleeps": msgspec.to_builtins(reports)})
-        return self._statistics()
+        return tell(self._learner)
 
-    def _statistics(self) -> Done:
-        self.learner.settle()
-        journal, settings = self.learner.journal, self.learner.settings
-        if journal is None:
-            return Done("failed", "this device keeps no journal of its labels: give it a state folder")
-        found, account = share(
-            journal,
-            self.learner.bundle,
-            settings.privacy,
-            device=f"{settings.device.site}/{settings.device.name}",
-            rng=np.random.default_rng(),
-        )
-        data = {"seq": account.seq, "bundle_id": account.bundle_id, "n_reports": account.n_reports}
-        if account.noise:
-            words = f"with noise: all {account.n_reports} reports make ε = {_epsilon(account)}"
-        else:
-            words = f"of {found.counts.sum():,.0f} labels"
-            if account.first > 1:
-                words += f" after journal entry {account.first - 1:,}; older ones are no longer kept"
-        return Done("done", f"sums {words}", data, to_bytes(found, account))
+
+def tell(learner: Learner) -> Done:
+    """The sums over a learner's labels, as far as its settings allow. Raises StateError."""
+    learner.settle()
+    journal, settings = learner.journal, learner.settings
+    if journal is None:
+        raise StateError("this device keeps no journal of its labels: give it a state folder")
+    found, account = share(
+        journal,
+        learner.bundle,
+        settings.privacy,
+        device=f"{settings.device.site}/{settings.device.name}",
+        rng=np.random.default_rng(),
+    )
+    data = {"seq": account.seq, "bundle_id": account.bundle_id, "n_reports": account.n_reports}
+    if account.noise:
+        words = f"with noise: all {account.n_reports} reports make ε = {_epsilon(account)}"
+    else:
+        words = f"of {found.counts.sum():,.0f} labels"
+        if account.first > 1:
+            words += f" after journal entry {account.first - 1:,}; older ones are no longer kept"
+    return Done("done", f"sums {words}", data, to_bytes(found, account))
 
 
 def _epsilon(account: Account) -> str:

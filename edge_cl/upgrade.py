@@ -94,6 +94,11 @@ class Upgrade:
 
     # ------------------------------------------------------------------ what may be asked
 
+    def adjust(self, settings: Settings) -> None:
+        """Go on with other thresholds, this learner and those to come."""
+        self._settings = settings
+        self.learner.adjust(settings)
+
     def install(self, release: Release, *, id: str = "", file: Path | None = None) -> str:
         """Begin: fetch the bundle (or copy it from `file`), and go on by itself from there.
 

@@ -10,13 +10,12 @@ import numpy as np
 import pytest
 
 from edge_cl import privacy
-from edge_cl.commands import Done, Report
 from edge_cl.config import settings_from
-from edge_cl.errors import ConfigError, StateUnwritable
+from edge_cl.errors import ConfigError, StateError, StateUnwritable
 from edge_cl.learner import Learner
 from edge_cl.records import Label
 from edge_cl.release import encoder_hash
-from edge_cl.remote import Remote
+from edge_cl.remote import tell
 from edge_cl.revisions import Forget, Rename, Rollback
 from edge_cl.sharing import LEAST_LABELS
 from edge_cl.statistics import NEW_CLASSES, Account, Statistics, from_bytes
@@ -30,14 +29,8 @@ def device(folder: Path, **privacy_: Any) -> Learner:
     return Learner.from_bundle(make_bundle(folder / "b.ecl"), state_dir=folder / "s", settings=settings)
 
 
-def asked(learner: Learner) -> Done:
-    return Remote(learner, request=lambda _: None).obey("c1", Report(what="head"), "mqtt/fleet")
-
-
 def told(learner: Learner) -> tuple[Statistics, Account]:
-    done = asked(learner)
-    assert done.status == "done", done.message
-    return from_bytes(done.body)
+    return from_bytes(tell(learner).body)
 
 
 def teach(learner: Learner, X: Any, names: list[str], *, source: str = "test", first: int = 0) -> None:
@@ -96,14 +89,14 @@ def test_of_a_class_with_few_labels_nothing_is_told(tmp_path: Path) -> None:
 
 
 def test_nothing_leaves_a_device_that_does_not_share(tmp_path: Path) -> None:
-    with device(tmp_path, share=False) as learner:
-        done = asked(learner)
-    assert done.status == "failed" and "privacy.share" in done.message and not done.body
+    with device(tmp_path, share=False) as learner, pytest.raises(StateError, match=r"privacy\.share"):
+        tell(learner)
 
 
 def test_without_a_journal_there_is_nothing_to_tell(tmp_path: Path) -> None:
     learner = Learner.from_bundle(make_bundle(tmp_path / "b.ecl"))
-    assert asked(learner).status == "failed"
+    with pytest.raises(StateError, match="state folder"):
+        tell(learner)
 
 
 def test_noise_needs_a_length_to_cut_features_to() -> None:
@@ -154,9 +147,9 @@ def test_a_report_that_cannot_be_noted_does_not_leave(
         teach(learner, X, [NAMES[c] for c in y])
         assert learner.journal is not None
         monkeypatch.setattr(learner.journal, "set_meta", full)
-        done = asked(learner)
+        with pytest.raises(StateUnwritable):
+            tell(learner)
         monkeypatch.undo()
-    assert done.status == "failed" and not done.body
 
 
 def test_labels_that_another_device_brought_are_its_own_to_tell(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from edge_cl.records import Label
 from edge_cl.release import release_of
 from edge_cl.revisions import Forget, Rename
 from edge_cl.state import SHARED, Journal, Shared
-from tests.upgrades import OTHER_ENCODER, SETTINGS, Board, variant
+from tests.upgrades import CHUNK_BYTES, OTHER_ENCODER, SETTINGS, Board, variant
 from tests.worlds import NAMES, World, reading
 
 
@@ -122,6 +122,26 @@ def test_names_and_accuracy_go_along(board, tmp_path):
     assert board.device.status().accuracy_now > 0.5
 
 
+def test_the_accuracy_shown_is_that_of_the_bundle_that_took_over(board, tmp_path):
+    variant(bundle_of(board), tmp_path / "new.ecl")
+    board.install(tmp_path / "new.ecl")
+    board.run(World(seed=5).events(20))
+    board.run([None])
+    assert board.phases[-1] == "committed"
+    assert board.device.status().accuracy_now == board.reports[-1].accuracy_new
+
+
+def test_chunks_of_other_files_are_none_of_its_business(board, tmp_path):
+    variant(bundle_of(board), tmp_path / "new.ecl")
+    board.device.upgrade.install(release_of(tmp_path / "new.ecl", chunk_bytes=CHUNK_BYTES))
+    board.run([None])
+    for _ in range(5):
+        board.device.upgrade.chunk("0123456789abcdef", 0, b"of another file")
+        board.run([None])
+    assert board.wanted[0][0] == 0 and board.phases == []
+    assert "being fetched, 0 of" in board.device.status().installed
+
+
 def test_both_sleep_and_nothing_is_lost(tmp_path):
     settings = settings_from({"sleep": {"after_labels": 12, "idle_s": 0, "min_labels": 4, "slice_ms": 1}})
     board = Board(tmp_path, settings=settings).start()
@@ -151,7 +171,7 @@ def test_one_that_does_not_fit_leaves_the_one_that_is_coming_alone(tmp_path):
     board.stop()
 
 
-def test_when_the_bundle_before_cannot_be_opened_the_new_one_stays(board, tmp_path):
+def test_when_the_bundle_before_cannot_be_opened_the_new_one_stays(board, tmp_path, monkeypatch):
     new = variant(bundle_of(board), tmp_path / "new.ecl")
     board.install(tmp_path / "new.ecl")
     board.run(World(seed=5).events(30))
@@ -161,6 +181,18 @@ def test_when_the_bundle_before_cannot_be_opened_the_new_one_stays(board, tmp_pa
     assert board.bundle_id == new.bundle_id and board.phases[-1] == "failed"
     assert "cannot be opened" in board.reports[-1].reason
     (tmp_path / "away.ecl").rename(board.home)
+
+    def full(*_args, **_kwargs):
+        raise StateUnwritable("the disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("edge_cl.slots.write_pointer", full)
+        board.device.undo_install()
+        board.run(World(seed=7).events(1))
+    assert board.bundle_id == new.bundle_id and "disk is full" in board.reports[-1].reason
+    board.device.undo_install()
+    board.run([None])
+    assert board.bundle_id != new.bundle_id and board.phases[-1] == "rolled-back"
 
 
 @pytest.mark.parametrize("when", ["fetching", "shadow", "active"])

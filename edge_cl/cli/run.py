@@ -9,7 +9,7 @@ import signal
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
@@ -19,11 +19,15 @@ from edge_cl.bundle import Bundle
 from edge_cl.config import Settings, load_settings, settings_from
 from edge_cl.device import Device
 from edge_cl.errors import ConfigError
-from edge_cl.records import Answer, Decision, Event, LabelSource, Sink, Status
+from edge_cl.records import Answer, Decision, Event, LabelSource, Sink, SleepRequest, Status
+from edge_cl.remote import Remote
 from edge_cl.sensing.labelling import LabelSchedule
 from edge_cl.sensing.stream import FileStream, PipeStream, open_stream, paced
 from edge_cl.slots import Slots
 from edge_cl.sync.control import SOCKET_NAME, ControlServer
+
+if TYPE_CHECKING:
+    from edge_cl.sync.link import MqttLink
 
 OUTBOX_SHARE = 4
 """The outbox may take one part in this many of the disk budget."""
@@ -66,6 +70,8 @@ def run(  # noqa: PLR0913  one parameter per option
     settings = _settings(config, mqtt_url, device, head)
     threadpool_limits(1)  # small matrices: more threads only wait for each other, and heat the board
     labels = LabelSchedule(every=label_every, delay=label_delay)
+    if not state.exists():
+        Bundle.load(bundle)  # a mistyped name leaves no folder behind
     with contextlib.ExitStack() as stack:
         slots = stack.enter_context(Slots(state))
         place = slots.active(bundle)
@@ -123,24 +129,47 @@ def _peripherals(
     control = stack.enter_context(ControlServer(state / SOCKET_NAME, device))
     sources: list[LabelSource] = [control]
     sinks: list[Sink] = [control.sink]
-    mqtt = settings.mqtt
-    if mqtt.url:
-        from edge_cl.sync.link import Access, MqttLink  # 8 MB that a device without MQTT need not hold
-
-        link = MqttLink(
-            mqtt.url,
-            device=settings.device.name,
-            site=settings.device.site,
-            state_dir=state,
-            disk_bytes=settings.to_budget().disk_bytes // OUTBOX_SHARE,
-            access=Access(mqtt.username, mqtt.ca_file),
-        )
+    if settings.mqtt.url:
+        link = _link(settings, state)
+        requests = _Requests()
+        link.obey_with(Remote(device, settings.commands.keys, requests.append))
+        link.on_chunk = lambda chunk: device.upgrade.chunk(chunk.sha256, chunk.number, chunk.body)
+        device.upgrade.report, device.upgrade.want = link.tell, link.want
+        device.other_alarm = lambda: link.alarm
+        device.followed_by(link.follow)
         link.start()
         stack.callback(link.stop)
-        device.other_alarm = lambda: link.alarm
-        sources.append(link)
+        sources += [link, requests]
         sinks.append(link.sink)
     return sources, sinks
+
+
+def _link(settings: Settings, state: Path) -> MqttLink:
+    from edge_cl.sync.link import Access, MqttLink, Pace  # 8 MB that a device without MQTT need not hold
+
+    mqtt = settings.mqtt
+    return MqttLink(
+        mqtt.url,
+        device=settings.device.name,
+        site=settings.device.site,
+        state_dir=state,
+        disk_bytes=settings.to_budget().disk_bytes // OUTBOX_SHARE,
+        confirm=mqtt.confirm,
+        access=Access(mqtt.username, mqtt.ca_file, mqtt.cert_file, mqtt.key_file),
+        commands=settings.commands,
+        pace=Pace(mqtt.summary_s, mqtt.health_s),
+        discovery=mqtt.discovery,
+    )
+
+
+class _Requests(list[SleepRequest]):
+    """Requests to sleep that came as commands."""
+
+    def poll(self) -> list[SleepRequest]:
+        """Those since the last call."""
+        found = list(self)
+        self.clear()
+        return found
 
 
 class _Report:

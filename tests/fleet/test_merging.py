@@ -26,11 +26,13 @@ from edge_cl import knowledge
 from edge_cl.bundle import Bundle, EncoderSpec
 from edge_cl.commands import CommandResult
 from edge_cl.config import CommandSettings, KeySettings, settings_from
+from edge_cl.device import Device
 from edge_cl.errors import ConfigError, FleetError, SyncError
 from edge_cl.learner import Learner
 from edge_cl.privacy import noised
 from edge_cl.release import encoder_hash, release_of
 from edge_cl.remote import Remote
+from edge_cl.slots import Slots
 from edge_cl.statistics import Account, Statistics, collect, to_bytes
 from edge_cl.sync import messages, signing
 from edge_cl.sync.link import MqttLink, Pace
@@ -332,24 +334,28 @@ def _is_known(store: FleetStore, name: str) -> bool:
 
 
 def _live(
-    name: str, seed: int, url: str, folder: Path, base: Bundle, keys: CommandSettings, ended: threading.Event
+    name: str,
+    seed: int,
+    url: str,
+    folder: Path,
+    base: Bundle,
+    commands: CommandSettings,
+    ended: threading.Event,
 ) -> None:
     """A device in a thread of its own: learns, then obeys until it is ended."""
     raw = {"device": {"site": "lab", "name": name}, "sleep": {"after_labels": 0, "idle_s": 0}}
     settings = settings_from(raw)
-    with Learner.from_bundle(base, state_dir=folder / name, settings=settings) as learner:
-        learner.run(World(seed=seed).events(60))
-        link = MqttLink(
-            url,
-            device=name,
-            site="lab",
-            state_dir=folder / name,
-            commands=keys,
-            pace=Pace(backoff_s=(0.05, 0.2)),
-        )
-        link.obey_with(Remote(learner, request=lambda _: None))
-        link.start()
-        while not ended.wait(0.02):
-            link.poll()
-            link.sink(learner.status())
-        link.stop()
+    with Slots(folder / name) as slots:
+        place = slots.active(folder / "base.ecl")
+        with Device(slots, base, place, settings) as device:
+            device.run(World(seed=seed).events(60), [], [], busy=bool)
+            pace = Pace(backoff_s=(0.05, 0.2))
+            link = MqttLink(
+                url, device=name, site="lab", state_dir=folder / name, commands=commands, pace=pace
+            )
+            link.obey_with(Remote(device, commands.keys, lambda _: None))
+            link.start()
+            while not ended.wait(0.02):
+                link.poll()
+                link.sink(device.status())
+            link.stop()
