@@ -76,6 +76,29 @@ class HeadSpec(msgspec.Struct, frozen=True, kw_only=True):
     options: dict[str, Any] = {}
 
 
+class Merged(msgspec.Struct, frozen=True, kw_only=True):
+    """What was added to the prior of the bundle `base`: labels that devices were taught.
+
+    Attributes
+    ----------
+    includes
+        Journal number, by ``site/device``, up to which that device's labels are in the prior.
+    left_out
+        Of some of them, classes of which no label is; "*" for all that the bundle before did not know.
+    weight
+        Labels a class that the prior counts for in a head that merges exactly; None for all that it has.
+    epsilon
+        How private each device's labels are, by ``site/device``; devices that sent them as they are, are not
+        in it.
+    """
+
+    base: str
+    includes: dict[str, int]
+    left_out: dict[str, list[str]] = {}
+    weight: float | None = None
+    epsilon: dict[str, float] = {}
+
+
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """The typed content of ``manifest.json``."""
 
@@ -91,6 +114,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     encoder: EncoderSpec
     head: HeadSpec = HeadSpec()
     plastic: PlasticSpec | None = None
+    merged: Merged | None = None
     members: dict[str, Member] = {}
     provenance: dict[str, Any] = {}
 
@@ -108,7 +132,7 @@ class Prior(msgspec.Struct, frozen=True, kw_only=True):
     class_counts
         (C,) float64, source windows per class.
     class_means
-        (C, D) float32.
+        (C, D) float32, or float64 where it was merged from devices; so are the next two.
     shared_cov
         (D, D) float32, pooled within-class covariance.
     second_moment

@@ -16,6 +16,7 @@ from edge_cl.errors import ConfigError
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _PUBLIC_KEY = re.compile(r"[0-9a-f]{64}")
+_NEEDS_CLIP = "only together with a clip_norm above 0"
 _TOPIC_PREFIX = re.compile(r"[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)*")
 _NIGHT = re.compile(r"(([01]\d|2[0-3]):[0-5]\d)-(?!\1)([01]\d|2[0-3]):[0-5]\d")
 SAMPLER_NAMES = ("balanced", "recent", "hard-first", "easy-first", "spaced")
@@ -149,6 +150,20 @@ class StateSettings(Section, frozen=True, kw_only=True):
     daily_write_mb: float = 1000.0
 
 
+class PrivacySettings(Section, frozen=True, kw_only=True):
+    """What of the labels may leave the device when a server asks what they taught (``fleet merge``).
+
+    Only ever sums over all labels leave it, no feature and no sample. `share`: whether they do. `clip_norm`
+    cuts features that are longer to this length (0: none are cut), and `noise` adds Gaussian noise, with this
+    many times what one label can change in the sums as its standard deviation (0: none); it needs a
+    `clip_norm`. The report says which ε that makes, over all reports so far.
+    """
+
+    share: bool = True
+    clip_norm: float = 0.0
+    noise: float = 0.0
+
+
 class MqttSettings(Section, frozen=True, kw_only=True):
     """The broker, and what it is told. `url` is ``mqtt://host[:port]`` or ``mqtts://…``; "" means no MQTT.
 
@@ -223,6 +238,7 @@ class Settings(Section, frozen=True, kw_only=True):
     trust: TrustSettings = TrustSettings()
     sleep: SleepSettings = SleepSettings()
     state: StateSettings = StateSettings()
+    privacy: PrivacySettings = PrivacySettings()
     mqtt: MqttSettings = MqttSettings()
     commands: CommandSettings = CommandSettings()
 
@@ -291,6 +307,8 @@ def _bounds(s: Settings) -> list[tuple[str, object, bool, str]]:
         ("sleep.hysteresis_celsius", s.sleep.hysteresis_celsius),
         ("state.commit_ms", s.state.commit_ms),
         ("state.daily_write_mb", s.state.daily_write_mb),
+        ("privacy.clip_norm", s.privacy.clip_norm),
+        ("privacy.noise", s.privacy.noise),
     ]
     allowed_name = "1 to 63 of a-z, 0-9 and -, beginning with a letter or digit"
     return [
@@ -303,6 +321,7 @@ def _bounds(s: Settings) -> list[tuple[str, object, bool, str]]:
             (f"trust.sources.{who}", trust, 0 <= trust <= 1, "0 to 1")
             for who, trust in s.trust.sources.items()
         ],
+        ("privacy.noise", s.privacy.noise, not s.privacy.noise or s.privacy.clip_norm > 0, _NEEDS_CLIP),
         *_mqtt_bounds(s.mqtt),
         *_command_bounds(s.commands),
         *_sleep_bounds(s.sleep),

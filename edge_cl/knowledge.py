@@ -7,6 +7,7 @@ clock, no file and no network here.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 from edge_cl import heads, shares
 from edge_cl.budget import Ledger
-from edge_cl.bundle import Bundle
+from edge_cl.bundle import Bundle, Merged
 from edge_cl.config import MemorySettings, TrustSettings
 from edge_cl.errors import BudgetExceeded, ConfigError, NumericalError, StateError
 from edge_cl.heads import Head, HeadState, StepProgram
@@ -108,6 +109,7 @@ class Knowledge:
         self.memory = shares.smallest_memory(memory, bundle, file)
         self._head_name, self._most_head_bytes = name, shares.head_share(ledger.free_bytes, n_features)
         self.head = self._new_head()
+        self._prior_strength = _prior_strength(bundle.manifest.merged, self.head)
         self._share_out(memory)
         if begin:
             self.begin()
@@ -154,7 +156,7 @@ class Knowledge:
         prior = self._prior
         if prior is None:
             return
-        self.head.warm_start(prior, strength=PRIOR_STRENGTH)
+        self.head.warm_start(prior, strength=self._prior_strength)
         remembered = np.zeros(len(self.naming.inner), dtype=int)
         for x, y in zip(prior.exemplars, prior.exemplar_labels, strict=True):
             if remembered[y] < PRIOR_STRENGTH:  # so that sleep, too, weighs the source as a start
@@ -165,7 +167,7 @@ class Knowledge:
         """One more head, as that of a new device is."""
         head = self._new_head()
         if self._prior is not None:
-            head.warm_start(self._prior, strength=PRIOR_STRENGTH)
+            head.warm_start(self._prior, strength=self._prior_strength)
         return head
 
     def head_of(self, meta: dict[str, Any], arrays: dict[str, Any]) -> Head:
@@ -173,7 +175,7 @@ class Knowledge:
         head = heads.from_state(
             msgspec.convert(meta["head"] | {"arrays": under(arrays, "head.")}, HeadState), self._program
         )
-        head.prior = None if self._prior is None else (self._prior, PRIOR_STRENGTH)
+        head.prior = None if self._prior is None else (self._prior, self._prior_strength)
         return head
 
     @property
@@ -494,3 +496,10 @@ class Knowledge:
             self.guard.restore(under(arrays, "guard."), meta["guard"], meta["guard_by_entry"])
         shares.fit_settings(self._memory_settings, self.head, self.memory)
         shares.fit_budget(self._ledger, self.head, self.memory)
+
+
+def _prior_strength(merged: Merged | None, head: Head) -> float:
+    """Labels a class that the prior counts for: in a head that merges exactly, those it was merged from."""
+    if merged is None or not head.can_merge:
+        return PRIOR_STRENGTH
+    return math.inf if merged.weight is None else merged.weight

@@ -307,6 +307,10 @@ class Learner:
         """Make everything learned durable now; receipts that may be given."""
         return self._teaching.commit()
 
+    def settle(self) -> None:
+        """Make everything learned durable now; receipts are given with the next ones."""
+        self._teaching.settle()
+
     @property
     def journal(self) -> Journal | None:
         """What was taught, None when nothing is kept on disk."""

@@ -22,9 +22,14 @@ CHUNK_HASH_DIGITS = 16
 def release_of(
     path: str | Path, *, chunk_bytes: int, url: str = "", includes: dict[str, int] | None = None
 ) -> Release:
-    """Describe a bundle file, which is verified; see :class:`edge_cl.commands.Release` for the rest."""
+    """Describe a bundle file, which is verified; see :class:`edge_cl.commands.Release` for the rest.
+
+    Without `includes` they are those that a merged bundle's manifest has.
+    """
     path = Path(path)
     bundle = Bundle.load(path)
+    if includes is None and bundle.manifest.merged is not None:
+        includes = bundle.manifest.merged.includes
     whole, chunks, size = hashlib.sha256(), [], 0
     with path.open("rb") as file:
         while piece := file.read(chunk_bytes):

@@ -6,14 +6,17 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
+import numpy as np
 
 from edge_cl.commands import Adjust, Do, Done, Report, SleepNow, Teach
 from edge_cl.config import KeySettings, Settings, settings_from
 from edge_cl.device import Device
-from edge_cl.errors import EdgeCLError
+from edge_cl.errors import EdgeCLError, StateError
 from edge_cl.learner import Learner
 from edge_cl.records import Label, SleepRequest
 from edge_cl.revisions import Forget, Rename, Review, Rollback
+from edge_cl.sharing import share
+from edge_cl.statistics import Account, to_bytes
 from edge_cl.sync.orders import verify_release
 
 
@@ -102,4 +105,31 @@ class Remote:
         if asked.what == "sleeps":
             reports = self._learner.sleep_reports()
             return Done("done", "", {"sleeps": msgspec.to_builtins(reports)})
-        return Done("failed", "not yet")
+        return tell(self._learner)
+
+
+def tell(learner: Learner) -> Done:
+    """The sums over a learner's labels, as far as its settings allow. Raises StateError."""
+    learner.settle()
+    journal, settings = learner.journal, learner.settings
+    if journal is None:
+        raise StateError("this device keeps no journal of its labels: give it a state folder")
+    found, account = share(
+        journal,
+        learner.bundle,
+        settings.privacy,
+        device=f"{settings.device.site}/{settings.device.name}",
+        rng=np.random.default_rng(),
+    )
+    data = {"seq": account.seq, "bundle_id": account.bundle_id, "n_reports": account.n_reports}
+    if account.noise:
+        words = f"with noise: all {account.n_reports} reports make ε = {_epsilon(account)}"
+    else:
+        words = f"of {found.counts.sum():,.0f} labels"
+        if account.first > 1:
+            words += f" after journal entry {account.first - 1:,}; older ones are no longer kept"
+    return Done("done", f"sums {words}", data, to_bytes(found, account))
+
+
+def _epsilon(account: Account) -> str:
+    return "unlimited: one had no noise" if account.epsilon is None else f"{account.epsilon:.2f}"

@@ -21,7 +21,8 @@ from edge_cl.records import Answer, Decision, FloatArray, Reading, Receipt
 from edge_cl.release import encoder_hash, other_sensors
 from edge_cl.revisions import Rename
 from edge_cl.slots import BUNDLE
-from edge_cl.state import JOURNAL, Entry, Journal, labels_of, last_revision, origin_of
+from edge_cl.state import FROM_OTHERS, JOURNAL, Entry, Journal, hand_on, labels_of, last_revision, origin_of
+from edge_cl.statistics import NEW_CLASSES
 
 log = logging.getLogger(__name__)
 
@@ -165,6 +166,8 @@ class Shadow:
         if self._past_changed():
             self._begin_anew()
         self._follow(math.inf, bool)
+        if self._old.journal and self.new.journal:
+            hand_on(self._old.journal, self.new.journal)
         self.new.note_carried()
         self.new.commit()
 
@@ -195,6 +198,8 @@ class Shadow:
         noted = new.journal.get_meta("followed")
         if noted is None:
             self._carry_names(new)
+            if self._old.journal:
+                hand_on(self._old.journal, new.journal)
             done = 0 if self._same or self._old.journal is None else self._old.journal.committed_seq
             revision = last_revision(self._old.journal) if self._old.journal else 0
             noted = f"{done} {revision}"
@@ -242,9 +247,18 @@ class Shadow:
         found = []
         for entry in labels_of(old, first, last):
             feature = self._feature_of(entry)
-            if feature is not None and entry.seq > self._known_to:
+            if feature is not None and not self._is_known(entry):
                 found.append(msgspec.structs.replace(entry, detail=origin_of(old, entry), feature=feature))
         return found
+
+    def _is_known(self, entry: Entry) -> bool:
+        """Whether the new bundle's prior holds this label already."""
+        merged, me = self._bundle.manifest.merged, self._settings.device
+        left_out = merged.left_out.get(f"{me.site}/{me.name}", []) if merged else []
+        new = entry.label not in self._old.bundle.manifest.class_names
+        told = entry.label not in left_out and not (NEW_CLASSES in left_out and new)
+        counted = entry.kind == "label" and told and not entry.source.startswith(FROM_OTHERS)
+        return counted and entry.seq <= self._known_to
 
     def _feature_of(self, entry: Entry) -> FloatArray | None:
         """What the new encoder made of a labelled reading; None for one that it has not seen."""

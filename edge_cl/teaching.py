@@ -192,6 +192,10 @@ class Teaching:
             self.predict_only(error)
         return given
 
+    def settle(self) -> None:
+        """Commit now; receipts are given with the next ones."""
+        self._owed += self.commit()
+
     def _hold_back(self) -> None:
         """What a source taught before it became suspect is to be known no more."""
         names = list(self.knowledge.class_names)
@@ -230,7 +234,7 @@ class Teaching:
     def revise(self, asked: Revision, *, source: str, wait: bool) -> Outcome:
         """See `Learner.revise`."""
         self.rebuilt()
-        self._owed += self.commit()
+        self.settle()
         self._names_then = list(self.knowledge.class_names)
         began = time.monotonic()
         try:

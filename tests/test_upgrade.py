@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 
 from edge_cl import Bundle, Learner
-from edge_cl.bundle import Channel, HeadSpec, npz_bytes
+from edge_cl.bundle import Channel, HeadSpec, Merged, npz_bytes
 from edge_cl.comparison import Least
 from edge_cl.config import settings_from
 from edge_cl.errors import BudgetExceeded, BundleError, StateError, StateUnwritable
 from edge_cl.records import Label
 from edge_cl.release import release_of
 from edge_cl.revisions import Forget, Rename
-from edge_cl.state import Journal
+from edge_cl.state import SHARED, Journal, Shared
 from tests.upgrades import CHUNK_BYTES, OTHER_ENCODER, SETTINGS, Board, variant
 from tests.worlds import NAMES, World, reading
 
@@ -342,6 +342,50 @@ def test_labels_that_are_in_the_prior_already_are_not_carried_over(board, tmp_pa
     board.install(tmp_path / "new.ecl", includes={"home/edge-cl": 30, "home/other": 99})
     board.run(later(World(seed=5).events(25)))
     assert board.phases[-1] == "committed" and board.device.learner.knowledge.n_labels == 35
+
+
+def test_labels_that_were_left_out_of_a_merged_prior_are_carried_over(board, tmp_path):
+    """Classes with few labels, and what is no label of its own: `includes` alone would lose them."""
+    X, y = World(seed=3).draw(40, 4)
+    for k in range(40):
+        board.run([reading(X[k], f"w{k}"), Label(label=NAMES[y[k]], reading_id=f"w{k}", source=source_of(k))])
+    board.run([reading(X[0], "odd"), Label(label="run", reading_id="odd", kind="not", source="test")])
+    at = board.device.learner.committed_seq
+    left_out = {"home/edge-cl": ["rest", "*"]}
+    merged = Merged(base="b", includes={"home/edge-cl": at}, left_out=left_out)
+    variant(bundle_of(board), tmp_path / "new.ecl", merged=merged)
+    board.install(tmp_path / "new.ecl")
+    board.run(later(World(seed=5).events(25)))
+    learner = board.device.learner
+    kept = [k for k in range(40) if NAMES[y[k]] in ("rest", "climb") or k >= 35]
+    assert board.phases[-1] == "committed" and 0 < len(kept) < 40
+    assert learner.knowledge.n_labels == len(kept) + 25
+    assert [e.kind for e in learner.journal.read(1, learner.journal.last_seq)].count("not") == 1
+
+
+def source_of(k):
+    return "merge/0123abcd/anna" if k >= 35 else "test"
+
+
+def test_reports_of_labels_are_counted_over_all_bundles(board, tmp_path):
+    def n_reports():
+        return Shared.read(board.device.learner.journal.get_meta(SHARED)).n_reports
+
+    def note(n):
+        text = msgspec.json.encode(Shared(n_reports=n, information=1.0)).decode()
+        board.device.learner.journal.set_meta(SHARED, text)
+
+    board.run(World(seed=3).events(20))
+    note(3)
+    variant(bundle_of(board), tmp_path / "new.ecl")
+    board.install(tmp_path / "new.ecl")
+    note(4)
+    board.run(later(World(seed=5).events(25)))
+    assert board.phases[-1] == "committed" and n_reports() == 4, "one was made while the new one was tried"
+    note(6)
+    board.device.undo_install()
+    board.run([None])
+    assert board.phases[-1] == "rolled-back" and n_reports() == 6
 
 
 # ------------------------------------------------------------------ going back

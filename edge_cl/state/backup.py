@@ -25,6 +25,7 @@ from edge_cl.state.carrying import GROUP, labels_of, origin_of
 from edge_cl.state.entries import REVISIONS, is_origin
 from edge_cl.state.journal import Journal
 from edge_cl.state.revising import end_sleep
+from edge_cl.state.shared import FROM_OTHERS
 from edge_cl.state.snapshots import Snapshots, read_snapshot, sync_folder
 from edge_cl.state.store import JOURNAL, KINDS, StateStore
 from edge_cl.state.timeline import Timeline
@@ -158,7 +159,7 @@ def _take_in(store: StateStore, other: Journal, at_s: float) -> Merged:
         if origin in known or journal.is_own(origin) or int(seq) <= journal.merged_to(uid):
             n_known += 1
             continue
-        source = entry.source if merged_before else f"merge/{other.uid[:8]}/{entry.source}"
+        source = entry.source if merged_before else f"{FROM_OTHERS}{other.uid[:8]}/{entry.source}"
         store.append(
             msgspec.structs.replace(entry, seq=journal.last_seq + 1, source=source, detail=origin, at_s=at_s)
         )

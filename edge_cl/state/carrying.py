@@ -11,6 +11,7 @@ import msgspec
 from edge_cl.state.entries import REVISIONS, Entry, is_origin
 from edge_cl.state.journal import Journal
 from edge_cl.state.revising import end_sleep, names_now
+from edge_cl.state.shared import SHARED, Shared
 from edge_cl.state.store import JOURNAL, StateStore
 from edge_cl.state.timeline import Timeline
 
@@ -41,6 +42,13 @@ def last_revision(journal: Journal) -> int:
     return found[-1].seq if found else 0
 
 
+def hand_on(source: Journal, journal: Journal) -> None:
+    """What was reported of the labels of `source` counts in `journal`, too, which has them as well."""
+    theirs, own = (Shared.read(one.get_meta(SHARED)) for one in (source, journal))
+    if theirs.n_reports > own.n_reports:  # one of the two lists of reports is always the longer other one
+        journal.set_meta(SHARED, msgspec.json.encode(theirs).decode())
+
+
 def carry_back(folder: Path, source: Path, *, at_s: float) -> int:
     """Journal in the stopped state `folder` each label of the stopped state `source` that it does not know.
 
@@ -52,6 +60,7 @@ def carry_back(folder: Path, source: Path, *, at_s: float) -> int:
         return n_new
     with StateStore(folder, "", 2**62) as store, contextlib.closing(Journal(source / JOURNAL)) as other:
         journal = store.journal
+        hand_on(other, journal)
         end_sleep(store, "labels of another slot were carried over", at_s=at_s)
         known = journal.origins()
         for entry in labels_of(other):

@@ -15,6 +15,7 @@ _COMMANDS = {
     "export-csv": "edge_cl_fleet.showing:export_csv",
     "group": "edge_cl_fleet.showing:group",
     "keygen": "edge_cl_fleet.asking:keygen",
+    "merge": "edge_cl_fleet.merging:merge",
     "serve": "edge_cl_fleet.serving:serve",
     "show": "edge_cl_fleet.showing:show",
     "tell": "edge_cl_fleet.asking:tell",
