@@ -106,6 +106,7 @@ class Upgrade:
         """
         check_release(release)
         if release.bundle_id == self.learner.bundle.bundle_id:
+            self._give_up(f"bundle {release.name}, which is in use, is to be kept")
             self.report(self._report_of("committed", release, id, "this bundle is in use already"))
             return f"bundle {release.name} is in use already"
         coming = self._slots.pointer.coming
