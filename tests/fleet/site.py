@@ -6,6 +6,7 @@ import contextlib
 import json
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -54,10 +55,16 @@ class Site:
         with (self.folder / "serve.log").open("a") as log:
             process = subprocess.Popen(command, stderr=log, env=ENVIRONMENT)
         try:
+            wait_until(self._is_served, "the server is connected", 30.0)
             yield
         finally:
             process.terminate()
             assert process.wait(20) == 0, (self.folder / "serve.log").read_text()
+
+    def _is_served(self) -> bool:
+        with contextlib.suppress(OSError), urllib.request.urlopen(f"http://{self.page}/healthz") as answer:
+            return bool(answer.status == 200)
+        return False
 
     def board(self, name: str, bundle: Path) -> Device:
         """A board with this name and home bundle; runs when it is made."""
