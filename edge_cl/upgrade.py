@@ -112,6 +112,8 @@ class Upgrade:
         coming = self._slots.pointer.coming
         if coming is not None and coming.release.sha256 == release.sha256:
             self._slots.change_coming(id=id or coming.id)
+            if self._shadow is not None:  # told under the new id, too
+                self._tell_coming("shadow")
             return f"bundle {release.name} is being installed already"
         self._slots.require_room(release, self.learner.disk_bytes, self._settings.to_budget().disk_bytes)
         if coming is not None:

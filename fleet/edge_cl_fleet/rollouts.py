@@ -94,12 +94,8 @@ class Rollouts:
             new = [name for name, bundle_id in running.items() if bundle_id != release.bundle_id]
             waves = deal(rollout_id, new, steps)
             connection.execute(insert(rollouts), row | terms._asdict())
-            rows = [
-                _member(rollout_id, name, number, running[name])
-                for number, wave in enumerate(waves)
-                for name in wave
-            ]
-            rows += [_member(rollout_id, name, -1, running[name]) for name in set(running) - set(new)]
+            rows = [_member(rollout_id, name, number) for number, wave in enumerate(waves) for name in wave]
+            rows += [_member(rollout_id, name, -1) for name in set(running) - set(new)]
             connection.execute(insert(rollout_devices), rows)
             self._send(connection, rollout_id, 0, install, now_s)
             if not waves:
@@ -174,11 +170,14 @@ class Rollouts:
     ) -> None:
         """Orders for the devices of a wave."""
         which = and_(_mine.rollout_id == rollout_id, _mine.wave == wave)
-        for row in connection.execute(select(rollout_devices).where(which)).all():
+        running = (
+            select(_mine.site, _mine.device, devices.c.bundle_id).join(devices, _same_device).where(which)
+        )
+        for row in connection.execute(running).all():
             order = new_order(row.site, row.device, install, now_s, MAX_VALID_S, rollout_id)
             connection.execute(insert(commands), order)
             it = and_(which, _mine.site == row.site, _mine.device == row.device)
-            sent = {"state": "sent", "command_id": order["id"], "at_s": now_s}
+            sent = {"state": "sent", "command_id": order["id"], "at_s": now_s, "before": row.bundle_id}
             connection.execute(update(rollout_devices).where(it).values(sent))
 
     def _note_refusals(self, rollout_id: str, now_s: float) -> None:
@@ -239,7 +238,7 @@ class Rollouts:
                 _INSTALLS.where(bundles.c.bundle_id == row.before).order_by(bundles.c.added_s.desc())
             ).first()
             if before is None:
-                lacking.append(row.before[:12])
+                lacking.append(row.before[:12] or "what they ran")
                 continue
             n_back += 1
             order = new_order(row.site, row.device, Install(**before._mapping), now_s, MAX_VALID_S)
@@ -291,8 +290,8 @@ def _group(connection: Connection, group_name: str) -> dict[str, str]:
     return found
 
 
-def _member(rollout_id: str, name: str, wave: int, before: str) -> dict[str, Any]:
+def _member(rollout_id: str, name: str, wave: int) -> dict[str, Any]:
     site, _, device = name.partition("/")
     state = "waiting" if wave >= 0 else "already"
     whose = {"rollout_id": rollout_id, "site": site, "device": device}
-    return whose | {"wave": wave, "state": state, "before": before}
+    return whose | {"wave": wave, "state": state}

@@ -146,7 +146,7 @@ rollout_devices = Table(
         nullable=False,
         comment="already, waiting, sent, fetched, shadow, committed, rolled-back, failed",
     ),
-    Column("before", String(64), nullable=False, default="", comment="bundle_id that it ran"),
+    Column("before", String(64), nullable=False, default="", comment="bundle_id that it ran when asked"),
     Column("command_id", String(32), nullable=False, default=""),
     Column("at_s", Float, comment="when it was asked, or last said something of it"),
     Column("reason", Text, nullable=False, default=""),

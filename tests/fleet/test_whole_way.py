@@ -74,7 +74,8 @@ def test_a_rollout_to_four_devices_of_which_one_has_other_sensors(site: Site) ->
             )
             for name, home in homes.items()
         }
-        site.wait_for(lambda: len(bundle_ids(site)) == 4, "all are known")
+        before = {name: home.bundle_id for name, home in homes.items()}
+        site.wait_for(lambda: bundle_ids(site) == before, "all are known")
         site.call("group", "all", *homes)
         for name in ("old", "new"):
             site.call("add", site.folder / f"{name}.ecl", "--key", site.key, "--key-name", "fleet")
@@ -89,7 +90,6 @@ def test_a_rollout_to_four_devices_of_which_one_has_other_sensors(site: Site) ->
         assert "1 of 1 devices of wave 2" in shown and "other sensors" in shown, shown
         site.wait_for(lambda: site.read("show", first)["status"]["installed"].count("in the shadow"), "back")
         feed(boards[first], 30)
-        before = {name: home.bundle_id for name, home in homes.items()}
         site.wait_for(lambda: bundle_ids(site) == before, "all run what they ran")
 
         # Once more, and one odd device of three is no reason to end it.
