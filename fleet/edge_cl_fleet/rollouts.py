@@ -223,13 +223,14 @@ class Rollouts:
 
     def _send_back(self, connection: Connection, rollout_id: str, undo: bool, now_s: float) -> str:
         """Call back orders that nobody got; ask others to use the bundle before, if it is in the store."""
+        # First of all: from here on no worker sends one of them.
+        given = and_(commands.c.rollout_id == rollout_id, commands.c.state.in_(OPEN))
+        gone = {"state": "expired", "message": "the rollout was aborted"}
+        connection.execute(update(commands).where(given).values(gone))
         unsent = and_(commands.c.rollout_id == rollout_id, commands.c.n_sent == 0)
         untold = select(commands.c.id).where(unsent)
         mine = and_(_mine.rollout_id == rollout_id, _mine.command_id.in_(untold), _mine.state == "sent")
         connection.execute(update(rollout_devices).where(mine).values(state="waiting"))
-        given = and_(commands.c.rollout_id == rollout_id, commands.c.state.in_(OPEN))
-        gone = {"state": "expired", "message": "the rollout was aborted"}
-        connection.execute(update(commands).where(given).values(gone))
         states = (*UNDER_WAY, "committed") if undo else UNDER_WAY
         told = and_(_mine.rollout_id == rollout_id, _mine.state.in_(states))
         n_back, lacking = 0, []
