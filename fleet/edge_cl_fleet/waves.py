@@ -89,8 +89,9 @@ def deal(rollout_id: str, devices: Sequence[str], steps: Sequence[float]) -> lis
     order = sorted(devices, key=lambda name: hashlib.sha256(f"{rollout_id} {name}".encode()).digest())
     dealt: list[list[str]] = []
     first = 0
-    for step in steps:
-        last = min(len(order), max(first + 1, math.ceil(step * len(order) - 1e-9)))
+    for n_after, step in zip(reversed(range(len(steps))), steps, strict=True):
+        share = math.ceil(step * len(order) - 1e-9)
+        last = max(first + 1, min(share, len(order) - n_after))
         dealt.append(order[first:last])
         first = last
     return [wave for wave in dealt if wave]

@@ -214,6 +214,10 @@ def test_who_says_nothing_is_not_waited_for_but_counts_when_it_speaks(fleet: Fle
     speaks, late, *_ = sorted(first)
     fleet.answer("committed", speaks)
     fleet.tick(HOUR_S - 10)
+    fleet.answer("shadow", late)
+    fleet.tick(20)
+    assert fleet.progress(rollout_id).waves[0].n_silent == 1, "the other one said something"
+    fleet.tick(HOUR_S - 30)
     assert fleet.told() == first
     fleet.tick(20)
     fleet.tick()
