@@ -293,29 +293,47 @@ def test_accuracy_that_falls_ends_it(fleet: Fleet) -> None:
     assert "fell from 0.90 to 0.80" in fleet.progress(rollout_id).reason
 
 
+def at_once(*moves: Callable[[], None]) -> None:
+    """All of them, each in a thread of its own."""
+    barrier = threading.Barrier(len(moves))
+
+    def run(move: Callable[[], None]) -> None:
+        barrier.wait()
+        move()
+
+    with ThreadPoolExecutor(len(moves)) as pool:
+        for done in [pool.submit(run, move) for move in moves]:
+            done.result(30)
+
+
 def test_two_workers_at_once_never_give_an_order_twice(fleet: Fleet) -> None:
     rollout_id = fleet.start()
     second = Rollouts(fleet.store.engine)
-
-    def at_once(*moves: Callable[[], None]) -> None:
-        barrier = threading.Barrier(len(moves))
-
-        def run(move: Callable[[], None]) -> None:
-            barrier.wait()
-            move()
-
-        with ThreadPoolExecutor(len(moves)) as pool:
-            for done in [pool.submit(run, move) for move in moves]:
-                done.result(30)
-
     for _ in range(3):
         fleet.tick()
-        fleet.answer("committed", *(name for name in fleet.told()))
+        fleet.answer("committed", *fleet.told())
         at_once(*(lambda it=it: it.move(fleet.now_s) for it in (fleet.rollouts, second) * 3))
-    with fleet.store.reading.connect() as connection:
-        rows = connection.execute(select(commands.c.device)).scalars().all()
-    assert len(rows) == len(set(rows)) == 10
+    assert sorted(ordered(fleet)) == sorted(fleet.boards)
     assert fleet.progress(rollout_id).state == "done"
+
+
+def test_two_workers_at_once_end_it_once(fleet: Fleet) -> None:
+    rollout_id = fleet.start(Terms(abort_share=0.5, abort_after=1))
+    first, second, _ = fleet.waves(rollout_id)
+    fleet.tick()
+    fleet.answer("committed", *first)
+    fleet.tick()
+    bad, *others = sorted(second)
+    fleet.answer("rolled-back", bad)
+    other = Rollouts(fleet.store.engine)
+    at_once(*(lambda it=it: it.move(fleet.now_s) for it in (fleet.rollouts, other) * 3))
+    assert sorted(ordered(fleet)) == sorted([*first, *second, *others]), "one to install, one to go back"
+
+
+def ordered(fleet: Fleet) -> list[str]:
+    """The device of every order that was given."""
+    with fleet.store.reading.connect() as connection:
+        return [f"lab/{device}" for device in connection.execute(select(commands.c.device)).scalars()]
 
 
 def test_what_a_person_and_prometheus_see(fleet: Fleet, store_url: str) -> None:
