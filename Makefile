@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test lint faults bench assets wheel-test mosquitto postgres clean
+.PHONY: demo test lint conformance faults bench assets wheel-test mosquitto postgres clean
 .DEFAULT_GOAL := demo
 
 demo: $(VENV)/.demo
@@ -20,6 +20,10 @@ lint: $(VENV)/.dev
 	$(BIN)/mypy
 	PYTHONPATH=.:export:fleet $(BIN)/lint-imports
 	@printf 'edge_cl: %s lines that are not blank\n' "$$(cat $$(git ls-files 'edge_cl/*.py') | grep -c '[^[:space:]]')"
+
+# the protocol's rules, on edge-cl or on what EDGE_CL_DEVICE and EDGE_CL_SERVER start
+conformance: $(VENV)/.dev mosquitto
+	$(BIN)/python -m pytest tests/conformance
 
 # power cuts, kills, damaged bytes, failing disks by the hundreds, and whatever else takes minutes
 faults: $(VENV)/.dev mosquitto postgres

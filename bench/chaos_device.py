@@ -63,7 +63,7 @@ def main() -> None:
             site="bench",
             state_dir=state,
             disk_bytes=int(disk_bytes),
-            pace=Pace(summary_s=0.5, health_s=1.0),
+            pace=Pace(summary_s=2.0, health_s=5.0),
         )
         link.follow(learner)
         link.start()

@@ -247,15 +247,16 @@ class PipedDevice:
     to = "home/wrist"
 
     def __init__(self, keys: Keys) -> None:
-        self.boot_id = secrets.token_hex(16)
-        self._started_s = time.monotonic()
-        asked = {"to": self.to, "boot_id": self.boot_id, "commands": keys.settings()}
+        asked = {"to": self.to, "commands": keys.settings()}
         read_settings(asked)  # a mistake here should not look like one of the device
         self._process = subprocess.Popen(
             [sys.executable, "-m", "bench.orders_device", json.dumps(asked)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
         )
+        assert self._process.stdout is not None
+        self.boot_id = self._process.stdout.readline().decode().strip()
+        self._started_s = time.monotonic()
 
     def up_s(self) -> float:
         return time.monotonic() - self._started_s

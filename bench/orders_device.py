@@ -1,6 +1,8 @@
-"""What a device does with what comes on ``cmd/do``, without a broker: reads orders from standard input.
+"""What a device does with what comes on ``cmd/do``: reads orders from standard input, as from a broker.
 
-Each is 5 bytes (length, retained) and the payload. At the end it writes what it carried out.
+All of the link but the network: gate, what was accepted before, outbox, answers, and a run loop that carries
+out. Each order is 5 bytes (length, retained) and the payload. First it writes its boot id, at the end what it
+did.
 """
 
 from __future__ import annotations
@@ -11,17 +13,15 @@ import sqlite3
 import struct
 import sys
 import tempfile
-import time
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from edge_cl.commands import CommandResult
+from edge_cl.commands import Do, Done
 from edge_cl.config import Settings, settings_from
-from edge_cl.errors import CommandRefused
-from edge_cl.sync.accepted import Accepted
-from edge_cl.sync.orders import CommandGate
+from edge_cl.sync.inbox import Arrival
+from edge_cl.sync.link import MqttLink
 
 WARM_AFTER = 2_000
 COMMIT_EVERY = 50
@@ -60,59 +60,86 @@ def rss_mb() -> float:
 
 
 class Receiver:
-    """The receiving path: the gate, then what was accepted before, then (here) no more than a note."""
+    """A link that is not connected, and a run loop behind it that notes what it is told to do."""
 
-    def __init__(self, asked: dict[str, Any], outbox: PlainOutbox) -> None:
+    def __init__(self, asked: dict[str, Any], folder: Path) -> None:
         self.executed: list[str] = []
         self.n = self.crashes = 0
-        self.gate = CommandGate(
-            read_settings(asked).commands.keys, device=asked["to"], boot_id=asked["boot_id"]
+        settings = read_settings(asked)
+        self.link = MqttLink(
+            "mqtt://127.0.0.1:1",
+            device=settings.device.name,
+            site=settings.device.site,
+            state_dir=folder,
+            disk_bytes=2**20,
+            commands=settings.commands,
         )
-        self._accepted = Accepted(outbox)
-        self._outbox = outbox
-        self._started_s = time.monotonic()
+        self.link.obey_with(self)
+        self._pump = self.link._pump
+        self._topic = f"edgecl/1/{asked['to']}/cmd/do"
         self._warm_mb = rss_mb()
 
+    def obey(self, order_id: str, do: Do, source: str) -> Done:
+        """Note it."""
+        self.executed.append(order_id)
+        return Done("done", "")
+
+    def look_back(self, order_id: str, ask: str) -> Done:
+        """There was no earlier life."""
+        return Done("interrupted", "")
+
+    def adjust(self, named: dict[str, Any]) -> None:
+        """There is nothing to adjust."""
+
+    def settings(self) -> dict[str, Any]:
+        """None."""
+        return {}
+
     def receive(self, payload: bytes, retained: bool) -> None:
-        """Obey or refuse; whatever else happens is a crash."""
+        """As the pump does it; whatever is raised is a crash."""
         self.n += 1
         if self.n == WARM_AFTER:
             self._warm_mb = rss_mb()
         try:
-            self._obey(payload, retained)
-        except CommandRefused:
-            pass
+            self._pump.received(self._pump.dialler.connection, Arrival(self._topic, payload, 1, 1, retained))
+            if self.n % COMMIT_EVERY == 0:
+                self.turn()
         except Exception:  # noqa: BLE001  this is what is counted
             self.crashes += 1
             traceback.print_exc()
-        if self.n % COMMIT_EVERY == 0:
-            self._outbox.commit()
+
+    def turn(self) -> None:
+        """Commit, carry out, commit the results."""
+        self._pump._commit()
+        self._pump.inbox.forget_connection()
+        self.link.poll()
+        while self._pump.n_tasks:
+            self._pump._tasks.get()()
+
+    @property
+    def refused(self) -> dict[str, int]:
+        """How many were refused, by code."""
+        return self._pump.commands._gate.refused
 
     def growth_mb(self) -> float:
         """Memory held more than when it was warm."""
         return rss_mb() - self._warm_mb if self.n >= WARM_AFTER else 0.0
 
-    def _obey(self, payload: bytes, retained: bool) -> None:
-        up_s = time.monotonic() - self._started_s
-        command = self.gate.check(payload, up_s, retained=retained)
-        if self._accepted.known(command.id) is None:
-            self._accepted.accept(command, up_s)
-            self.executed.append(command.id)
-            self._accepted.finish(command.id, CommandResult(id=command.id, ask=command.ask, status="done"))
-
 
 def main() -> None:
     """Obey until standard input ends."""
     with tempfile.TemporaryDirectory() as folder:
-        receiver = Receiver(json.loads(sys.argv[1]), PlainOutbox(Path(folder) / "outbox.db"))
+        receiver = Receiver(json.loads(sys.argv[1]), Path(folder))
+        print(receiver.link.boot_id, flush=True)
         while header := sys.stdin.buffer.read(5):
             length, retained = struct.unpack("<I?", header)
             receiver.receive(sys.stdin.buffer.read(length), retained)
+        receiver.turn()
     found = {
         "executed": receiver.executed,
         "crashes": receiver.crashes,
         "growth_mb": receiver.growth_mb(),
-        "refused": receiver.gate.refused,
+        "refused": receiver.refused,
     }
     print(json.dumps(found))
 

@@ -76,15 +76,30 @@ class SlowLink:
             writer.transport.abort()
             return
         self._writers.add(far_writer)
-        await asyncio.gather(self._pass_on(reader, far_writer), self._pass_on(far_reader, writer))
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.gather(self._pass_on(reader, far_writer), self._pass_on(far_reader, writer))
 
     async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        line: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(maxsize=64)
+        late = asyncio.create_task(self._write_late(line, writer))
+        free_at_s = 0.0
         try:
-            while data := await reader.read(4096):
-                await asyncio.sleep(self._delay_s + len(data) / self._bytes_per_s)
-                writer.write(data)
-                await writer.drain()
+            while data := await reader.read(1024):
+                now_s = self._loop.time()
+                free_at_s = max(now_s, free_at_s) + len(data) / self._bytes_per_s
+                await line.put((free_at_s + self._delay_s, data))
         except OSError:
             pass
         finally:
+            late.cancel()
             writer.transport.abort()
+
+    async def _write_late(
+        self, line: asyncio.Queue[tuple[float, bytes]], writer: asyncio.StreamWriter
+    ) -> None:
+        while True:
+            due_s, data = await line.get()
+            await asyncio.sleep(max(0.0, due_s - self._loop.time()))
+            with contextlib.suppress(OSError):
+                writer.write(data)
+                await writer.drain()

@@ -498,8 +498,8 @@ class DurableKnowledge:
 
     @property
     def state_hash(self) -> str:
-        """End of the journal's chain of hashes; "" without a folder."""
-        return "" if self._store is None else self._store.journal.chain
+        """End of the journal's chain of hashes, the bundle's id while it is empty; "" without a folder."""
+        return "" if self._store is None else self._store.journal.chain or self._store.bundle_id
 
     @property
     def n_held(self) -> int:

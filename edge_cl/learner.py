@@ -355,6 +355,7 @@ class Learner:
             written_bytes=self._durable.wear.written_bytes,
             n_held=self._durable.n_held,
             state_hash=self._durable.state_hash,
+            drift_points=self._rest.drift_points,
             installed=self.installed(),
             alarm="; ".join(filter(None, alarms)),
         )

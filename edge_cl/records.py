@@ -191,9 +191,10 @@ class Status(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="s
     `accuracy_now` is prequential (predicted before learned) over the last 200 labels, or None before the
     first label. `held` is bytes by holder; `held_bytes` their sum; `written_bytes` what was written to disk
     since this state began; `n_held` labels wait for a review; `state_hash` is the end of the journal's chain
-    of hashes, by which equal histories, and so equal heads, are known. `sleep_state` says how far a sleep is,
-    what it waits for, or how many labels it would have. `installed` says what bundles were installed over the
-    first one, and how far a new one is.
+    of hashes, by which equal histories, and so equal heads, are known. `drift_points` is how far accuracy
+    is below its best since the last sleep, None while there are not 200 labels to tell. `sleep_state` says
+    how far a sleep is, what it waits for, or how many labels it would have. `installed` says what bundles
+    were installed over the first one, and how far a new one is.
     """
 
     bundle_name: str
@@ -216,6 +217,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="s
     written_bytes: int = 0
     n_held: int = 0
     state_hash: str = ""
+    drift_points: float | None = None
     installed: str = ""
     alarm: str
 

@@ -62,6 +62,14 @@ class Rest:
         """Whether the surroundings kept a sleep from going on when it was last its turn."""
         return bool(self._waits_for)
 
+    @property
+    def drift_points(self) -> float | None:
+        """How many points accuracy is below its best since the last sleep; None when it cannot be told."""
+        now = self._accuracy.value
+        if now is None or self._best is None or not self._accuracy.full:
+            return None
+        return max(0.0, 100 * (self._best - now))
+
     def note_reading(self, *, urgent: bool) -> None:
         """A reading came."""
         self._idle_since = time.monotonic()

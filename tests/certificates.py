@@ -27,13 +27,21 @@ class Authority:
         certificate = self._begin(self._name, self._key).add_extension(constraints, critical=True)
         self._write(self.ca_file, certificate.sign(self._key, hashes.SHA256()))
 
-    def issue(self, common_name: str, file_name: str, *, days: int = 1) -> tuple[Path, Path]:
-        """A certificate and its key; valid until so many days from now, on 127.0.0.1 for a broker."""
+    def issue(
+        self,
+        common_name: str,
+        file_name: str,
+        *,
+        days: int = 1,
+        from_days: int = -10,
+        host: str = "127.0.0.1",
+    ) -> tuple[Path, Path]:
+        """A certificate and its key; valid from and until so many days from now, on `host` for a broker."""
         key = ec.generate_private_key(ec.SECP256R1())
-        names = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+        names = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(host))])
         usage = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH])
         certificate = (
-            self._begin(_name(common_name), key, days)
+            self._begin(_name(common_name), key, days, from_days)
             .add_extension(names, critical=False)
             .add_extension(usage, critical=False)
             .sign(self._key, hashes.SHA256())
@@ -64,7 +72,7 @@ class Authority:
         return crl_file
 
     def _begin(
-        self, subject: x509.Name, key: ec.EllipticCurvePrivateKey, days: int = 1
+        self, subject: x509.Name, key: ec.EllipticCurvePrivateKey, days: int = 1, from_days: int = -10
     ) -> x509.CertificateBuilder:
         now = datetime.datetime.now(datetime.UTC)
         return (
@@ -73,7 +81,7 @@ class Authority:
             .issuer_name(self._name)
             .public_key(key.public_key())
             .serial_number(x509.random_serial_number())
-            .not_valid_before(now - 10 * DAY)
+            .not_valid_before(now + from_days * DAY)
             .not_valid_after(now + days * DAY)
         )
 

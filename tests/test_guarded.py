@@ -140,7 +140,8 @@ SOURCES_OF_LABELS = {
     "sensing/lines.py",  # lines of the input
     "sync/messages.py",  # MQTT
     "sync/control.py",  # the control socket
-    "simulate/scenario.py",  # the simulator's truth
+    "simulate/scenario.py",  # the simulator's truth,
+    "remote.py",
 }
 
 

@@ -156,7 +156,8 @@ def test_the_gate_keeps_the_old_head_when_memory_is_poisoned(bundle):
 @pytest.mark.parametrize("head", list(HEADS))
 def test_stopping_and_starting_changes_nothing(tmp_path, head):
     bundle = make_bundle(tmp_path / "b.ecl", head)
-    settings = settings_from({"sleep": {"after_labels": 40, "idle_s": 0}, "state": {"snapshot_labels": 30}})
+    whole_sleeps = {"after_labels": 40, "idle_s": 0, "slice_ms": 60_000}  # on however slow a machine
+    settings = settings_from({"sleep": whole_sleeps, "state": {"snapshot_labels": 30}})
     events = list(World(seed=4).events(150))
     with Learner.from_bundle(bundle, state_dir=tmp_path / "one", settings=settings) as learner:
         run(learner, events)

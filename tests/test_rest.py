@@ -244,3 +244,20 @@ def test_what_chooses_exemplars_is_counted(sampler):
     finally:
         tracemalloc.stop()
     assert most <= 1.1 * shares.sleep_bytes(head, memory)
+
+
+def test_drift_is_how_far_accuracy_fell_since_the_last_sleep(bundle):
+    learner = Learner.from_bundle(bundle, settings=settings_from({"sleep": TINY}))
+    for _ in range(200):
+        assert learner.status().drift_points is None
+        learner.accuracy.update(True)
+        learner._rest.note_label()
+    assert learner.status().drift_points == 0.0
+    for _ in range(50):
+        learner.accuracy.update(False)
+        learner._rest.note_label()
+    assert learner.status().drift_points == pytest.approx(25.0)
+    list(learner.sleep())
+    assert learner.status().drift_points is None  # the best before it is no measure any more
+    learner._rest.note_label()
+    assert learner.status().drift_points == 0.0

@@ -70,6 +70,8 @@ def run(  # noqa: PLR0913  one parameter per option
     settings = _settings(config, mqtt_url, device, head)
     threadpool_limits(1)  # small matrices: more threads only wait for each other, and heat the board
     labels = LabelSchedule(every=label_every, delay=label_delay)
+    if not state.exists():
+        Bundle.load(bundle)  # a mistyped name leaves no folder behind
     with contextlib.ExitStack() as stack:
         slots = stack.enter_context(Slots(state))
         place = slots.active(bundle)
@@ -156,6 +158,7 @@ def _link(settings: Settings, state: Path) -> MqttLink:
         access=Access(mqtt.username, mqtt.ca_file, mqtt.cert_file, mqtt.key_file),
         commands=settings.commands,
         pace=Pace(mqtt.summary_s, mqtt.health_s),
+        discovery=mqtt.discovery,
     )
 
 

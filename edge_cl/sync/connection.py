@@ -8,6 +8,7 @@ queue.
 from __future__ import annotations
 
 import contextlib
+import logging
 import select
 import socket
 import threading
@@ -22,6 +23,7 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 from edge_cl.sync.broker import Broker
+from edge_cl.sync.certificates import explain
 from edge_cl.sync.inbox import Arrival
 
 KEEPALIVE_S = 30
@@ -36,6 +38,7 @@ SESSION_S = 7 * 24 * 3600
 WILL_DELAY_S = 5
 RECEIVE_MAXIMUM = 100
 """Messages to the device that it has not acknowledged: labels that wait for their receipts."""
+HUNG_UP = "it hung up without a word"
 TAKEN_OVER = 0x8E
 OTHER_PROTOCOL = (0x81, 0x82, 0x84)
 """Malformed packet, protocol error, unsupported version: what MQTT 3.1.1 looks like to MQTT 5."""
@@ -58,7 +61,7 @@ class Ears(Protocol):
         """The broker answered a message; `problem` says why it did not take it, or ""."""
 
     def subscribed(self, connection: Connection, problem: str) -> None:
-        """The broker answered a subscription."""
+        """The broker answered the subscriptions; `problem` names one that it refused, and why, or is ""."""
 
     def received(self, connection: Connection, arrival: Arrival) -> None:
         """A message came."""
@@ -98,6 +101,8 @@ class Connection:
         self._max_inbound_bytes = max_inbound_bytes
         self._closing = False
         self._reason, self._code = "", 0
+        self._topics: list[str] = []
+        self._said = _LastError()
         self._wake, self._waker = socket.socketpair()
         for end in (self._wake, self._waker):
             end.setblocking(False)
@@ -105,6 +110,7 @@ class Connection:
         if self.speaks_5:  # a short break of the link is nobody's business
             delay = _properties(PacketTypes.WILLMESSAGE, WillDelayInterval=WILL_DELAY_S)
         client.will_set(will[0], will[1], qos=1, retain=True, properties=delay)
+        client.enable_logger(self._said.logger)
         client.on_connect = self._on_connect
         client.on_disconnect = self._on_disconnect
         client.on_publish = self._on_publish
@@ -143,7 +149,8 @@ class Connection:
         return info.mid if info.rc == MQTTErrorCode.MQTT_ERR_SUCCESS else 0
 
     def subscribe(self, topics: list[tuple[str, int]]) -> None:
-        """Ask for these, each with its QoS."""
+        """Ask for these, each with its QoS; once."""
+        self._topics = [topic for topic, _ in topics]
         self.client.subscribe(topics)
 
     def acknowledge(self, mid: int) -> None:
@@ -168,7 +175,7 @@ class Connection:
                 if self.is_up:
                     self.turned_s = time.monotonic()
         except (OSError, ValueError, paho.WebsocketConnectionError) as error:
-            self._reason = self._reason or str(error)
+            self._reason = self._reason or explain(error, self._broker)
         finally:
             # also after what nobody foresaw: without this word the pump would wait for a dead thread
             with contextlib.suppress(OSError):
@@ -229,16 +236,26 @@ class Connection:
             self.is_up, self.turned_s = True, time.monotonic()
             self._put(partial(self._ears.connected, self))
 
-    def _on_disconnect(self, _client: Any, _data: Any, _flags: Any, reason: Any, _properties: Any) -> None:
-        if not self._reason:
-            self._reason, self._code = str(reason), reason.value if reason.is_failure else 0
+    def _on_disconnect(self, _client: Any, _data: Any, flags: Any, reason: Any, _properties: Any) -> None:
+        if self._reason:
+            return
+        if flags.is_disconnect_packet_from_server:
+            self._reason, self._code = str(reason), reason.value
+        elif self._said.error is not None:  # paho keeps the cause to itself
+            self._reason = explain(self._said.error, self._broker)
+        else:
+            self._reason = HUNG_UP if reason == "Unspecified error" else str(reason)
 
     def _on_publish(self, _client: Any, _data: Any, mid: int, reason: Any, _properties: Any) -> None:
         problem = str(reason) if reason is not None and reason.is_failure else ""
         self._put(partial(self._ears.acknowledged, self, mid, problem))
 
     def _on_subscribe(self, _client: Any, _data: Any, _mid: int, reasons: Any, _properties: Any) -> None:
-        problems = [str(reason) for reason in reasons if reason.is_failure]
+        problems = [
+            f"{topic} ({reason})"
+            for topic, reason in zip(self._topics, reasons, strict=False)
+            if reason.is_failure
+        ]
         self._put(partial(self._ears.subscribed, self, problems[0] if problems else ""))
 
     def _on_message(self, _client: Any, _data: Any, message: paho.MQTTMessage) -> None:
@@ -255,6 +272,21 @@ class Connection:
             redelivered=message.dup,
         )
         self._put(partial(self._ears.received, self, arrival))
+
+
+class _LastError(logging.Handler):
+    """Why paho's last use of the socket failed; it says so nowhere but in its log."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.error: OSError | None = None
+        self.logger = logging.Logger("paho", logging.ERROR)
+        self.logger.addHandler(self)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep the cause, if there is one."""
+        causes = record.args if isinstance(record.args, tuple) else ()
+        self.error = next((cause for cause in causes if isinstance(cause, OSError)), self.error)
 
 
 def _properties(packet: int, **values: int) -> Properties:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections import deque
 from typing import NamedTuple
 
+import msgspec
+
 from edge_cl.errors import SyncError
 from edge_cl.records import Label, Receipt
-from edge_cl.sync.messages import answers, decode_label
+from edge_cl.sync.messages import SHOWN, answers, decode_label
 
 MAX_LABELS = 1_000
 
@@ -37,6 +39,8 @@ class LabelInbox:
     def __init__(self, *, allowed: bool = True) -> None:
         self._allowed = allowed
         self.n_bad = 0
+        self.shown = ""
+        """Reading of the last decision that was published on this connection."""
         self.last_learned: Receipt | None = None
         """Of the newest label that came this way and was learned; cleared when it was taken back."""
         self._labels: deque[Label] = deque()
@@ -92,6 +96,7 @@ class LabelInbox:
         """The connection is gone: the broker will deliver again what was not acknowledged."""
         self._awaiting.clear()
         self._settled.clear()
+        self.shown = ""
 
     def _label(self, arrival: Arrival) -> Label:
         if not self._allowed:
@@ -104,11 +109,17 @@ class LabelInbox:
                 "label refused: it is retained, so every connection would learn it again; send it unretained"
             )
         label = decode_label(arrival.payload)
-        if arrival.redelivered and not label.reading_id:
+        if arrival.redelivered and label.reading_id in ("", SHOWN):
             raise SyncError(
                 "label refused: it was delivered again and names no reading, "
                 "so the newest may not be the one it meant; send it with a reading_id"
             )
+        if label.reading_id == SHOWN:
+            if not self.shown:
+                raise SyncError(
+                    "label refused: no decision was published since the connection began; send a reading_id"
+                )
+            label = msgspec.structs.replace(label, reading_id=self.shown)
         if len(self._labels) >= MAX_LABELS:
             raise SyncError(f"label refused: {MAX_LABELS:,} labels wait already; send it again later")
         return label

@@ -18,17 +18,19 @@ import msgspec
 from edge_cl.budget import MIB
 from edge_cl.commands import CommandResult, Do, Done
 from edge_cl.config import CommandSettings
-from edge_cl.records import Answer, Decision, Label, Receipt, SleepRequest, Status
+from edge_cl.records import Answer, Decision, Label, Receipt, SleepReport, SleepRequest, Status
 from edge_cl.sync import messages
 from edge_cl.sync.broker import create_client, parse_url
 from edge_cl.sync.command_inbox import CommandInbox, Order
 from edge_cl.sync.delivery import Delivery
 from edge_cl.sync.dialler import Dialler
+from edge_cl.sync.discovery import NOTE, Discovery
 from edge_cl.sync.events import EventGate
 from edge_cl.sync.inbox import LabelInbox
 from edge_cl.sync.orders import CommandGate
 from edge_cl.sync.outbox import Outbox
-from edge_cl.sync.pump import Chunk, Pump, Task
+from edge_cl.sync.pump import Pump, Task
+from edge_cl.sync.reception import Chunk, Reception
 from edge_cl.sync.reconnect import Backoff
 from edge_cl.sync.summaries import Summariser
 
@@ -55,7 +57,7 @@ class Pace(NamedTuple):
 
     summary_s: float = 60.0
     health_s: float = 300.0
-    backoff_s: tuple[float, float] = (0.5, 40.0)
+    backoff_s: tuple[float, float] = (0.5, 30.0)
 
 
 class History(Protocol):
@@ -69,6 +71,10 @@ class History(Protocol):
     @property
     def committed_seq(self) -> int:
         """The newest entry on disk."""
+        ...
+
+    def sleep_reports(self) -> Sequence[SleepReport]:
+        """Of the last sleeps, oldest first."""
         ...
 
     def receipts_after(self, seq: int, limit: int) -> Sequence[Receipt]:
@@ -116,6 +122,8 @@ class MqttLink:
         ``broker``'s.
     mqtt_5
         Which version to try first; the other is tried when the broker does not know it.
+    discovery
+        Home Assistant's discovery prefix; "" for none, and to be forgotten there.
     """
 
     def __init__(  # noqa: PLR0913  who, where, how
@@ -131,6 +139,7 @@ class MqttLink:
         access: Access = Access(),  # noqa: B008  immutable
         commands: CommandSettings = CommandSettings(),  # noqa: B008
         pace: Pace = Pace(),  # noqa: B008
+        discovery: str = "",
     ) -> None:
         self.url = url
         self.name = f"{site}/{device}"
@@ -146,6 +155,13 @@ class MqttLink:
         self._delivery = Delivery(self._outbox, by_server=by_server)
         self._inbox = LabelInbox(allowed="label" in commands.unsigned)
         self._pump = Pump(self._outbox, self._delivery, self._inbox, root=root, url=url, by_server=by_server)
+        self._pump.discovery = Discovery(
+            discovery,
+            self.name,
+            root=root,
+            unsigned=commands.unsigned,
+            noted=self._outbox.notes.get(NOTE, ""),
+        )
         self._pump.dialler = Dialler(
             make_client,
             broker,
@@ -156,6 +172,7 @@ class MqttLink:
             session=self._outbox.session,
             mqtt_5=mqtt_5,
         )
+        self._pump.reception = Reception(self._pump, root)
         self._pump.commands = CommandInbox(
             self._outbox,
             self._inbox,
@@ -185,7 +202,7 @@ class MqttLink:
         if isinstance(answer, Decision):
             self._summariser.add(answer)
             if self.connected and self._gate.passes(answer, now_s):
-                self._pump.put(partial(self._pump.publish_event, messages.encode(answer)))
+                self._pump.put(partial(self._pump.publish_event, answer))
         elif isinstance(answer, Status):
             self._pump.put(partial(self._pump.note_status, answer))
             if now_s >= self._health_at_s:
@@ -193,9 +210,9 @@ class MqttLink:
                 self._put(partial(self._pump.keep, "health", messages.encode(answer)))
         elif isinstance(answer, Receipt):
             if not self._put(partial(self._pump.keep_receipt, answer)):
-                self._pump.behind = True
+                self._pump.receipts.behind = True
         else:
-            self._put(partial(self._pump.keep, "sleep", messages.encode(answer)))
+            self._put(partial(self._pump.receipts.keep_sleep, answer))
         if now_s >= self._summary_at_s:
             self._sum_up()
 
@@ -206,18 +223,19 @@ class MqttLink:
         self._obeys = obeys
         if "settings" in self._outbox.notes:
             obeys.adjust(msgspec.json.decode(self._outbox.notes["settings"], type=dict[str, Any]))
-        self._pump.reported = obeys.settings()
+        self._pump.bearing.reported = obeys.settings()
 
     def follow(self, history: History) -> None:
         """Make receipts of `history` again that got lost on their way into the outbox."""
         self._history = history if history.history_id else None
         if self._history is not None:
-            self._pump.put(partial(self._pump.follow, history.history_id, history.committed_seq))
+            now = (history.history_id, history.committed_seq, history.sleep_reports())
+            self._pump.put(partial(self._pump.receipts.follow, *now))
 
     def poll(self) -> Sequence[Label | SleepRequest]:
         """Labels and requests that arrived since the last call; never blocks. Carries out commands."""
-        while self._pump.chunks and self.on_chunk is not None:
-            self.on_chunk(self._pump.chunks.popleft())
+        while self._pump.reception.chunks and self.on_chunk is not None:
+            self.on_chunk(self._pump.reception.chunks.popleft())
         self._catch_up()
         if self._obeys is not None:
             for order in self._pump.commands.take():
@@ -231,6 +249,7 @@ class MqttLink:
     def tell(self, record: messages.InstallReport) -> None:
         """How far an installation is: kept until a server has it."""
         self._put(partial(self._pump.keep, "install", messages.encode(record)))
+        self._pump.put(partial(self._pump.bearing.note_install, record))
 
     def stop(self, timeout_s: float = 5.0) -> None:
         """Send what waits if the broker is there, say goodbye, disconnect; what is left stays on disk."""
@@ -283,16 +302,26 @@ class MqttLink:
     def _catch_up(self) -> None:
         """Receipts that a restart or a full outbox cost are made again from the journal, as there is room."""
         pump = self._pump
-        if self._history is not None and pump.behind and not pump.catching_up and self._outbox.has_room:
-            pump.catching_up = True
-            pump.put(partial(pump.catch_up, self._history.receipts_after(pump.told_seq, RECEIPTS_AT_ONCE)))
+        if (
+            self._history is not None
+            and pump.receipts.behind
+            and not pump.receipts.catching_up
+            and self._outbox.has_room
+        ):
+            pump.receipts.catching_up = True
+            pump.put(
+                partial(
+                    pump.receipts.catch_up,
+                    self._history.receipts_after(pump.receipts.told_seq, RECEIPTS_AT_ONCE),
+                )
+            )
 
     def _carry_out(self, order: Order, obeys: Obeys) -> None:
         if order.do is None:
             done = obeys.look_back(order.id, order.ask)
         else:
             done = obeys.obey(order.id, order.do, order.source)
-        self._pump.reported = obeys.settings()
+        self._pump.bearing.reported = obeys.settings()
         note = msgspec.json.encode(done.data).decode() if order.ask == "set" and done.status == "done" else ""
         result = CommandResult(
             id=order.id, ask=order.ask, status=done.status, message=done.message, data=done.data

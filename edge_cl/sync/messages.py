@@ -25,7 +25,8 @@ down          QoS retained payload
 cmd/ack       0   no       `Ack`: messages that are in the store
 cmd/resend    0   no       `Resend`: numbers that are missing there
 cmd/do        1   no       `Signed`: a command
-cmd/label     1   no       ``{"label": …, "reading_id": …, "source": …, "kind": "is" or "not"}``
+cmd/label     1   no       ``{"label": …, "reading_id": …, "source": …, "kind": "is" or "not"}``;
+                           without reading_id the newest is meant, with "shown" the last ``event``
 cmd/sleep     1   no       anything: sleep now
 cmd/undo      1   no       anything: take back the last label that came by ``cmd/label``
 cmd/chunk/S/I 1   no       bytes: chunk I of the bundle whose SHA-256 begins with S (16 digits)
@@ -55,6 +56,8 @@ CHUNK_BYTES = 96 * 1024
 PART_BYTES = 72 * 1024
 MAX_NAME_CHARS = 200
 HELLO = "edgecl/1/fleet/hello"
+SHOWN = "shown"
+"""As a label's reading: that of the last `event` sent, which is what somebody far away can see."""
 
 Kind: TypeAlias = Literal[
     "status", "state", "event", "receipt", "sleep", "summary", "health", "result", "install", "part", "gone",
@@ -108,6 +111,7 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     """How the device is doing, and its uptime, by which a server knows how long a command may be valid.
 
     `settings` are those that a server may change (:class:`edge_cl.commands.Adjust`), as they are now.
+    `installing` is the id of a bundle that is being fetched or tried, "" when there is none.
     """
 
     v: int = PROTOCOL
@@ -116,6 +120,7 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     up_s: float
     status: Status
     settings: dict[str, Any] = {}
+    installing: str = ""
 
 
 class Message(msgspec.Struct, Generic[T], frozen=True, kw_only=True):

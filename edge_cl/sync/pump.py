@@ -5,31 +5,29 @@ the outbox.
 from __future__ import annotations
 
 import queue
-import random
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
-from typing import Any, NamedTuple
+from collections.abc import Callable
 
 from edge_cl.commands import CommandResult
-from edge_cl.errors import EdgeCLError, SyncError
-from edge_cl.records import Receipt, Status
+from edge_cl.errors import EdgeCLError
+from edge_cl.records import Decision, Receipt, Status
 from edge_cl.sync import messages
+from edge_cl.sync.alarms import Alarms
 from edge_cl.sync.command_inbox import CommandInbox
 from edge_cl.sync.connection import Connection
 from edge_cl.sync.delivery import Delivery
 from edge_cl.sync.dialler import Dialler
+from edge_cl.sync.discovery import NOTE, Discovery
 from edge_cl.sync.inbox import Arrival, LabelInbox
 from edge_cl.sync.outbox import Keep, Outbox, Row
+from edge_cl.sync.presence import Bearing
+from edge_cl.sync.receipt_log import ReceiptLog
+from edge_cl.sync.reception import Reception
 
 COMMIT_S = 0.2  # at most five commits a second, however many receipts
 CLEANUP_S = 2.0  # confirmed rows may linger: after a crash they are only sent twice
 SUPERVISE_S = 2.0
-HELLO_SPREAD_S = 3.0
-UNHEARD_S = 120.0
-"""After so long without a server's word a person should know."""
 SUBSCRIPTIONS = {
     "cmd/label": 1,
     "cmd/sleep": 1,
@@ -50,15 +48,6 @@ KEEP = {
 """What may be dropped when the outbox is full; every other kind never is."""
 
 Task = Callable[[], None]
-MAX_CHUNKS = 32
-
-
-class Chunk(NamedTuple):
-    """A piece of the bundle whose SHA-256 begins with `sha256`."""
-
-    sha256: str
-    number: int
-    body: bytes
 
 
 class Pump:
@@ -73,34 +62,20 @@ class Pump:
         self.outbox, self.delivery, self.inbox = outbox, delivery, inbox
         self.dialler: Dialler
         self.commands: CommandInbox
-        self.chunks: deque[Chunk] = deque(maxlen=MAX_CHUNKS)
-        self.reported: Mapping[str, Any] = {}
-        """Settings that a server may change, as they are now."""
+        self.reception: Reception
+        self.discovery: Discovery
+        self.bearing = Bearing(outbox)
+        self.receipts = ReceiptLog(outbox)
         self.n_sent = self.n_events = self.n_connections = 0
         self.internal = ""
-        self._root, self._url, self._by_server = root, url, by_server
+        self.alarms = Alarms(url, root, by_server=by_server)
+        self._root, self._by_server = root, by_server
         self._tasks: queue.SimpleQueue[Task] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="edge-cl-mqtt", daemon=True)
-        self._since_s = time.time()
-        self._bundle = ("", "", "")
-        self.behind = self.catching_up = False
-        self._history = ""
-        self._status: Status | None = None
-        self._status_is_new = False
-        self._forbidden = self._strange = ""
-        self._is_born = self._was_born = False
+        self._birth_is_due = False
         self._stop_at_s: float | None = None
         self._commit_at_s: float | None = None
         self._supervise_at_s = 0.0
-        self._handlers: dict[str, Callable[[Arrival], None]] = {
-            "cmd/label": self._on_label,
-            "cmd/ack": self._on_ack,
-            "cmd/resend": self._on_resend,
-            "status": self._on_own_status,
-            "cmd/do": self._on_command,
-            "cmd/sleep": partial(self._on_unsigned, "sleep"),
-            "cmd/undo": partial(self._on_unsigned, "undo"),
-        }
 
     # -- from other threads ------------------------------------------------------------------
 
@@ -129,13 +104,12 @@ class Pump:
     @property
     def alarm(self) -> str:
         """What a person should know, or ""."""
-        return self.internal or self.outbox.alarm or self.dialler.trouble or self._forbidden or self._strange
+        found = (self.internal, self.outbox.alarm, self.dialler.trouble, self.alarms.text)
+        return "; ".join(filter(None, (*found, self.discovery.problem)))
 
     def will(self, session: int) -> tuple[str, bytes]:
         """What the broker says when connection `session` breaks."""
-        return f"{self._root}/status", messages.encode(
-            messages.Presence(online=False, boot_id=self.outbox.boot_id, session=session, reason="lost")
-        )
+        return f"{self._root}/status", self.bearing.end(session, "lost")
 
     # -- tasks of the run loop ----------------------------------------------------------------
 
@@ -146,46 +120,15 @@ class Pump:
             then()
 
     def keep_receipt(self, receipt: Receipt) -> None:
-        """A receipt; the label that it answers need not be delivered again once it is on disk.
-
-        One that finds no room, or whose place is behind one that found none, is made again from the journal.
-        """
+        """A receipt; the label that it answers need not be delivered again once it is on disk."""
         self.inbox.settle(receipt)
-        if receipt.seq and self._history:
-            if not self.behind:
-                self._keep_in_order([receipt])
-        else:
-            self.keep("receipt", messages.encode(receipt))
+        self.receipts.keep(receipt)
 
-    def follow(self, history: str, committed_seq: int) -> None:
-        """Receipts with journal numbers are of `history` from now on: begin where its last one was kept."""
-        self._history = history
-        if f"receipts.{history}" not in self.outbox.notes:
-            self.outbox.note(f"receipts.{history}", str(committed_seq))
-        self.behind = self.told_seq < committed_seq
-
-    @property
-    def told_seq(self) -> int:
-        """The newest journal entry whose receipt is in the outbox, or was."""
-        return int(self.outbox.notes.get(f"receipts.{self._history}", "0"))
-
-    def catch_up(self, receipts: Sequence[Receipt]) -> None:
-        """Receipts made from the journal, the next after `told_seq`; none when there are no more."""
-        self.behind = bool(receipts)
-        self._keep_in_order(receipts)
-        self.catching_up = False
-
-    def _keep_in_order(self, receipts: Sequence[Receipt]) -> None:
-        for receipt in receipts:
-            if not self.outbox.put("receipt", messages.encode(receipt), Keep.ALWAYS):
-                self.behind = True
-                return
-            self.outbox.note(f"receipts.{self._history}", str(receipt.seq))
-
-    def publish_event(self, body: bytes) -> None:
+    def publish_event(self, decision: Decision) -> None:
         """A decision, for whoever watches now."""
         if self.dialler.connection is not None and self.dialler.is_up:
-            self.dialler.connection.publish(f"{self._root}/event", body, qos=0)
+            self.dialler.connection.publish(f"{self._root}/event", messages.encode(decision), qos=0)
+            self.inbox.shown = decision.reading_id
             self.n_events += 1
 
     def finish(self, result: CommandResult, body: bytes, note: str) -> None:
@@ -205,13 +148,9 @@ class Pump:
 
     def note_status(self, status: Status) -> None:
         """The newest state; sent when there is room."""
-        self._status, self._status_is_new = status, True
-        bundle = (status.bundle_id, status.head)
-        if bundle != self._bundle[:2]:
-            self._bundle = (*bundle, status.state_hash)
-            if self.dialler.is_up:
-                self._publish_birth()
-        self._bundle = (*bundle, status.state_hash)
+        self.discovery.note_status(status)
+        if self.bearing.note_status(status):
+            self.say_birth()
 
     def finish_by(self, at_s: float) -> None:
         """Send what waits, say goodbye, end; at `at_s` in any case."""
@@ -264,16 +203,8 @@ class Pump:
         if now_s >= self._supervise_at_s or (due_s is not None and now_s >= due_s):
             self._supervise_at_s = now_s + SUPERVISE_S
             self.dialler.tick(now_s)
-            self._strange = self._unheard(now_s)
-
-    def _unheard(self, now_s: float) -> str:
-        since_s = self.delivery.waits_since_s()
-        if since_s is None or not self._by_server or now_s - since_s < UNHEARD_S:
-            return ""
-        return (
-            f"no fleet server confirms what this device sends ({self.outbox.n_queued:,} messages wait); "
-            'start edge-cl fleet serve, or, without one, set mqtt.confirm = "broker"'
-        )
+            waits_since_s = self.delivery.waits_since_s()
+            self.alarms.look(now_s, waits_since_s=waits_since_s, n_waiting=self.outbox.n_queued)
 
     def _commit_if_due(self) -> None:
         now_s = time.monotonic()
@@ -303,18 +234,27 @@ class Pump:
         if connection is None or not self.dialler.is_up:
             return
         now_s = time.monotonic()
+        if self._birth_is_due and self.delivery.room > 0:
+            self._birth_is_due = False
+            self._publish("status", self.bearing.birth(), retain=True)
         for row in self.delivery.due(now_s):
             self._publish(row.kind, self._wrap(row, connection), row=row)
-        if self._status_is_new and self._status is not None and self.delivery.room > 0:
-            self._status_is_new = False
-            state = messages.State(
-                boot_id=self.outbox.boot_id,
-                session=connection.session,
-                up_s=round(self.outbox.up_s, 3),
-                status=self._status,
-                settings=dict(self.reported),
-            )
-            self._publish("state", messages.encode(state), retain=True)
+        if self.delivery.room > 0 and (state := self.bearing.take_state()) is not None:
+            self._publish("state", state, retain=True)
+        while self.delivery.room > 0 and (found := self.discovery.take()) is not None:
+            self._announce(*found)
+
+    def _announce(self, topic: str, body: bytes) -> None:
+        self._note_discovery()
+        if self.dialler.connection is not None:
+            mid = self.dialler.connection.publish(topic, body, retain=True)
+            self.delivery.sent(mid, None, time.monotonic())
+            self.discovery.sent(topic, mid)
+
+    def _note_discovery(self) -> None:
+        if self.outbox.notes.get(NOTE, "") != self.discovery.note:
+            self.outbox.note(NOTE, self.discovery.note)
+            self._commit_at_s = 0.0
 
     def _wrap(self, row: Row, connection: Connection) -> bytes:
         up_s = self.outbox.up_s
@@ -338,19 +278,9 @@ class Pump:
             self.n_sent += 1
         return mid
 
-    def _publish_birth(self) -> None:
-        bundle_id, head, head_hash = self._bundle
-        birth = messages.Presence(
-            online=True,
-            boot_id=self.outbox.boot_id,
-            session=self.outbox.session,
-            seq=self.outbox.seq,
-            bundle_id=bundle_id,
-            head=head,
-            head_hash=head_hash,
-            since_s=self._since_s,
-        )
-        self._publish("status", messages.encode(birth), retain=True)
+    def say_birth(self) -> None:
+        """Say that the device is there, when there is room."""
+        self._birth_is_due = True
 
     # -- what a connection tells ----------------------------------------------------------------
 
@@ -359,115 +289,54 @@ class Pump:
         if connection is not self.dialler.connection:
             return
         self.n_connections += 1
-        self._forbidden = ""
+        self.alarms.connected(time.monotonic(), reasons=connection.speaks_5)
         self.dialler.up()
         self.outbox.session = connection.session
         self._commit()  # before the birth: a number that was seen must not be used again
         self.delivery.restart()
-        self._is_born = False
+        self.reception.connected()
         topics = [(f"{self._root}/{topic}", qos) for topic, qos in SUBSCRIPTIONS.items()]
-        connection.subscribe([*topics, (messages.HELLO, 0)])
-        self._publish_birth()
-        self._status_is_new = self._status is not None
+        hellos = [(topic, 0) for topic in (messages.HELLO, self.discovery.birth_topic) if topic]
+        connection.subscribe([*topics, *hellos])
+        self.say_birth()  # nothing is on its way yet, so it goes first
+        self.bearing.again()
+        self.discovery.again()
 
     def ended(self, connection: Connection, reason: str, code: int) -> None:
         """It is over: what was on its way may come again."""
         if self.dialler.ended(connection, reason, code):
-            self.delivery.restart()
-            self.inbox.forget_connection()
+            self.forget_connection()
 
     def acknowledged(self, connection: Connection, mid: int, problem: str) -> None:
         """The broker has a message, or refuses it."""
         if connection is not self.dialler.connection:
             return
+        self.dialler.answered(refused=bool(problem))
         self.delivery.acknowledged(mid, refused=bool(problem))
-        if problem:
-            self._forbidden = (
-                f"{self._url} does not let this device write below {self._root} ({problem}); allow it in the "
-                "broker. The device goes on learning, messages wait"
-            )
+        if self.discovery.acknowledged(mid, problem):
+            self._note_discovery()
+        elif problem:
+            self.alarms.refused_write(problem, time.monotonic())
 
     def subscribed(self, connection: Connection, problem: str) -> None:
         """The broker answered the subscriptions."""
         if problem and connection is self.dialler.connection:
-            self._forbidden = (
-                f"{self._url} does not let this device read {self._root}/cmd/# ({problem}); "
-                "allow it in the broker"
-            )
+            self.alarms.refused_read(problem)
 
     def received(self, connection: Connection, arrival: Arrival) -> None:
-        """A message came: to its handler."""
-        if connection is not self.dialler.connection:
-            return
-        if arrival.topic == messages.HELLO:
-            self.delivery.hurry(time.monotonic() + random.uniform(0.0, HELLO_SPREAD_S))
-        elif arrival.topic.startswith(f"{self._root}/"):
-            handler = self._handlers.get(arrival.topic.removeprefix(f"{self._root}/"), self._on_other)
-            handler(arrival)
-        if arrival.topic != f"{self._root}/cmd/label":  # a label is settled by its receipt
-            self.inbox.note_settled(arrival)
+        """A message came."""
+        if connection is self.dialler.connection:
+            self.reception.receive(arrival)
 
-    # -- by topic ----------------------------------------------------------------------------
+    def forget_connection(self) -> None:
+        """What was on its way may come again."""
+        self.delivery.restart()
+        self.inbox.forget_connection()
+        self.alarms.ended()
 
-    def _on_label(self, arrival: Arrival) -> None:
-        refusal = self.inbox.receive(arrival)
-        if refusal is not None:
-            # Anybody can send nonsense: it may not push out the receipts of real labels.
-            self.outbox.put("receipt", messages.encode(refusal), Keep.WHILE_ROOM)
-
-    def _on_ack(self, arrival: Arrival) -> None:
-        ack = self._from_server("ack", arrival)
-        if isinstance(ack, messages.Ack):
-            self.delivery.confirmed(ack.ids)
-            self.dialler.backoff.n_devices = max(0, min(ack.fleet, 10**6))
-
-    def _on_resend(self, arrival: Arrival) -> None:
-        asked = self._from_server("resend", arrival)
-        if isinstance(asked, messages.Resend) and asked.epoch == self.outbox.epoch:
-            gone = self.delivery.resend(asked.seqs, time.monotonic())
-            if gone:
-                self.keep("gone", messages.encode(messages.Gone(epoch=asked.epoch, seqs=gone)))
-
-    def _on_own_status(self, arrival: Arrival) -> None:
-        """A birth of this name that is not this program's, after its own was seen: a second board."""
-        try:
-            seen = messages.decode("status", arrival.payload)
-        except SyncError:
-            return
-        if seen.boot_id == self.outbox.boot_id:
-            self._is_born = self._was_born = True
-        elif seen.online and (self._was_born if arrival.retained else self._is_born):
-            self.dialler.clone(f"its program started as {seen.boot_id[:8]}…")
-            self.delivery.restart()
-            self.inbox.forget_connection()
-
-    def _on_command(self, arrival: Arrival) -> None:
-        self._answer(self.commands.receive(arrival))
-        self._commit_at_s = 0.0  # it waits for being safe
-
-    def _on_unsigned(self, ask: str, arrival: Arrival) -> None:
-        self._answer(self.commands.receive_unsigned(ask, arrival))
-
-    def _answer(self, result: CommandResult | None) -> None:
-        if result is not None:  # it may come from a replayer: it may not push out results
-            self.outbox.put("result", messages.encode(result), Keep.WHILE_ROOM)
-
-    def _on_other(self, arrival: Arrival) -> None:
-        """A chunk of a bundle, or nothing that this version knows."""
-        what, _, rest = arrival.topic.removeprefix(f"{self._root}/cmd/").partition("/")
-        sha256, _, index = rest.partition("/")
-        if what == "chunk" and index.isdecimal() and len(index) < 8:
-            self.chunks.append(Chunk(sha256, int(index), arrival.payload))
-
-    def _from_server(self, kind: str, arrival: Arrival) -> object:
-        try:
-            return messages.decode(kind, arrival.payload)
-        except SyncError as error:
-            self._strange = (
-                f"the fleet server speaks another version of the protocol than this device's "
-                f"{messages.PROTOCOL}: {error}; upgrade the older one. Messages wait meanwhile"
-            )
-            return None
+    def commit_soon(self) -> None:
+        """Something waits for being safe."""
+        self._commit_at_s = 0.0
 
     # -- the end ---------------------------------------------------------------------------
 
@@ -479,7 +348,7 @@ class Pump:
         if (
             not self.dialler.is_up
             or self.outbox.n_unsaved
-            or self._status_is_new
+            or self.bearing.is_new
             or self.delivery.n_in_flight
         ):
             return False
@@ -488,9 +357,6 @@ class Pump:
 
     def _farewell(self) -> None:
         if self.dialler.is_up and self._stop_at_s is not None:
-            gone = messages.Presence(
-                online=False, boot_id=self.outbox.boot_id, session=self.outbox.session, reason="stopped"
-            )
-            mid = self._publish("status", messages.encode(gone), retain=True)
+            mid = self._publish("status", self.bearing.end(self.outbox.session, "stopped"), retain=True)
             while self.delivery.flies(mid) and time.monotonic() < self._stop_at_s:
                 self._step()

@@ -22,7 +22,7 @@ class Backoff:
         Of a wait, before what the size of the fleet asks for.
     """
 
-    def __init__(self, shortest_s: float = 0.5, longest_s: float = 40.0) -> None:
+    def __init__(self, shortest_s: float = 0.5, longest_s: float = 30.0) -> None:
         self._shortest_s, self._longest_s = shortest_s, longest_s
         self._ceiling_s = 0.0
         self.n_devices = 0

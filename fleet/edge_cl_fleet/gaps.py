@@ -6,6 +6,7 @@ A device sends again by itself what is not confirmed; this finds what it believe
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Sequence
 
 import msgspec
@@ -111,8 +112,9 @@ class GapDuty:
         with self._lock:
             if len(self._watched) > MAX_WATCHED:
                 self._watched.clear()
+            first_look_s = time.time() + self._reorder_s  # before, nothing is old enough
             for key in keys:
-                self._watched.setdefault(key, _Watched()).heard = True
+                self._watched.setdefault(key, _Watched(ask_at_s=first_look_s)).heard = True
 
     def tick(self, now_s: float, publish: Publish) -> None:
         """Look after those that are due."""

@@ -100,7 +100,8 @@ def _is_of_now(known: Known, word: Word, lives: Lives) -> bool:
     if (known.boot_id, known.session) == (word.boot_id, word.session):
         return True
     other_life = word.boot_id != known.boot_id
-    if word.session < known.session and (not other_life or _is_late(known, word, lives)):
+    is_end = isinstance(word.content, Presence) and not word.content.online
+    if word.session < known.session + is_end and (not other_life or _is_late(known, word, lives)):
         return False
     if other_life and known.boot_id:
         # one life counts on from the other's number: the same number twice is two boards
@@ -110,7 +111,7 @@ def _is_of_now(known: Known, word: Word, lives: Lives) -> bool:
     if other_life:
         known.up_s = known.up_at_s = None
     known.boot_id, known.session = word.boot_id, word.session
-    known.online = not (isinstance(word.content, Presence) and not word.content.online)
+    known.online = not is_end
     return True
 
 

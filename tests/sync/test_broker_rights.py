@@ -263,3 +263,16 @@ def test_a_message_that_is_too_large_goes_nowhere(served: Served) -> None:
     assert len(server.heard) == 1
     for client in (server, device):
         client.close()
+
+
+def test_a_device_announces_itself_to_home_assistant_and_nobody_else(served: Served) -> None:
+    device = served.connect("home/wrist").listens("homeassistant/status")
+    home = served.server("home.assistant").listens("homeassistant/#")
+    assert device.may_write("homeassistant/device/home/wrist/config", retain=True)
+    for topic in ("device/home/other/config", "device/wrist/config", "sensor/home/wrist/config", "status"):
+        assert not device.may_write(f"homeassistant/{topic}"), topic
+    assert home.may_write("homeassistant/status")
+    wait_until(lambda: device.heard == ["homeassistant/status"], "the device hears that it started")
+    device.may_write("homeassistant/device/home/wrist/config", retain=True)
+    for client in (device, home):
+        client.close()

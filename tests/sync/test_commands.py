@@ -17,7 +17,7 @@ from edge_cl.commands import Adjust, Command, CommandResult, Do, Report, SleepNo
 from edge_cl.config import CommandSettings, KeySettings, Settings
 from edge_cl.device import Device as EdgeDevice
 from edge_cl.learner import Learner
-from edge_cl.records import Label, Receipt, SleepRequest
+from edge_cl.records import Label, Receipt, SleepReport, SleepRequest
 from edge_cl.remote import Remote
 from edge_cl.revisions import Forget, Rollback
 from edge_cl.slots import Slots
@@ -305,13 +305,13 @@ def test_receipts_that_found_no_room_come_when_there_is_room(
     broker.start()
     with running(broker, tmp_path, disk_bytes=60_000) as device:  # nobody confirms: it fills up
         device.live(120)
-        wait_until(lambda: device.link._pump.behind and not device.link._pump.n_tasks, "it is full")
+        wait_until(lambda: device.link._pump.receipts.behind and not device.link._pump.n_tasks, "it is full")
         assert device.link.counts["dropped"] > 0
         again = Server(broker.url)
         wait_until(lambda: device.turn() and len(_receipts(again)) == 120, "every receipt", 60)
         assert sorted(receipt.seq for receipt in _receipts(again)) == list(range(1, 121))
         wait_until(lambda: device.turn() and device.link.counts["queued"] == 0, "all is confirmed")
-        assert not device.link._pump.behind
+        assert not device.link._pump.receipts.behind
         again.client.disconnect()
         again.client.loop_stop()
 
@@ -326,3 +326,21 @@ def test_a_history_from_before_the_link_is_not_told(broker: Broker, tmp_path: Pa
         device.live(1)
         wait_until(lambda: device.turn() and _receipts(server), "a receipt")
     assert [receipt.seq for receipt in _receipts(server)] == [4]
+
+
+def test_the_report_of_a_sleep_before_a_power_cut_is_told(
+    broker: Broker, tmp_path: Path, server: Server
+) -> None:
+    with running(broker, tmp_path) as device:
+        device.live(20)
+        for _ in device.learner.sleep():
+            pass  # and nobody tells the link
+    with running(broker, tmp_path) as device:
+        wait_until(lambda: device.turn() and _sleeps(server) == [1], "the report")
+    with running(broker, tmp_path):
+        pass
+    assert _sleeps(server) == [1]
+
+
+def _sleeps(server: Server) -> list[int]:
+    return [data.n_sleep for data in server.heard.values() if isinstance(data, SleepReport)]
