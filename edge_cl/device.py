@@ -10,7 +10,7 @@ from typing import Self
 from edge_cl.bundle import Bundle
 from edge_cl.config import Settings
 from edge_cl.learner import Learner
-from edge_cl.records import Event, LabelSource, Sink, SleepReport, Status
+from edge_cl.records import Event, Label, LabelSource, Receipt, Sink, SleepReport, Status
 from edge_cl.release import release_of
 from edge_cl.revisions import HeldLabel, Outcome, Revision
 from edge_cl.slots import Place, Slots, revise_others
@@ -41,6 +41,7 @@ class Device:
         """As the learner's."""
         self.learner.other_alarm = self._alarm
         self._follow: Callable[[Learner], None] = _ignore
+        self._sinks: list[Sink] = [self.upgrade.sink]
 
     @property
     def learner(self) -> Learner:
@@ -57,13 +58,14 @@ class Device:
     ) -> None:
         """As `Learner.run`, going on with another learner when a bundle takes over."""
         upgrade, rest = self.upgrade, iter(events)
+        self._sinks = [*sinks, upgrade.sink]
         more = True
         while more:
             self.learner.other_alarm = self._alarm
             self.learner.run(
                 upgrade.watch(rest, busy),
                 labels,
-                [*sinks, upgrade.sink],
+                self._sinks,
                 busy=lambda: upgrade.swapping or busy(),
             )
             more = upgrade.take_over()
@@ -86,6 +88,15 @@ class Device:
     def held_labels(self) -> list[HeldLabel]:
         """Labels that wait for a review, oldest first."""
         return self.learner.held_labels()
+
+    def teach(self, label: Label) -> Receipt:
+        """As `Learner.teach`; whoever hears the receipts of other labels hears this one, too."""
+        before = self.learner.commit()  # of labels that came earlier: receipts are given in their order
+        receipt = self.learner.teach(label)
+        for said in (*before, receipt):
+            for sink in self._sinks:
+                sink(said)
+        return receipt
 
     def revise(self, asked: Revision, *, source: str, wait: bool) -> Outcome:
         """As `Learner.revise`; what is forgotten or renamed is so in the bundles to go back to, too."""

@@ -81,7 +81,7 @@ class Remote:
     def _obey(self, order_id: str, do: Do, source: str) -> Done:
         if isinstance(do, Teach):
             label = Label(label=do.label, kind=do.kind, reading_id=do.reading_id, source=source)
-            receipt = self._learner.teach(label)
+            receipt = self._device.teach(label)
             learned = receipt.status in ("learned", "held", "duplicate")
             return Done("done" if learned else "failed", receipt.message, msgspec.to_builtins(receipt))
         if isinstance(do, SleepNow):

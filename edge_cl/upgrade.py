@@ -106,11 +106,14 @@ class Upgrade:
         """
         check_release(release)
         if release.bundle_id == self.learner.bundle.bundle_id:
+            self._give_up(f"bundle {release.name}, which is in use, is to be kept")
             self.report(self._report_of("committed", release, id, "this bundle is in use already"))
             return f"bundle {release.name} is in use already"
         coming = self._slots.pointer.coming
         if coming is not None and coming.release.sha256 == release.sha256:
             self._slots.change_coming(id=id or coming.id)
+            if self._shadow is not None:  # told under the new id, too
+                self._tell_coming("shadow")
             return f"bundle {release.name} is being installed already"
         self._slots.require_room(release, self.learner.disk_bytes, self._settings.to_budget().disk_bytes)
         if coming is not None:

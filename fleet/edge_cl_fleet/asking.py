@@ -36,7 +36,8 @@ _WORDS = {MINUTE_S: "a minute", HOUR_S: "an hour", DAY_S: "a day"}
 _MOMENT = click.DateTime(["%Y-%m-%d %H:%M:%S", "%Y-%m-%d %H:%M", "%Y-%m-%d"])
 
 
-def _duration(_ctx: click.Context, _option: click.Parameter, value: str) -> float:
+def duration(_ctx: click.Context, _option: click.Parameter, value: str) -> float:
+    """Seconds of a time as in 15m; for click."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", value)
     seconds = float(found[1]) * _UNITS[found[2]] if found else 0.0
     if not 0 < seconds <= MAX_VALID_S:
@@ -54,14 +55,18 @@ class _Told:
 
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
-def keygen(file: Path) -> None:
+@click.option("--releases", is_flag=True, help="For bundles: a key for `edge-cl fleet add` and `rollout`.")
+def keygen(file: Path, releases: bool) -> None:
     """Make a key that signs commands or bundles: FILE for the server alone, FILE.pub for the devices."""
     private_hex = signing.make_key()
     public_file = signing.write_key(file, private_hex)
-    click.echo(f"{file} is the private key: `edge-cl fleet serve --key {file}`; whoever has it commands.")
+    use = f"fleet add BUNDLE --key {file}" if releases else f"fleet serve --key {file}"
+    whose = "signs what devices run" if releases else "commands"
+    click.echo(f"{file} is the private key: `edge-cl {use}`; whoever has it {whose}.")
     click.echo(f"{public_file} is the public one. In the settings of every device:\n")
-    click.echo(f'[commands.keys.fleet]\npublic = "{signing.public_of(private_hex)}"')
-    click.echo('allow = ["label", "sleep", "set", "report", "install"]')
+    name = "release" if releases else "fleet"
+    allow = '["release"]' if releases else '["label", "sleep", "set", "report", "install"]'
+    click.echo(f'[commands.keys.{name}]\npublic = "{signing.public_of(private_hex)}"\nallow = {allow}')
 
 
 @click.group()
@@ -79,7 +84,7 @@ def _order_options(default_s: float) -> Callable[[Any], Any]:
             json_option,
             click.option("--wait", is_flag=True, help="Wait for the result and show it."),
             click.option(
-                "--valid", "valid_s", callback=_duration, default=f"{default_s:g}s", metavar="TIME",
+                "--valid", "valid_s", callback=duration, default=f"{default_s:g}s", metavar="TIME",
                 help=f'Not after so long, as in "15m"; {_WORDS[default_s]} if not given, 7d at most.',
             ),
             click.pass_obj,

@@ -7,6 +7,7 @@ import importlib
 import click
 
 _COMMANDS = {
+    "abort": "edge_cl_fleet.rolling:abort",
     "add": "edge_cl_fleet.releasing:add_",
     "bundles": "edge_cl_fleet.releasing:bundles",
     "commands": "edge_cl_fleet.asking:commands_",
@@ -16,8 +17,13 @@ _COMMANDS = {
     "group": "edge_cl_fleet.showing:group",
     "keygen": "edge_cl_fleet.asking:keygen",
     "merge": "edge_cl_fleet.merging:merge",
+    "pause": "edge_cl_fleet.rolling:pause",
+    "resume": "edge_cl_fleet.rolling:resume",
+    "rollout": "edge_cl_fleet.rolling:rollout",
+    "rollouts": "edge_cl_fleet.rolling:rollouts",
     "serve": "edge_cl_fleet.serving:serve",
     "show": "edge_cl_fleet.showing:show",
+    "show-rollout": "edge_cl_fleet.rolling:show_rollout",
     "tell": "edge_cl_fleet.asking:tell",
 }
 

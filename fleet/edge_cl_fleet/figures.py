@@ -10,6 +10,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 
 from edge_cl.errors import StoreUnavailable
 from edge_cl_fleet import tables
+from edge_cl_fleet.progress import Progress, list_progress
 from edge_cl_fleet.queries import Device, count_by, list_devices
 from edge_cl_fleet.store import FleetStore
 from edge_cl_fleet.worker import Worker
@@ -33,11 +34,15 @@ class FleetFigures:
         try:
             devices = list_devices(self._store)
             commands = count_by(self._store, tables.commands.c.state)
+            rollouts = count_by(self._store, tables.rollouts.c.state)
+            newest = list_progress(self._store, time.time())
         except StoreUnavailable:
             yield GaugeMetricFamily("edgecl_store_up", "Whether the store answers.", 0)
             return
         yield GaugeMetricFamily("edgecl_store_up", "Whether the store answers.", 1)
         yield _labelled("edgecl_commands", "Commands by state.", "state", commands)
+        yield _labelled("edgecl_rollouts", "Rollouts by state.", "state", rollouts)
+        yield from _of_rollouts(newest)
         yield from _of_devices(devices, time.time())
 
     def _of_worker(self) -> Iterator[Metric]:
@@ -73,6 +78,20 @@ def _labelled(name: str, help_text: str, label: str, values: dict[str, int]) -> 
     for key, value in values.items():
         family.add_metric([key], value)
     return family
+
+
+def _of_rollouts(newest: list[Progress]) -> Iterator[Metric]:
+    labels = ["rollout", "bundle", "group"]
+    by_state = GaugeMetricFamily(
+        "edgecl_rollout_devices", "Devices of the newest rollouts by state.", labels=[*labels, "state"]
+    )
+    silent = GaugeMetricFamily("edgecl_rollout_silent", "Devices that say nothing of it.", labels=labels)
+    for one in newest:
+        of_it = [one.id[:8], one.name, one.group_name]
+        for state, n in one.states.items():
+            by_state.add_metric([*of_it, state], n)
+        silent.add_metric(of_it, sum(wave.n_silent for wave in one.waves))
+    yield from (by_state, silent)
 
 
 def _of_devices(devices: list[Device], now_s: float) -> Iterator[Metric]:

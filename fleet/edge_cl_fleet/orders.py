@@ -71,7 +71,7 @@ class Orders:
         if not 0 < valid_s <= MAX_VALID_S:
             raise FleetError(f"a command is valid for {valid_s:g} s; allowed: above 0, to {MAX_VALID_S:,.0f}")
         now_s = time.time() if now_s is None else now_s
-        row = _row(uuid.uuid4().hex, site, device, do, now_s, valid_s) | {"rollout_id": rollout_id}
+        row = new_order(site, device, do, now_s, valid_s, rollout_id)
         with guarded(self._engine), self._engine.begin() as connection:
             connection.execute(insert(commands), row)
         return str(row["id"])
@@ -195,6 +195,13 @@ class Orders:
         text = encode(command).decode()
         signature = signing.sign(self._private_hex, signing.COMMAND, text)
         return encode(Signed(by=self._key_name, signature=signature, command=text))
+
+
+def new_order(
+    site: str, device: str, do: Do, now_s: float, valid_s: float, rollout_id: str | None = None
+) -> dict[str, Any]:
+    """A row of ``commands``, for who inserts many in a transaction of their own; as `Orders.ask`."""
+    return _row(uuid.uuid4().hex, site, device, do, now_s, valid_s) | {"rollout_id": rollout_id}
 
 
 def _row(command_id: str, site: str, device: str, do: Do, now_s: float, valid_s: float) -> dict[str, Any]:

@@ -21,9 +21,11 @@ from starlette.routing import Route
 from edge_cl.errors import ConfigError, StoreUnavailable
 from edge_cl_fleet.disagreement import Outlier, find_outliers, label_shares
 from edge_cl_fleet.figures import FleetFigures
-from edge_cl_fleet.queries import Device, list_devices, list_rollouts, recent
+from edge_cl_fleet.progress import Progress, list_progress
+from edge_cl_fleet.queries import Device, list_devices, recent
 from edge_cl_fleet.showing import ago
 from edge_cl_fleet.store import FleetStore
+from edge_cl_fleet.waves import Wave
 from edge_cl_fleet.worker import Worker
 
 LATELY_S = 24 * 3600.0
@@ -115,7 +117,7 @@ def render(store: FleetStore, alarm: str, now_s: float) -> str:
         f"<p class=alarm>{escape(alarm)}</p>" if alarm else "",
         _device_table(devices, health, now_s),
         _outlier_table(outliers),
-        _rollout_table(list_rollouts(store), now_s),
+        _rollout_table(list_progress(store, now_s), now_s),
         "</html>",
     ]
     return "".join(parts)
@@ -176,20 +178,41 @@ def _outlier_table(outliers: list[Outlier]) -> str:
     return "<h2>Unlike their group</h2>" + _table(["Device", "How"], rows)
 
 
-def _rollout_table(rollouts: list[dict[str, Any]], now_s: float) -> str:
+def _rollout_table(rollouts: list[Progress], now_s: float) -> str:
     if not rollouts:
         return ""
     rows = []
     for one in rollouts:
-        states = ", ".join(f"{n} {state}" for state, n in sorted(one["devices"].items()))
+        gained = f"{100 * one.compared.gained:+.1f} points" if one.compared.n_devices else ""
         rows.append(
             [
-                f"<td>{escape(one['sha256'][:12])}",
-                f"<td>{escape(one['group_name'])}",
-                f"<td>{escape(one['state'])}, wave {one['step'] + 1}",
-                f"<td>{escape(states)}",
-                f"<td>{ago(now_s - one['started_s'])} ago",
-                f"<td class=alarm>{escape(one['reason'])}",
+                f"<td>{escape(one.name)} {escape(one.sha256[:12])}",
+                f"<td>{escape(one.group_name)}",
+                f"<td>{escape(one.state)}",
+                f"<td>{''.join(_wave_bar(number, wave, one) for number, wave in enumerate(one.waves))}",
+                f"<td class=n>{gained}",
+                f"<td>{ago(now_s - one.started_s)} ago",
+                f"<td class=alarm>{escape(one.reason)}",
             ]
         )
-    return "<h2>Rollouts</h2>" + _table(["Bundle", "Group", "State", "Devices", "Started", "Why"], rows)
+    heads = ["Bundle", "Group", "State", "Waves", "Accuracy", "Started", "Why"]
+    return "<h2>Rollouts</h2>" + _table(heads, rows)
+
+
+def _wave_bar(number: int, wave: Wave, rollout: Progress) -> str:
+    """A wave as a bar: what took it, what did not, what is under way, in shares of its devices."""
+    said = ", ".join(f"{n} {state}" for state, n in sorted(wave.states.items()))
+    if wave.n_silent:
+        said += f" ({wave.n_silent} silent)"
+    under_way = wave.n - wave.n_judged if number <= rollout.step else 0
+    parts, x = [], 0.0
+    for n, colour in ((wave.n_committed, "#1a7f37"), (wave.n_bad, "#b3261e"), (under_way, "#d4a72c")):
+        width = 60 * n / max(1, wave.n)
+        if n:
+            parts.append(f"<rect x={x:.1f} width={width:.1f} height=12 fill={colour} />")
+        x += width
+    text = escape(f"wave {number + 1}: {said}")
+    return (
+        f"<svg width=66 height=16 viewBox='-1 -1 66 16' role=img aria-label='{text}'><title>{text}</title>"
+        f"{''.join(parts)}<rect width=60 height=12 fill=none stroke=currentColor /></svg>"
+    )

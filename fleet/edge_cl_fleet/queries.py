@@ -146,21 +146,6 @@ def count_by(store: FleetStore, column: Any) -> dict[str, int]:
     return {row[0]: row[1] for row in _rows(store, select(column, func.count()).group_by(column))}
 
 
-def list_rollouts(store: FleetStore, limit: int = 10) -> list[dict[str, Any]]:
-    """The newest rollouts, each with how many of its devices are in which state."""
-    rollouts, progress = tables.rollouts, tables.rollout_devices.c
-    newest = _rows(store, select(rollouts).order_by(rollouts.c.started_s.desc()).limit(limit))
-    query = select(progress.rollout_id, progress.state, func.count()).group_by(
-        progress.rollout_id, progress.state
-    )
-    states: defaultdict[str, dict[str, int]] = defaultdict(dict)
-    for rollout_id, state, n in _rows(
-        store, query.where(progress.rollout_id.in_([row.id for row in newest]))
-    ):
-        states[rollout_id][state] = n
-    return [dict(row._mapping) | {"devices": states[row.id]} for row in newest]
-
-
 def set_group(store: FleetStore, group_name: str, devices: list[Device]) -> None:
     """Put devices into a group; "" takes them out of theirs."""
     with guarded(store.engine), store.engine.begin() as connection:

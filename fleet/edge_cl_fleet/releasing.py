@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 import msgspec
 
+from edge_cl.commands import Install, Release
 from edge_cl.sync import signing
 from edge_cl_fleet.releases import add, kept, make_release, sign_release
 from edge_cl_fleet.showing import json_option, printable, store_option, table
@@ -27,18 +28,25 @@ from edge_cl_fleet.store import FleetStore
 @store_option
 def add_(bundle: Path, key: Path, key_name: str, url: str, store_url: str) -> None:
     """Check BUNDLE, sign it, and keep it for the devices to fetch."""
-    private_hex = signing.read_key(key)
-    release = make_release(bundle, url=url)
-    install = sign_release(release, private_hex, key_name)
     store = FleetStore(store_url)
     try:
-        add(store.engine, release, install, bundle.read_bytes())
+        release, install = add_file(store, bundle, key, key_name, url)
     finally:
         store.close()
     click.echo(
         f"{release.name}  {release.sha256[:12]}  {release.size:,} bytes, {len(release.chunks):,} chunks, "
         f"signed by {install.signed_by}"
     )
+
+
+def add_file(
+    store: FleetStore, bundle: Path, key: Path, key_name: str, url: str = ""
+) -> tuple[Release, Install]:
+    """Check a bundle file, sign it with the key in a file, keep it."""
+    release = make_release(bundle, url=url)
+    install = sign_release(release, signing.read_key(key), key_name)
+    add(store.engine, release, install, bundle.read_bytes())
+    return release, install
 
 
 @click.command()

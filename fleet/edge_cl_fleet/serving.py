@@ -11,9 +11,10 @@ import click
 from edge_cl.sync.signing import read_key
 from edge_cl_fleet.connection import Login
 from edge_cl_fleet.orders import Orders
+from edge_cl_fleet.rollouts import Rollouts
 from edge_cl_fleet.showing import store_option
 from edge_cl_fleet.store import FleetStore
-from edge_cl_fleet.worker import Worker
+from edge_cl_fleet.worker import Duty, Worker
 
 
 @click.command()
@@ -50,7 +51,9 @@ def serve(  # noqa: PLR0913  one parameter per option
     login = Login(mqtt, username, ca_file, cert_file, key_file)
     private_hex = "" if key is None else read_key(key)
     store = FleetStore(store_url)
-    duties = [Orders(store.engine, key_name, private_hex)] if private_hex else []
+    duties: list[Duty] = []
+    if private_hex:
+        duties = [Rollouts(store.engine), Orders(store.engine, key_name, private_hex)]
     try:
         _work(Worker(store, login, group=group, duties=duties), store, http)
     finally:

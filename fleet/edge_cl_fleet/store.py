@@ -206,9 +206,21 @@ def _note_result(connection: Connection, word: Word, result: CommandResult) -> N
     )
 
 
+def _share(value: float | None) -> float | None:
+    """From 0 to 1: one device's nonsense must not move the mean of many."""
+    return None if value is None else min(max(value, 0.0), 1.0)
+
+
 def _note_install(connection: Connection, word: Word, report: InstallReport) -> None:
     progress = tables.rollout_devices
     rollout_id = select(tables.commands.c.rollout_id).where(_of_command(word, storable(report.id, 32)))
+    values: dict[str, Any] = {"state": report.phase, "reason": storable(report.reason)}
+    if report.n_trusted > 0:  # else it says nothing new: what the shadow saw stays
+        values["n_trusted"] = min(report.n_trusted, 2**31 - 1)
+        values["accuracy_old"], values["accuracy_new"] = (
+            _share(report.accuracy_old),
+            _share(report.accuracy_new),
+        )
     connection.execute(
         update(progress)
         .where(
@@ -217,10 +229,5 @@ def _note_install(connection: Connection, word: Word, report: InstallReport) -> 
             progress.c.rollout_id == rollout_id.scalar_subquery(),
             progress.c.state.in_(_BEFORE[report.phase]),
         )
-        .values(
-            state=report.phase,
-            reason=storable(report.reason),
-            accuracy_old=report.accuracy_old,
-            accuracy_new=report.accuracy_new,
-        )
+        .values(values | {"at_s": word.arrival.received_s})
     )

@@ -108,7 +108,7 @@ def test_install_reports_move_a_rollout_forward_only(store: FleetStore) -> None:
         bundle = dict.fromkeys(("name", "bundle_id", "release", "signed_by", "signature"), "x")
         connection.execute(insert(tables.bundles).values(sha256="s", added_s=0.0, body=b"", **bundle))
         rollout = {"id": "r", "sha256": "s", "group_name": "", "steps": "[1]", "state": "running"}
-        limits = {"abort_share": 0.1, "abort_after": 5, "started_s": 0.0}
+        limits = {"abort_share": 0.1, "abort_after": 5, "started_s": 0.0, "patience_s": 1.0, "undo": False}
         connection.execute(insert(tables.rollouts).values(**rollout, **limits))
         whose = {"site": "lab", "device": "dev1", "rollout_id": "r", "state": "sent"}
         command = {"id": "c1", "ask": "install", "do": "{}", "created_s": 0.0, "expires_s": 9e9}
@@ -116,10 +116,14 @@ def test_install_reports_move_a_rollout_forward_only(store: FleetStore) -> None:
         connection.execute(insert(tables.rollout_devices).values(wave=0, **whose))
     board = Board()
     for phase in ("shadow", "fetched", "committed", "shadow"):
-        report = InstallReport(id="c1", sha256="s", bundle_id="b", phase=phase, accuracy_new=0.9)  # type: ignore[arg-type]
+        known = {"n_trusted": 20, "accuracy_old": 1e300, "accuracy_new": 0.9} if phase == "committed" else {}
+        report = InstallReport(id="c1", sha256="s", bundle_id="b", phase=phase, **known)  # type: ignore[arg-type]
         store.insert(words(board.says("install", report)))
-    found = rows(store, select(tables.rollout_devices.c.state, tables.rollout_devices.c.accuracy_new))
-    assert [tuple(row) for row in found] == [("committed", 0.9)]
+    back = InstallReport(id="c1", sha256="s", bundle_id="b", phase="rolled-back", reason="worse")
+    store.insert(words(board.says("install", back)))
+    c = tables.rollout_devices.c
+    found = rows(store, select(c.state, c.reason, c.n_trusted, c.accuracy_old, c.accuracy_new))
+    assert [tuple(row) for row in found] == [("rolled-back", "worse", 20, 1.0, 0.9)]
 
 
 def test_ranges_that_are_gone_grow(store: FleetStore) -> None:
