@@ -12,7 +12,7 @@ demo: $(VENV)/.demo
 	$(BIN)/edge-cl simulate --report report.html
 
 test: $(VENV)/.dev mosquitto postgres
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
