@@ -22,6 +22,7 @@ def main() -> None:
     export = subprocess.run(
         [command, "export", "--data", "x.npz", "-o", "x.ecl"], capture_output=True, timeout=60
     )
+    fleet = subprocess.run([command, "fleet", "devices"], capture_output=True, timeout=60)
     with tempfile.TemporaryDirectory() as folder:
         figures = Path(folder) / "figures.json"
         report = Path(folder) / "report.html"
@@ -35,6 +36,7 @@ def main() -> None:
     now, memory, messages = found["accuracy"]["now"], found["memory"], found["messages"]
     checks = {
         "export says that it needs torch": b"pip install torch" in export.stderr,
+        "fleet says what it needs": b"pip install 'edge-cl[fleet]'" in fleet.stderr,
         "learning beats frozen": now["learning"] > now["frozen"],
         "memory within budget": memory["held_bytes"] <= memory["budget_bytes"],
         "every message delivered": messages["sent"] == messages["delivered"] > 0,

@@ -36,7 +36,13 @@ class _LazyGroup(click.Group):
         if cmd_name not in _COMMANDS:
             return None
         module, _, attribute = _COMMANDS[cmd_name].partition(":")
-        command = getattr(importlib.import_module(module), attribute)
+        try:
+            command = getattr(importlib.import_module(module), attribute)
+        except ModuleNotFoundError as error:
+            raise click.ClickException(
+                f"the fleet server needs the package {error.name}, which is not installed; "
+                "`pip install 'edge-cl[fleet]'`"
+            ) from error
         return command if isinstance(command, click.Command) else None
 
 
