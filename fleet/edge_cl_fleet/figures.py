@@ -100,6 +100,9 @@ def _of_devices(devices: list[Device], now_s: float) -> Iterator[Metric]:
     yield GaugeMetricFamily("edgecl_devices_online", "Devices connected.", online)
     labels = ["site", "device", "group"]
     accuracy = GaugeMetricFamily("edgecl_device_accuracy", "Over its last labels.", labels=labels)
+    drift = GaugeMetricFamily(
+        "edgecl_device_drift_points", "Below its best since the last sleep.", labels=labels
+    )
     n_labels = GaugeMetricFamily("edgecl_device_labels", "Labels learned.", labels=labels)
     seen = GaugeMetricFamily("edgecl_device_seen_seconds", "Since it last spoke.", labels=labels)
     alarm = GaugeMetricFamily(
@@ -110,8 +113,10 @@ def _of_devices(devices: list[Device], now_s: float) -> Iterator[Metric]:
         whose = [device.site, device.device, device.group_name]
         if device.accuracy_now is not None:
             accuracy.add_metric(whose, device.accuracy_now)
+        if device.drift_points is not None:
+            drift.add_metric(whose, device.drift_points)
         n_labels.add_metric(whose, device.n_labels)
         seen.add_metric(whose, max(0.0, now_s - device.last_seen_s))
         alarm.add_metric(whose, int(bool(device.alarm)))
         cloned.add_metric(whose, int(device.cloned_s is not None))
-    yield from (accuracy, n_labels, seen, alarm, cloned)
+    yield from (accuracy, drift, n_labels, seen, alarm, cloned)

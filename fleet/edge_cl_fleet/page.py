@@ -146,7 +146,7 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _device_table(devices: list[Device], health: dict[Any, list[dict[str, Any]]], now_s: float) -> str:
-    heads = ["Device", "Group", "Bundle", "Accuracy", "", "Labels", "Seen", "Alarm"]
+    heads = ["Device", "Group", "Bundle", "Accuracy", "", "Drift", "Labels", "Seen", "Alarm"]
     rows = [_device_row(device, health.get((device.site, device.device), []), now_s) for device in devices]
     return _table(heads, rows) if rows else "<p>No device has spoken yet.</p>"
 
@@ -155,6 +155,7 @@ def _device_row(device: Device, health: list[dict[str, Any]], now_s: float) -> l
     values = [one.get("accuracy_now") for one in health]
     line = sparkline([float(value) for value in values if isinstance(value, int | float)])
     accuracy = "" if device.accuracy_now is None else f"{device.accuracy_now:.2f}"
+    drift = "" if device.drift_points is None else f"{device.drift_points:.1f}"
     dot = "<span class=on>●</span>" if device.online else "<span class=off>○</span>"
     said = "online" if device.online else "offline"
     alarm = "two boards speak under this name" if device.cloned_s else device.alarm
@@ -165,6 +166,7 @@ def _device_row(device: Device, health: list[dict[str, Any]], now_s: float) -> l
         f"<td>{escape(bundle)}",
         f"<td class=n>{accuracy}",
         f"<td>{line}",
+        f"<td class=n title='points below its best since the last sleep'>{drift}",
         f"<td class=n>{device.n_labels}",
         f"<td>{ago(now_s - device.last_seen_s)} ago",
         f"<td class=alarm>{escape(alarm)}",

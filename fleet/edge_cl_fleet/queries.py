@@ -43,6 +43,12 @@ class Device(msgspec.Struct, frozen=True, kw_only=True):
     cloned_s: float | None
 
     @property
+    def drift_points(self) -> float | None:
+        """How far accuracy is below its best since the last sleep; None where the device does not say."""
+        found = self.status.get("drift_points")
+        return float(found) if isinstance(found, int | float) else None
+
+    @property
     def name(self) -> str:
         """``site/device``."""
         return f"{self.site}/{self.device}"

@@ -35,6 +35,7 @@ def status(**changes: Any) -> Status:
         n_pending=0,
         n_bad_readings=0,
         accuracy_now=0.9,
+        drift_points=4.25,
         held={},
         held_bytes=0,
         budget_bytes=1_000,

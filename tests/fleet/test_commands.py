@@ -115,6 +115,7 @@ def test_the_page_escapes_and_shows(url: str) -> None:
     assert "<script>" not in page and "&lt;script&gt;alarm" in page and "all is &lt;lost&gt;" in page
     assert "3 of 4 devices online" in page
     assert page.count("<polyline") == 4
+    assert "since the last sleep'>4.2" in page
     assert "lab/dev3<td>answers run in 90%, its group in 0%" in page.replace("</td>", "")
     store.close()
 
@@ -141,6 +142,7 @@ def test_figures_of_devices_and_of_a_store_that_is_away(url: str) -> None:
     figures = FleetFigures(store, Worker(store, Login("mqtt://127.0.0.1:1")))
     text = figures.render().decode()
     assert 'edgecl_device_accuracy{device="dev0",group="",site="lab"} 0.9' in text
+    assert 'edgecl_device_drift_points{device="dev0",group="",site="lab"} 4.25' in text
     assert "edgecl_devices_online 3.0" in text and "edgecl_store_up 1.0" in text
     with store.engine.begin() as connection:
         connection.exec_driver_sql("ALTER TABLE devices RENAME TO elsewhere")
