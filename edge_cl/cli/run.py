@@ -145,7 +145,8 @@ def _peripherals(
 
 
 def _link(settings: Settings, state: Path) -> MqttLink:
-    from edge_cl.sync.link import Access, MqttLink, Pace  # 8 MB that a device without MQTT need not hold
+    from edge_cl.sync.broker import Access
+    from edge_cl.sync.link import MqttLink, Pace  # 8 MB that a device without MQTT need not hold
 
     mqtt = settings.mqtt
     return MqttLink(

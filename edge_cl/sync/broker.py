@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.properties import Properties
 
 from edge_cl.errors import ConfigError
 
@@ -50,46 +51,57 @@ def parse_url(url: str) -> Broker:
     return Broker(parts.hostname, port or (8883 if tls else 1883), tls)
 
 
+class Access(NamedTuple):
+    """How to be let in: a user, whose password the environment variable ``EDGE_CL_MQTT_PASSWORD`` holds;
+    files of PEM certificates that say whom to believe and who this is. "" for none, and the system's
+    authorities. `section` is what these settings' names begin with, for messages.
+    """
+
+    username: str = ""
+    ca_file: str = ""
+    cert_file: str = ""
+    key_file: str = ""
+    section: str = "mqtt."
+
+
 def create_client(
-    client_id: str,
-    broker: Broker,
-    *,
-    username: str = "",
-    ca_file: str = "",
-    cert_file: str = "",
-    key_file: str = "",
-    mqtt_5: bool = True,
-    clean: bool = False,
+    client_id: str, broker: Broker, access: Access, *, mqtt_5: bool = True, clean: bool = False
 ) -> paho.Client:
     """A paho client that is not connected yet; raises `ConfigError` for unusable TLS settings.
 
-    Its network thread may die of anything but an exception in a callback: those are logged and passed over.
+    It connects once, leaves acknowledging to its owner, and passes over exceptions in callbacks.
     """
-    protocol = paho.MQTTv5 if mqtt_5 else paho.MQTTv311
     client = paho.Client(
         CallbackAPIVersion.VERSION2,
         client_id=client_id,
         clean_session=None if mqtt_5 else clean,
-        protocol=protocol,
+        protocol=paho.MQTTv5 if mqtt_5 else paho.MQTTv311,
         manual_ack=True,
         reconnect_on_failure=False,
     )
     client.suppress_exceptions = True
-    if username:
-        client.username_pw_set(username, os.environ.get(PASSWORD_VARIABLE))
+    if access.username:
+        client.username_pw_set(access.username, os.environ.get(PASSWORD_VARIABLE))
+    files = {name: getattr(access, name) for name in ("ca_file", "cert_file", "key_file")}
+    named = ", ".join(f"{access.section}{name} {path!r}" for name, path in files.items() if path)
+    if named and not broker.tls:
+        raise ConfigError(f"the broker's URL begins with mqtt://, but {named}; write mqtts:// for TLS")
+    if bool(access.cert_file) != bool(access.key_file):
+        both = f"{access.section}cert_file and {access.section}key_file"
+        raise ConfigError(f"{both} belong together, found {named}; set both or none")
     if broker.tls:
-        _use_tls(client, ca_file, cert_file, key_file)
-    elif ca_file or cert_file or key_file:
-        name = "ca_file" if ca_file else "cert_file" if cert_file else "key_file"
-        raise ConfigError(f"mqtt.{name} is set but mqtt.url begins with mqtt://; write mqtts:// for TLS")
+        try:
+            client.tls_set(access.ca_file or None, access.cert_file or None, access.key_file or None)
+        except (OSError, ssl.SSLError, ValueError) as error:
+            raise ConfigError(
+                f"{named or 'TLS'} cannot be used ({error}); name files of PEM certificates"
+            ) from error
     return client
 
 
-def _use_tls(client: paho.Client, ca_file: str, cert_file: str, key_file: str) -> None:
-    if bool(cert_file) != bool(key_file):
-        raise ConfigError("mqtt.cert_file and mqtt.key_file belong together; set both or none")
-    found = f"mqtt.ca_file {ca_file!r}" + (f", mqtt.cert_file {cert_file!r}" if cert_file else "")
-    try:
-        client.tls_set(ca_certs=ca_file or None, certfile=cert_file or None, keyfile=key_file or None)
-    except (OSError, ssl.SSLError) as error:
-        raise ConfigError(f"{found} cannot be used ({error}); name files of PEM certificates") from error
+def properties(packet: int, **values: int) -> Properties:
+    """MQTT 5 properties of a kind of packet (`paho.mqtt.packettypes.PacketTypes`), by their names."""
+    found = Properties(packet)  # type: ignore[no-untyped-call]
+    for name, value in values.items():
+        setattr(found, name, value)
+    return found

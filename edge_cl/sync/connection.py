@@ -20,9 +20,8 @@ from typing import Any, Protocol
 import paho.mqtt.client as paho
 from paho.mqtt.enums import MQTTErrorCode
 from paho.mqtt.packettypes import PacketTypes
-from paho.mqtt.properties import Properties
 
-from edge_cl.sync.broker import Broker
+from edge_cl.sync.broker import Broker, properties
 from edge_cl.sync.certificates import explain
 from edge_cl.sync.inbox import Arrival
 
@@ -108,7 +107,7 @@ class Connection:
             end.setblocking(False)
         delay = None
         if self.speaks_5:  # a short break of the link is nobody's business
-            delay = _properties(PacketTypes.WILLMESSAGE, WillDelayInterval=WILL_DELAY_S)
+            delay = properties(PacketTypes.WILLMESSAGE, WillDelayInterval=WILL_DELAY_S)
         client.will_set(will[0], will[1], qos=1, retain=True, properties=delay)
         client.enable_logger(self._said.logger)
         client.on_connect = self._on_connect
@@ -138,14 +137,9 @@ class Connection:
             return "its thread is stuck"
         return ""
 
-    def publish(
-        self, topic: str, body: bytes, *, qos: int = 1, retain: bool = False, expiry_s: int = 0
-    ) -> int:
+    def publish(self, topic: str, body: bytes, *, qos: int = 1, retain: bool = False) -> int:
         """Hand a message to paho; gives its number, 0 when it was not taken."""
-        properties = None
-        if expiry_s and self.speaks_5:
-            properties = _properties(PacketTypes.PUBLISH, MessageExpiryInterval=expiry_s)
-        info = self.client.publish(topic, body, qos=qos, retain=retain, properties=properties)
+        info = self.client.publish(topic, body, qos=qos, retain=retain)
         return info.mid if info.rc == MQTTErrorCode.MQTT_ERR_SUCCESS else 0
 
     def subscribe(self, topics: list[tuple[str, int]]) -> None:
@@ -184,9 +178,9 @@ class Connection:
             self._put(partial(self._ears.ended, self, self._reason, self._code))
 
     def _connect(self) -> None:
-        properties = None
+        limits = None
         if self.speaks_5:
-            properties = _properties(
+            limits = properties(
                 PacketTypes.CONNECT,
                 SessionExpiryInterval=SESSION_S,
                 ReceiveMaximum=RECEIVE_MAXIMUM,
@@ -194,7 +188,7 @@ class Connection:
             )
         host, port = self._broker.host, self._broker.port
         clean: Any = False if self.speaks_5 else paho.MQTT_CLEAN_START_FIRST_ONLY
-        self.client.connect(host, port, keepalive=KEEPALIVE_S, clean_start=clean, properties=properties)
+        self.client.connect(host, port, keepalive=KEEPALIVE_S, clean_start=clean, properties=limits)
         self.was_reached, self.turned_s = True, time.monotonic()
 
     def _turn(self) -> MQTTErrorCode:
@@ -287,10 +281,3 @@ class _LastError(logging.Handler):
         """Keep the cause, if there is one."""
         causes = record.args if isinstance(record.args, tuple) else ()
         self.error = next((cause for cause in causes if isinstance(cause, OSError)), self.error)
-
-
-def _properties(packet: int, **values: int) -> Properties:
-    properties = Properties(packet)  # type: ignore[no-untyped-call]
-    for name, value in values.items():
-        setattr(properties, name, value)
-    return properties

@@ -20,7 +20,7 @@ from edge_cl.commands import CommandResult, Do, Done
 from edge_cl.config import CommandSettings
 from edge_cl.records import Answer, Decision, Label, Receipt, SleepReport, SleepRequest, Status
 from edge_cl.sync import messages
-from edge_cl.sync.broker import create_client, parse_url
+from edge_cl.sync.broker import Access, create_client, parse_url
 from edge_cl.sync.command_inbox import CommandInbox, Order
 from edge_cl.sync.delivery import Delivery
 from edge_cl.sync.dialler import Dialler
@@ -36,18 +36,6 @@ from edge_cl.sync.summaries import Summariser
 
 MAX_TASKS = 10_000
 RECEIPTS_AT_ONCE = 256
-
-
-class Access(NamedTuple):
-    """How to be let in: a user, whose password the environment variable ``EDGE_CL_MQTT_PASSWORD`` holds;
-    files of PEM certificates that say whom to believe and who this device is. "" for none, and the system's
-    authorities.
-    """
-
-    username: str = ""
-    ca_file: str = ""
-    cert_file: str = ""
-    key_file: str = ""
 
 
 class Pace(NamedTuple):
@@ -145,7 +133,7 @@ class MqttLink:
         self.name = f"{site}/{device}"
         root = messages.topic_root(site, device)
         broker = parse_url(url)
-        make_client = partial(create_client, f"edgecl-{site}-{device}", broker, **access._asdict())
+        make_client = partial(create_client, f"edgecl-{site}-{device}", broker, access)
         make_client()  # settings that cannot be used are known before the first thread starts
         path = None if state_dir is None else Path(state_dir) / "outbox.db"
         # Half of the disk share is for the free pages and the write-ahead log of the file.

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import random
 import select
 import socket
@@ -20,12 +19,11 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import paho.mqtt.client as paho
-from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
+from paho.mqtt.enums import MQTTErrorCode
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-from edge_cl.errors import ConfigError
-from edge_cl.sync.broker import PASSWORD_VARIABLE, Broker, parse_url
+from edge_cl.sync.broker import Access, Broker, create_client, parse_url, properties
 
 KEEPALIVE_S = 30
 CONNECT_S = 10.0
@@ -147,11 +145,10 @@ class Connection:
             if not self.is_up or self._waiting_bytes + len(payload) > MAX_WAITING_BYTES:
                 return False
             self._waiting_bytes += len(payload)
-        properties = None
+        expiry = None
         if expires_s > 0 and self._protocol == paho.MQTTv5:
-            properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
-            properties.MessageExpiryInterval = min(expires_s, 2**32 - 1)
-        self._outgoing.append(lambda client: self._send(client, topic, payload, qos, properties))
+            expiry = properties(PacketTypes.PUBLISH, MessageExpiryInterval=min(expires_s, 2**32 - 1))
+        self._outgoing.append(lambda client: self._send(client, topic, payload, qos, expiry))
         self._wake()
         return True
 
@@ -201,28 +198,8 @@ class Connection:
 
     def _create_client(self) -> None:
         is_v5 = self._protocol == paho.MQTTv5
-        client = paho.Client(
-            CallbackAPIVersion.VERSION2,
-            client_id=self._client_id,
-            clean_session=None if is_v5 else True,
-            protocol=self._protocol,
-            manual_ack=True,
-        )
-        client.suppress_exceptions = True
-        login = self._login
-        if login.username:
-            client.username_pw_set(login.username, os.environ.get(PASSWORD_VARIABLE))
-        if (login.ca_file or login.cert_file) and not self._broker.tls:
-            raise ConfigError(
-                "certificates are named but the URL begins with mqtt://; write mqtts:// for TLS"
-            )
-        if self._broker.tls:
-            try:
-                client.tls_set(login.ca_file or None, login.cert_file or None, login.key_file or None)
-            except (OSError, ssl.SSLError, ValueError) as error:
-                raise ConfigError(
-                    f"the TLS files cannot be used ({error}); name PEM files that this user may read"
-                ) from error
+        access = Access(*self._login[1:], section="--")
+        client = create_client(self._client_id, self._broker, access, mqtt_5=is_v5, clean=True)
         client.on_connect, client.on_subscribe = self._on_connect, self._on_subscribe
         client.on_message, client.on_disconnect = self._on_message, self._on_disconnect
         client.on_publish = self._on_publish
@@ -235,11 +212,13 @@ class Connection:
     def _connect_and_serve(self) -> None:
         options: dict[str, Any] = {}
         if self._protocol == paho.MQTTv5:
-            properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
-            properties.SessionExpiryInterval = 0
-            properties.ReceiveMaximum = MAX_UNCONFIRMED
-            properties.MaximumPacketSize = MAX_PACKET_BYTES
-            options = {"clean_start": True, "properties": properties}
+            limits = properties(
+                PacketTypes.CONNECT,
+                SessionExpiryInterval=0,
+                ReceiveMaximum=MAX_UNCONFIRMED,
+                MaximumPacketSize=MAX_PACKET_BYTES,
+            )
+            options = {"clean_start": True, "properties": limits}
         self.trouble = f"{self._login.url} did not answer; trying again"
         refused_by_s = time.monotonic() + CONNECT_S
         self._client.connect(self._broker.host, self._broker.port, KEEPALIVE_S, **options)

@@ -21,7 +21,8 @@ import edge_cl.sync.pump as pump_module
 from edge_cl.commands import SleepNow
 from edge_cl.learner import Learner
 from edge_cl.records import Label
-from edge_cl.sync.link import Access, MqttLink, Pace
+from edge_cl.sync.broker import Access
+from edge_cl.sync.link import MqttLink, Pace
 from tests.certificates import Authority
 from tests.mosquitto import Broker, wait_until
 from tests.sync.test_commands import Device, Server, result_of

@@ -24,9 +24,9 @@ import edge_cl.sync.pump as pump_module
 from edge_cl.errors import ConfigError
 from edge_cl.records import Decision, Receipt, SleepReport, Status
 from edge_cl.sync import messages
+from edge_cl.sync.broker import Access, parse_url
 from edge_cl.sync.broker import Broker as BrokerAddress
-from edge_cl.sync.broker import parse_url
-from edge_cl.sync.link import Access, MqttLink, Pace
+from edge_cl.sync.link import MqttLink, Pace
 from tests.mosquitto import Broker, free_port, wait_until
 
 ROOT = "edgecl/1/lab/pi"
@@ -278,7 +278,8 @@ def test_a_broker_killed_twice_mid_stream(
 DEVICE = """
 import sys, time, pathlib
 from edge_cl.records import Receipt
-from edge_cl.sync.link import Access, MqttLink, Pace
+from edge_cl.sync.broker import Access
+from edge_cl.sync.link import MqttLink, Pace
 from tests.mosquitto import Broker, free_port, wait_until
 link = MqttLink(sys.argv[1], device="pi", site="lab", state_dir=pathlib.Path(sys.argv[2]), confirm="broker")
 link.start()
