@@ -5,6 +5,7 @@ the outbox.
 from __future__ import annotations
 
 import queue
+import sqlite3
 import threading
 import time
 from collections.abc import Callable
@@ -189,6 +190,8 @@ class Pump:
             TypeError,
             LookupError,
             AttributeError,
+            ArithmeticError,
+            sqlite3.Error,
         ) as error:
             self.internal = f"the MQTT pump met an unexpected error and went on: {error!r}; please report it"
 

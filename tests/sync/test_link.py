@@ -487,6 +487,22 @@ def test_a_dead_network_thread_is_started_again(
 
 
 @pytest.mark.broker
+def test_a_request_for_absurd_numbers_does_not_end_the_pump(
+    broker: Broker, tmp_path: Path, watch: Callable[..., Watcher]
+) -> None:
+    watcher = watch(broker.url)
+    with linked(broker.url, tmp_path) as link:
+        link.sink(receipt(1))
+        wait_until(lambda: watcher.receipts() == [1], "the first receipt")
+        seqs = [(-(2**70), -(2**70) + 5), (-(2**70), 2**70)]
+        asked = messages.Resend(epoch=watcher.of("receipt")[0].epoch, seqs=seqs)
+        watcher.client.publish(f"{ROOT}/cmd/resend", messages.encode(asked), qos=1).wait_for_publish(10)
+        link.sink(receipt(2))
+        wait_until(lambda: 2 in watcher.receipts(), "the second")
+        assert link._pump.is_alive
+
+
+@pytest.mark.broker
 def test_an_unexpected_error_is_an_alarm_and_not_the_end(
     broker: Broker, watch: Callable[..., Watcher], monkeypatch: pytest.MonkeyPatch
 ) -> None:
