@@ -354,6 +354,7 @@ class Outbox:
             self._open()
         except (sqlite3.Error, OSError) as error:
             self._disk_failed(error)
+            self._close()  # half open is not open: nothing that it holds is known
             return False
         return True
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import resource
 import shutil
 import sqlite3
@@ -209,6 +210,23 @@ def test_a_folder_that_appears_later_is_used(tmp_path: Path) -> None:
     again = Outbox(folder / "outbox.db", capacity_bytes=BIG)
     assert again.n_queued == 0
     assert again.seq == outbox.seq
+
+
+def test_a_file_that_is_locked_at_the_start_is_read_later(tmp_path: Path) -> None:
+    before = open_outbox(tmp_path)
+    for body in (b"1", b"2"):
+        before.put("receipt", body, Keep.ALWAYS)
+    before.session = 7
+    before.note("receipts.h", "2")
+    before.close()
+    with contextlib.closing(sqlite3.connect(tmp_path / "outbox.db", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")  # a copy is being made
+        outbox = open_outbox(tmp_path)
+        assert "locked" in outbox.alarm
+    outbox.put("receipt", b"3", Keep.ALWAYS)
+    assert outbox.commit()
+    assert (outbox.n_queued, outbox.session, outbox.notes) == (3, 7, {"receipts.h": "2"})
+    assert bodies(outbox.ready(9)) == [b"1", b"2", b"3"]
 
 
 def test_a_damaged_file_is_set_aside(tmp_path: Path) -> None:
