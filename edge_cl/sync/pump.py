@@ -9,6 +9,9 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable
+from typing import Any
+
+import msgspec
 
 from edge_cl.commands import CommandResult
 from edge_cl.errors import EdgeCLError
@@ -132,12 +135,16 @@ class Pump:
             self.inbox.shown = decision.reading_id
             self.n_events += 1
 
-    def finish(self, result: CommandResult, body: bytes, note: str) -> None:
-        """An order was carried out: all that has to be kept of it goes into one transaction."""
+    def finish(self, result: CommandResult, body: bytes, named: dict[str, Any]) -> None:
+        """An order was carried out: all that has to be kept of it goes into one transaction.
+
+        `named` are the settings that it changed; others stay those of the settings file.
+        """
         for part in messages.parts(result.id, body) if body else ():
             self.outbox.put("part", messages.encode(part), Keep.ALWAYS)
-        if note:
-            self.outbox.note("settings", note)
+        if named:
+            before = msgspec.json.decode(self.outbox.notes.get("settings", "{}"), type=dict[str, Any])
+            self.outbox.note("settings", msgspec.json.encode(before | named).decode())
         self.outbox.put("result", messages.encode(result), Keep.ALWAYS)
         self.commands.finish(result)
         self._commit()
