@@ -4,6 +4,7 @@ the outbox.
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import sqlite3
 import threading
@@ -32,6 +33,7 @@ from edge_cl.sync.reception import Reception
 COMMIT_S = 0.2  # at most five commits a second, however many receipts
 CLEANUP_S = 2.0  # confirmed rows may linger: after a crash they are only sent twice
 SUPERVISE_S = 2.0
+TASKS_AT_ONCE = 500  # however many more come, commits and messages go on
 SUBSCRIPTIONS = {
     "cmd/label": 1,
     "cmd/sleep": 1,
@@ -174,14 +176,11 @@ class Pump:
         self.dialler.close(timeout_s=2.0)
 
     def _step(self) -> None:
-        """Do every waiting task, then what time or an acknowledgement made due."""
-        try:
-            task = self._tasks.get(timeout=self._wait_s())
-            while True:
-                self._guard(task)
-                task = self._tasks.get_nowait()
-        except queue.Empty:
-            pass
+        """Do the waiting tasks, then what time or an acknowledgement made due."""
+        with contextlib.suppress(queue.Empty):
+            self._guard(self._tasks.get(timeout=self._wait_s()))
+            for _ in range(TASKS_AT_ONCE):
+                self._guard(self._tasks.get_nowait())
         for due in (self._commit_if_due, self._send, self._supervise):
             self._guard(due)
 
