@@ -312,10 +312,10 @@ class Outbox:
         return next((row for row in self._unsaved.values() if row.keep), None)
 
     def _saved_droppable(self) -> Row | None:
-        of_newest = self._select("keep = 1", 0, 2)
+        of_newest = self._select("keep = 1 AND keep > 0", 0, 2)
         if len(of_newest) == 2:
             return of_newest[0]
-        return next(iter([*self._select("keep = 2", 0, 1), *of_newest]), None)
+        return next(iter([*self._select("keep = 2 AND keep > 0", 0, 1), *of_newest]), None)
 
     # -- disk ---------------------------------------------------------------------------
 

@@ -101,6 +101,20 @@ def test_telemetry_makes_room_for_receipts_oldest_first(tmp_path: Path) -> None:
     assert (outbox.n_dropped, outbox.n_refused, outbox.alarm) == (3, 0, "")
 
 
+def test_room_is_made_without_reading_everything(tmp_path: Path) -> None:
+    outbox = open_outbox(tmp_path, capacity_bytes=1_000_000)
+    while outbox.held_bytes < 900_000:
+        outbox.put("receipt", b"x" * 100, Keep.ALWAYS)
+    while not outbox.n_dropped:
+        outbox.put("summary", b"x" * 100, Keep.WHILE_ROOM)
+    outbox.commit()
+    assert outbox._db is not None
+    steps: list[int] = []
+    outbox._db.set_progress_handler(lambda: steps.append(1), 100)
+    outbox.put("summary", b"x" * 100, Keep.WHILE_ROOM)
+    assert outbox.n_dropped == 2 and len(steps) < 10, "some thousand rows are not looked at"
+
+
 def test_older_receipts_outlive_newer_telemetry(tmp_path: Path) -> None:
     outbox = open_outbox(tmp_path, 3 * (ROW_BYTES + 1))
     for body, vital in ((b"1", True), (b"2", False), (b"3", True), (b"4", True)):
