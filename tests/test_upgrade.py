@@ -409,6 +409,24 @@ def test_undo_goes_back_and_takes_the_labels_along(board, tmp_path):
         board.device.undo_install()
 
 
+def test_labels_that_came_along_are_not_answered_again(board, tmp_path):
+    """A link that makes lost receipts again from the journal asks for those after the last it knows."""
+    board.run(World(seed=3).events(10))
+    told, history = board.device.learner.committed_seq, board.device.learner.history_id
+    variant(bundle_of(board), tmp_path / "new.ecl")
+    board.install(tmp_path / "new.ecl")
+    board.run(later(World(seed=5).events(40)))
+    board.device.undo_install()
+    board.run([None])
+    learner = board.device.learner
+    assert board.phases[-1] == "rolled-back" and learner.history_id == history
+    assert learner.committed_seq > told + 10, "labels of the other bundle came along"
+    n_shadowed = sum(
+        e.kind == "label" and not e.detail for e in learner.journal.read(told + 1, learner.committed_seq)
+    )
+    assert len(learner.receipts_after(told, 1000)) == n_shadowed == 20
+
+
 def test_a_fall_on_probation_goes_back_by_itself(board, tmp_path):
     old = board.bundle_id
     board.run(World(seed=3).events(60, n_classes=3))

@@ -95,10 +95,18 @@ def held_labels(store: StateStore) -> list[HeldLabel]:
 
 
 def said_after(store: StateStore, seq: int, limit: int) -> list[HeldLabel]:
-    """Labels on disk after journal entry `seq`, the oldest of them; `reason` is "" for those learned."""
+    """Labels on disk after journal entry `seq`, the oldest of them; `reason` is "" for those learned.
+
+    Only what was said to this bundle: a detail tells of labels that came from another journal or from
+    a review, and were answered when they were said.
+    """
     entries = store.journal.read(seq + 1, store.journal.committed_seq)
-    said = (entry for entry in entries if entry.kind in ("label", "not", "held"))
+    said = (entry for entry in entries if entry.kind == "held" or _is_said_here(entry))
     return [_said(entry, entry.detail if entry.kind == "held" else "") for entry in islice(said, limit)]
+
+
+def _is_said_here(entry: Entry) -> bool:
+    return entry.kind in ("label", "not") and not entry.detail
 
 
 def _said(entry: Entry, reason: str) -> HeldLabel:

@@ -37,6 +37,10 @@ SESSION_S = 7 * 24 * 3600
 WILL_DELAY_S = 5
 RECEIVE_MAXIMUM = 100
 """Messages to the device that it has not acknowledged: labels that wait for their receipts."""
+MAX_ARRIVALS = 500
+"""Messages that wait for the pump; beyond that those of QoS 0 are dropped, which whoever needs them sends
+again. Those of QoS 1 the broker holds back itself.
+"""
 HUNG_UP = "it hung up without a word"
 TAKEN_OVER = 0x8E
 OTHER_PROTOCOL = (0x81, 0x82, 0x84)
@@ -101,6 +105,7 @@ class Connection:
         self._closing = False
         self._reason, self._code = "", 0
         self._topics: list[str] = []
+        self._n_came = self._n_heard = 0
         self._said = _LastError()
         self._wake, self._waker = socket.socketpair()
         for end in (self._wake, self._waker):
@@ -253,6 +258,8 @@ class Connection:
         self._put(partial(self._ears.subscribed, self, problems[0] if problems else ""))
 
     def _on_message(self, _client: Any, _data: Any, message: paho.MQTTMessage) -> None:
+        if not message.qos and self._n_came - self._n_heard >= MAX_ARRIVALS:
+            return
         try:
             topic = message.topic
         except UnicodeDecodeError:
@@ -265,7 +272,12 @@ class Connection:
             retained=message.retain,
             redelivered=message.dup,
         )
-        self._put(partial(self._ears.received, self, arrival))
+        self._n_came += 1
+        self._put(partial(self._hear, arrival))
+
+    def _hear(self, arrival: Arrival) -> None:  # on the pump's thread
+        self._n_heard += 1
+        self._ears.received(self, arrival)
 
 
 class _LastError(logging.Handler):

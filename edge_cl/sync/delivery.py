@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, pairwise
 
 from edge_cl.sync.outbox import Outbox, Row
 
@@ -17,7 +17,10 @@ UNCONFIRMED = 128
 WINDOW_BYTES = 256 * 1024
 RESEND_S = 15.0
 LONGEST_RESEND_S = 300.0
-ASKED_AT_ONCE = 10_000
+ASKED_AT_ONCE = 2_000
+"""Messages that a server's request makes due, so that the answer fits into a message; the rest it asks again.
+"""
+RANGES_AT_ONCE = 1_000
 
 
 @dataclass
@@ -100,8 +103,9 @@ class Delivery:
             self._by_id[row.id] = row.seq
 
     def next_due_s(self) -> float | None:
-        """When something has to be sent again."""
-        return min((sent.due_s for sent in self._sent.values()), default=None)
+        """When something has to be sent again; what the broker has not acknowledged waits for it."""
+        flying = set(self._inflight.values())
+        return min((sent.due_s for seq, sent in self._sent.items() if seq not in flying), default=None)
 
     def flies(self, mid: int) -> bool:
         """True until the broker has acknowledged message `mid`."""
@@ -131,15 +135,18 @@ class Delivery:
     def resend(self, ranges: Iterable[tuple[int, int]], now_s: float) -> list[tuple[int, int]]:
         """Make these numbers due, `ASKED_AT_ONCE` at most; gives the ranges of those that will never come."""
         gone: list[tuple[int, int]] = []
-        asked = (n for first, last in ranges for n in range(first, last + 1))
-        for seq in islice(asked, ASKED_AT_ONCE):
-            if seq in self._sent:
-                self._sent[seq].due_s = min(self._sent[seq].due_s, now_s)
-            elif seq <= self._outbox.seq and not self._outbox.holds(seq):
-                if gone and gone[-1][1] == seq - 1:
-                    gone[-1] = (gone[-1][0], seq)
-                else:
-                    gone.append((seq, seq))
+        left = ASKED_AT_ONCE
+        for first, last in islice(ranges, RANGES_AT_ONCE):
+            first, last = max(first, 1), min(last, self._outbox.seq)
+            held = self._outbox.held(first, last, left) if left and first <= last else None
+            if held is None:
+                continue
+            for seq in held:
+                if seq in self._sent:
+                    self._sent[seq].due_s = min(self._sent[seq].due_s, now_s)
+            left -= len(held)
+            ends = [*held, last + 1] if left else held  # beyond the last of too many nobody looked
+            gone += [(a + 1, b - 1) for a, b in pairwise([first - 1, *ends]) if b > a + 1]
         return gone
 
     def _bytes(self) -> int:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, Protocol
 import msgspec
 
 from edge_cl.budget import MIB
-from edge_cl.commands import CommandResult, Do, Done
+from edge_cl.commands import Adjust, CommandResult, Do, Done
 from edge_cl.config import CommandSettings
 from edge_cl.records import Answer, Decision, Label, Receipt, SleepReport, SleepRequest, Status
 from edge_cl.sync import messages
@@ -310,11 +310,14 @@ class MqttLink:
         else:
             done = obeys.obey(order.id, order.do, order.source)
         self._pump.bearing.reported = obeys.settings()
-        note = msgspec.json.encode(done.data).decode() if order.ask == "set" and done.status == "done" else ""
+        named: dict[str, Any] = {}
+        if isinstance(order.do, Adjust) and done.status == "done":
+            asked = msgspec.structs.asdict(order.do)
+            named = {name: value for name, value in asked.items() if value is not None}
         result = CommandResult(
             id=order.id, ask=order.ask, status=done.status, message=done.message, data=done.data
         )
-        self._pump.put(partial(self._pump.finish, result, done.body, note))
+        self._pump.put(partial(self._pump.finish, result, done.body, named))
 
     def _put(self, task: Task) -> bool:
         if self._pump.n_tasks >= MAX_TASKS:

@@ -254,6 +254,20 @@ class Outbox:
         """True while message `seq` waits here."""
         return seq in self._unsaved or (seq not in self._gone and self._is_saved(seq))
 
+    def held(self, first: int, last: int, limit: int) -> list[int] | None:
+        """The oldest `limit` numbers in this range that wait here; None while the disk does not tell."""
+        query = "SELECT seq FROM outbox WHERE seq BETWEEN ? AND ? ORDER BY seq LIMIT ?"
+        try:
+            if self._db is None:
+                return None
+            saved = self._db.execute(query, (first, last, limit + len(self._gone)))
+            found = {seq for (seq,) in saved} - self._gone
+        except sqlite3.Error as error:
+            self._disk_failed(error)
+            return None
+        found |= {seq for seq in self._unsaved if first <= seq <= last}
+        return sorted(found)[:limit]
+
     def done(self, row: Row) -> None:
         """`row` was confirmed."""
         if self.holds(row.seq):
@@ -298,10 +312,10 @@ class Outbox:
         return next((row for row in self._unsaved.values() if row.keep), None)
 
     def _saved_droppable(self) -> Row | None:
-        of_newest = self._select("keep = 1", 0, 2)
+        of_newest = self._select("keep = 1 AND keep > 0", 0, 2)
         if len(of_newest) == 2:
             return of_newest[0]
-        return next(iter([*self._select("keep = 2", 0, 1), *of_newest]), None)
+        return next(iter([*self._select("keep = 2 AND keep > 0", 0, 1), *of_newest]), None)
 
     # -- disk ---------------------------------------------------------------------------
 
@@ -340,6 +354,7 @@ class Outbox:
             self._open()
         except (sqlite3.Error, OSError) as error:
             self._disk_failed(error)
+            self._close()  # half open is not open: nothing that it holds is known
             return False
         return True
 

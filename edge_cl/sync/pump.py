@@ -4,10 +4,15 @@ the outbox.
 
 from __future__ import annotations
 
+import contextlib
 import queue
+import sqlite3
 import threading
 import time
 from collections.abc import Callable
+from typing import Any
+
+import msgspec
 
 from edge_cl.commands import CommandResult
 from edge_cl.errors import EdgeCLError
@@ -28,6 +33,7 @@ from edge_cl.sync.reception import Reception
 COMMIT_S = 0.2  # at most five commits a second, however many receipts
 CLEANUP_S = 2.0  # confirmed rows may linger: after a crash they are only sent twice
 SUPERVISE_S = 2.0
+TASKS_AT_ONCE = 500  # however many more come, commits and messages go on
 SUBSCRIPTIONS = {
     "cmd/label": 1,
     "cmd/sleep": 1,
@@ -131,12 +137,16 @@ class Pump:
             self.inbox.shown = decision.reading_id
             self.n_events += 1
 
-    def finish(self, result: CommandResult, body: bytes, note: str) -> None:
-        """An order was carried out: all that has to be kept of it goes into one transaction."""
+    def finish(self, result: CommandResult, body: bytes, named: dict[str, Any]) -> None:
+        """An order was carried out: all that has to be kept of it goes into one transaction.
+
+        `named` are the settings that it changed; others stay those of the settings file.
+        """
         for part in messages.parts(result.id, body) if body else ():
             self.outbox.put("part", messages.encode(part), Keep.ALWAYS)
-        if note:
-            self.outbox.note("settings", note)
+        if named:
+            before = msgspec.json.decode(self.outbox.notes.get("settings", "{}"), type=dict[str, Any])
+            self.outbox.note("settings", msgspec.json.encode(before | named).decode())
         self.outbox.put("result", messages.encode(result), Keep.ALWAYS)
         self.commands.finish(result)
         self._commit()
@@ -166,14 +176,11 @@ class Pump:
         self.dialler.close(timeout_s=2.0)
 
     def _step(self) -> None:
-        """Do every waiting task, then what time or an acknowledgement made due."""
-        try:
-            task = self._tasks.get(timeout=self._wait_s())
-            while True:
-                self._guard(task)
-                task = self._tasks.get_nowait()
-        except queue.Empty:
-            pass
+        """Do the waiting tasks, then what time or an acknowledgement made due."""
+        with contextlib.suppress(queue.Empty):
+            self._guard(self._tasks.get(timeout=self._wait_s()))
+            for _ in range(TASKS_AT_ONCE):
+                self._guard(self._tasks.get_nowait())
         for due in (self._commit_if_due, self._send, self._supervise):
             self._guard(due)
 
@@ -189,6 +196,8 @@ class Pump:
             TypeError,
             LookupError,
             AttributeError,
+            ArithmeticError,
+            sqlite3.Error,
         ) as error:
             self.internal = f"the MQTT pump met an unexpected error and went on: {error!r}; please report it"
 

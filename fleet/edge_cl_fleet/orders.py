@@ -160,6 +160,7 @@ class Orders:
             commands.c.boot_id != devices.c.boot_id,
             commands.c.sent_s.is_(None),
             commands.c.sent_s < now_s - RESEND_S,
+            commands.c.sent_s > now_s,  # this clock was ahead and has been set back
         )
         query = (
             select(commands, devices.c.boot_id.label("life"), devices.c.up_s, devices.c.up_at_s)
@@ -245,8 +246,8 @@ def _asked_lately(row: dict[str, Any], now_s: float) -> Any:
     c = commands.c
     state_and_age = or_(
         c.state.in_(OPEN),
-        and_(c.state.in_(("done", "expired")), c.created_s > now_s - ADJUST_AGAIN_S),
-        and_(c.state.in_(("failed", "refused")), c.created_s > now_s - REFUSED_AGAIN_S),
+        and_(c.state.in_(("done", "expired")), c.created_s.between(now_s - ADJUST_AGAIN_S, now_s)),
+        and_(c.state.in_(("failed", "refused")), c.created_s.between(now_s - REFUSED_AGAIN_S, now_s)),
     )
     same = and_(c.site == row["site"], c.device == row["device"], c.ask == "set", c.do == row["do"])
     return select(c.id).where(same, state_and_age).limit(1)

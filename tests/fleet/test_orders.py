@@ -274,6 +274,21 @@ def test_desired_settings_are_asked_for_until_they_are_reported(store: FleetStor
     assert taken(device, wire.only(), 760.0).id != found.id
 
 
+def test_a_server_whose_clock_was_ahead_goes_on_asking(store: FleetStore, orders: Orders) -> None:
+    device, wire = Device(store, settings='{"min_confidence":0.5}'), Wire()
+    ahead_s = NOW_S + 365 * 86400
+    command_id = orders.ask("home", "wrist", SleepNow(), now_s=ahead_s)
+    orders.desire("home", "wrist", Adjust(min_confidence=0.7))
+    assert orders.send(ahead_s, wire) == 2
+    asked = next(one for one in ids(store, "sent") if one != command_id)
+    device.answer(asked, "done")  # and the device lost it since
+    wire.sent.clear()
+    assert orders.send(NOW_S + 1, wire) == 2
+    assert orders.send(NOW_S + 2, wire) == 0
+    for _, payload, *_ in wire.sent:
+        device.gate.check(payload, 101.0, retained=False)
+
+
 def test_settings_that_a_device_refuses_are_not_asked_for_all_the_time(
     store: FleetStore, orders: Orders
 ) -> None:

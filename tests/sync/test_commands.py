@@ -14,7 +14,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 
 from edge_cl.bundle import Bundle
 from edge_cl.commands import Adjust, Command, CommandResult, Do, Report, SleepNow, Teach
-from edge_cl.config import CommandSettings, KeySettings, Settings
+from edge_cl.config import CommandSettings, KeySettings, Settings, settings_from
 from edge_cl.device import Device as EdgeDevice
 from edge_cl.learner import Learner
 from edge_cl.records import Label, Receipt, SleepReport, SleepRequest
@@ -76,12 +76,20 @@ class Server:
 class Device:
     """A learner with its link, whose loop is turned by the test."""
 
-    def __init__(self, url: str, folder: Path, *, disk_bytes: int = 2**23, **commands: Any) -> None:
+    def __init__(
+        self,
+        url: str,
+        folder: Path,
+        *,
+        disk_bytes: int = 2**23,
+        settings: Settings = Settings(),  # noqa: B008  immutable
+        **commands: Any,
+    ) -> None:
         keys = {"boss": KeySettings(public=signing.public_of(KEY), allow=ALLOWED)}
         make_bundle(folder / "b.ecl")
         self._slots = Slots(folder / "state")
         place = self._slots.active(folder / "b.ecl")
-        self.device = EdgeDevice(self._slots, Bundle.load(place.bundle), place, Settings())
+        self.device = EdgeDevice(self._slots, Bundle.load(place.bundle), place, settings)
         self.learner = self.device.learner
         self.asked: list[SleepRequest] = []
         self.link = MqttLink(
@@ -200,6 +208,20 @@ def test_settings_from_afar_outlive_a_restart(broker: Broker, tmp_path: Path, se
     with running(broker, tmp_path) as device:
         assert device.learner.settings.trust.min_confidence == 0.8
         assert device.learner.settings.sleep.night == "22:00-06:00"
+
+
+def test_settings_that_nobody_set_from_afar_are_those_of_the_file(
+    broker: Broker, tmp_path: Path, server: Server
+) -> None:
+    with running(broker, tmp_path) as device:
+        sent = [server.send(Adjust(min_confidence=0.8)), server.send(Adjust(after_labels=7))]
+        for command_id in sent:
+            result_of(server, device, command_id)
+    edited = settings_from({"sleep": {"night": "01:00-05:00", "after_labels": 99}}, "test")
+    with running(broker, tmp_path, settings=edited) as device:
+        s = device.learner.settings
+        assert (s.trust.min_confidence, s.sleep.after_labels) == (0.8, 7)
+        assert s.sleep.night == "01:00-05:00", "a person wrote it into the file since"
 
 
 def test_a_restart_before_a_command_is_carried_out(broker: Broker, tmp_path: Path, server: Server) -> None:

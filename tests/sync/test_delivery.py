@@ -6,7 +6,8 @@ from itertools import pairwise
 
 import pytest
 
-from edge_cl.sync.delivery import RESEND_S, UNCONFIRMED, WINDOW, Delivery
+from edge_cl.sync.delivery import ASKED_AT_ONCE, RANGES_AT_ONCE, RESEND_S, UNCONFIRMED, WINDOW, Delivery
+from edge_cl.sync.messages import MAX_MESSAGE_BYTES, Gone, encode
 from edge_cl.sync.outbox import Keep, Outbox, Row
 
 BIG = 10**9
@@ -120,6 +121,45 @@ def test_numbers_that_will_never_come_are_named() -> None:
         wire.delivery.confirmed([row.id])
     assert wire.delivery.resend([(1, 6), (100, 2**62)], 5.0) == [(2, 3), (5, 5)]
     assert [row.seq for row in wire.send(5.0).values()] == [1, 4, 6]
+
+
+def test_however_many_numbers_are_missing_one_answer_names_them() -> None:
+    wire = Wire(n=2)
+    wire.outbox.seq = 2 * 10**12  # as after a start at which the disk did not tell the last number
+    wire.outbox.put("receipt", b"new", Keep.ALWAYS)
+    wire.outbox.commit()
+    wire.send_and_acknowledge()
+    assert wire.delivery.resend([(2, wire.outbox.seq)], 5.0) == [(3, 2 * 10**12)]
+    assert [row.seq for row in wire.send(5.0).values()] == [2, 2 * 10**12 + 1]
+
+
+def test_what_is_asked_at_once_is_bounded_and_the_rest_is_not_called_gone() -> None:
+    wire = Wire(n=ASKED_AT_ONCE + 10)
+    assert wire.delivery.resend([(1, ASKED_AT_ONCE + 20)], 0.0) == []
+    for row in wire.outbox.ready(ASKED_AT_ONCE + 10)[::2]:
+        wire.outbox.done(row)
+    wire.outbox.commit()
+    gone = wire.delivery.resend([(1, 2**62)], 0.0)
+    assert gone[0] == (1, 1) and len(gone) == ASKED_AT_ONCE / 2 + 5
+    whole = Gone(epoch=wire.outbox.epoch, seqs=[(2**62, 2**62)] * (ASKED_AT_ONCE + RANGES_AT_ONCE))
+    assert len(encode(whole)) < MAX_MESSAGE_BYTES
+
+
+@pytest.mark.parametrize("asked", [(-(2**70), -(2**70) + 5), (2**70, 2**71), (-(2**70), 2**70), (3, 2)])
+def test_numbers_that_no_database_knows_are_not_asked_of_it(asked: tuple[int, int]) -> None:
+    wire = Wire(n=3)
+    assert wire.delivery.resend([asked], 0.0) == []
+
+
+def test_nothing_is_due_while_the_broker_has_not_acknowledged_it() -> None:
+    wire = Wire(n=2)
+    first, second = wire.send()
+    wire.delivery.acknowledged(first)
+    assert wire.delivery.next_due_s() == RESEND_S
+    wire.send(RESEND_S)  # the first again; the second is still on its way
+    assert wire.send(2 * RESEND_S) == {} and wire.delivery.next_due_s() is None
+    wire.delivery.acknowledged(second)
+    assert wire.delivery.next_due_s() == RESEND_S
 
 
 def test_a_message_dropped_on_its_way_is_forgotten() -> None:

@@ -26,6 +26,7 @@ from edge_cl.records import Decision, Receipt, SleepReport, Status
 from edge_cl.sync import messages
 from edge_cl.sync.broker import Access, parse_url
 from edge_cl.sync.broker import Broker as BrokerAddress
+from edge_cl.sync.connection import MAX_ARRIVALS
 from edge_cl.sync.link import MqttLink, Pace
 from tests.mosquitto import Broker, free_port, wait_until
 
@@ -485,6 +486,62 @@ def test_a_dead_network_thread_is_started_again(
         assert [label.reading_id for label in poll_for(link, 1)] == ["r1"]
         wait_until(lambda: watcher.receipts() and delivered(link), "acknowledgements are read again")
         assert link.counts["connections"] == 2
+
+
+@pytest.mark.broker
+def test_a_flood_fills_no_memory(broker: Broker, watch: Callable[..., Watcher]) -> None:
+    watcher = watch(broker.url)
+    with linked(broker.url, None) as link:
+        wait_until(lambda: link.counts["delivered"], "the birth is acknowledged")
+        goes_on = threading.Event()
+        link._pump.put(lambda: goes_on.wait(30) and None)
+        for _ in range(20):
+            for _ in range(MAX_ARRIVALS):
+                sent = watcher.client.publish(f"{ROOT}/cmd/ack", b"nonsense", qos=0)
+            sent.wait_for_publish(10)
+        watcher.send_label(b"nonsense")
+        wait_until(lambda: link._pump.n_tasks > MAX_ARRIVALS, "the label of QoS 1 waits behind them")
+        assert link._pump.n_tasks < MAX_ARRIVALS + 10
+        goes_on.set()
+        wait_until(lambda: link.counts["bad_inbound"] == 1, "the label")
+        link.sink(receipt(1))
+        wait_until(lambda: 1 in watcher.receipts(), "a receipt")
+
+
+@pytest.mark.broker
+def test_tasks_that_never_end_keep_nothing_from_being_sent(
+    broker: Broker, tmp_path: Path, watch: Callable[..., Watcher]
+) -> None:
+    watcher = watch(broker.url)
+    with linked(broker.url, tmp_path) as link:
+        busy = True
+
+        def again() -> None:
+            if busy:
+                link._pump.put(again)
+
+        link._pump.put(again)
+        link.sink(receipt(1))
+        try:
+            wait_until(lambda: watcher.receipts() == [1], "the receipt")
+        finally:
+            busy = False
+
+
+@pytest.mark.broker
+def test_a_request_for_absurd_numbers_does_not_end_the_pump(
+    broker: Broker, tmp_path: Path, watch: Callable[..., Watcher]
+) -> None:
+    watcher = watch(broker.url)
+    with linked(broker.url, tmp_path) as link:
+        link.sink(receipt(1))
+        wait_until(lambda: watcher.receipts() == [1], "the first receipt")
+        seqs = [(-(2**70), -(2**70) + 5), (-(2**70), 2**70)]
+        asked = messages.Resend(epoch=watcher.of("receipt")[0].epoch, seqs=seqs)
+        watcher.client.publish(f"{ROOT}/cmd/resend", messages.encode(asked), qos=1).wait_for_publish(10)
+        link.sink(receipt(2))
+        wait_until(lambda: 2 in watcher.receipts(), "the second")
+        assert link._pump.is_alive
 
 
 @pytest.mark.broker

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import resource
 import shutil
 import sqlite3
@@ -98,6 +99,20 @@ def test_telemetry_makes_room_for_receipts_oldest_first(tmp_path: Path) -> None:
         ("receipt", b"2"),
     ]
     assert (outbox.n_dropped, outbox.n_refused, outbox.alarm) == (3, 0, "")
+
+
+def test_room_is_made_without_reading_everything(tmp_path: Path) -> None:
+    outbox = open_outbox(tmp_path, capacity_bytes=1_000_000)
+    while outbox.held_bytes < 900_000:
+        outbox.put("receipt", b"x" * 100, Keep.ALWAYS)
+    while not outbox.n_dropped:
+        outbox.put("summary", b"x" * 100, Keep.WHILE_ROOM)
+    outbox.commit()
+    assert outbox._db is not None
+    steps: list[int] = []
+    outbox._db.set_progress_handler(lambda: steps.append(1), 100)
+    outbox.put("summary", b"x" * 100, Keep.WHILE_ROOM)
+    assert outbox.n_dropped == 2 and len(steps) < 10, "some thousand rows are not looked at"
 
 
 def test_older_receipts_outlive_newer_telemetry(tmp_path: Path) -> None:
@@ -209,6 +224,23 @@ def test_a_folder_that_appears_later_is_used(tmp_path: Path) -> None:
     again = Outbox(folder / "outbox.db", capacity_bytes=BIG)
     assert again.n_queued == 0
     assert again.seq == outbox.seq
+
+
+def test_a_file_that_is_locked_at_the_start_is_read_later(tmp_path: Path) -> None:
+    before = open_outbox(tmp_path)
+    for body in (b"1", b"2"):
+        before.put("receipt", body, Keep.ALWAYS)
+    before.session = 7
+    before.note("receipts.h", "2")
+    before.close()
+    with contextlib.closing(sqlite3.connect(tmp_path / "outbox.db", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")  # a copy is being made
+        outbox = open_outbox(tmp_path)
+        assert "locked" in outbox.alarm
+    outbox.put("receipt", b"3", Keep.ALWAYS)
+    assert outbox.commit()
+    assert (outbox.n_queued, outbox.session, outbox.notes) == (3, 7, {"receipts.h": "2"})
+    assert bodies(outbox.ready(9)) == [b"1", b"2", b"3"]
 
 
 def test_a_damaged_file_is_set_aside(tmp_path: Path) -> None:
