@@ -198,7 +198,7 @@ class MqttLink:
                 self._put(partial(self._pump.keep, "health", messages.encode(answer)))
         elif isinstance(answer, Receipt):
             if not self._put(partial(self._pump.keep_receipt, answer)):
-                self._pump.receipts.behind = True
+                self._pump.put(self._pump.receipts.fall_behind)  # after what waits before it
         else:
             self._put(partial(self._pump.receipts.keep_sleep, answer))
         if now_s >= self._summary_at_s:

@@ -45,6 +45,10 @@ class ReceiptLog:
             if sleep.n_sleep > told:
                 self.keep_sleep(sleep)
 
+    def fall_behind(self) -> None:
+        """One could not be taken."""
+        self.behind = True
+
     def keep(self, receipt: Receipt) -> None:
         """One that was given now."""
         if not (receipt.seq and self._history):

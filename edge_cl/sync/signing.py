@@ -106,6 +106,9 @@ def read_key(path: Path) -> str:
         raise ConfigError(
             f"{path}: the key cannot be read ({error.strerror}); `edge-cl fleet keygen FILE` makes one"
         ) from error
+    if path.suffix == ".pub":
+        private = path.with_suffix("")
+        raise ConfigError(f"{path} is the public key, for devices; name the private one, {private}")
     if mode & 0o077:
         raise ConfigError(f"{path}: others can read this private key (mode {mode:o}); `chmod 600 {path}`")
     if not _HEX_KEY.fullmatch(text):

@@ -5,6 +5,7 @@ They write into the store; a worker that has a key (`edge-cl fleet serve --key F
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -24,7 +25,7 @@ from edge_cl.revisions import Forget, Rename, Review, Rollback
 from edge_cl.sync import signing
 from edge_cl_fleet.database import guarded
 from edge_cl_fleet.orders import OPEN, Orders, lacking
-from edge_cl_fleet.queries import find_device
+from edge_cl_fleet.queries import Device, find_device
 from edge_cl_fleet.showing import json_option, printable, store_option, table
 from edge_cl_fleet.store import FleetStore
 from edge_cl_fleet.tables import commands
@@ -196,6 +197,8 @@ def set_(
         device = find_device(store, told.device)
         wanted = Orders(store.engine).desire(device.site, device.device, adjust)
         click.echo(f"{device.name} should have {msgspec.json.encode(wanted).decode()}")
+        if wait and not device.online:
+            _say_away(device, math.inf)
         while wait and _is_lacking(store, device.name):
             time.sleep(POLL_S)
 
@@ -249,6 +252,8 @@ def _ask(told: _Told, do: Do, valid_s: float, wait: bool, as_json: bool) -> None
     with _opened(told.store_url) as store:
         device = find_device(store, told.device)
         command_id = Orders(store.engine).ask(device.site, device.device, do, valid_s=valid_s)
+        if wait and not device.online:
+            _say_away(device, valid_s)
         row = _result(store, command_id, wait)
     if as_json:
         click.echo(msgspec.json.encode(_public(row)))
@@ -258,6 +263,17 @@ def _ask(told: _Told, do: Do, valid_s: float, wait: bool, as_json: bool) -> None
         click.echo(printable(f"{row.state}: {row.message}" if row.message else row.state))
     if row.state not in (*OPEN, "done"):
         raise click.exceptions.Exit(1)
+
+
+def _say_away(device: Device, valid_s: float) -> None:
+    """Whoever waits should know what for; on standard error, since the result goes to standard output."""
+    seen = datetime.fromtimestamp(device.last_seen_s).isoformat(" ", "minutes")
+    until = "it is back"
+    if valid_s < math.inf:
+        expires = datetime.fromtimestamp(time.time() + valid_s)
+        until += f", or the order expires on {expires.isoformat(' ', 'minutes')}"
+    told = f"{device.name} is away (last seen {seen}); waiting until {until}. Ctrl-C: it is told later"
+    click.echo(told, err=True)
 
 
 def _result(store: FleetStore, command_id: str, wait: bool) -> Row[Any]:

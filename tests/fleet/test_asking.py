@@ -116,8 +116,9 @@ def test_waiting_shows_what_came_of_it(store: FleetStore, status: str, code: int
     told = typed(store, "tell", "wrist", "sleep", "--wait", "--json")
     device.join()
     assert told.exit_code == code
-    found = json.loads(told.output)
+    found = json.loads(told.stdout)
     assert (found["state"], found["message"], found["result"]["ask"]) == (status, "slept well", "sleep")
+    assert "is away (last seen" in told.stderr and "expires on" in told.stderr
 
 
 def test_settings_are_desired_and_waited_for(store: FleetStore) -> None:

@@ -82,3 +82,10 @@ def test_without_cryptography_the_message_names_the_extra(monkeypatch: pytest.Mo
     monkeypatch.setitem(sys.modules, "cryptography.hazmat.primitives.asymmetric", None)
     with pytest.raises(ConfigError, match=r"pip install 'edge-cl\[signed\]'"):
         signing.make_key()
+
+
+def test_the_public_key_is_not_taken_for_the_private_one(tmp_path: Path) -> None:
+    public = signing.write_key(tmp_path / "fleet.key", signing.make_key())
+    public.chmod(0o600)
+    with pytest.raises(ConfigError, match=r"is the public key.*fleet\.key$"):
+        signing.read_key(public)
