@@ -25,9 +25,10 @@ from typing import Any
 
 import msgspec
 
+from bench.faults import Targets, show
 from bench.pipeline import versions
 
-TARGETS: dict[str, tuple[str, Callable[[float], bool]]] = {
+TARGETS: Targets = {
     "events": ("≥ 10,000", lambda x: x >= 10_000),
     "lost": ("0", lambda x: x == 0),
     "doubled": ("0", lambda x: x == 0),
@@ -129,14 +130,6 @@ def measure(parts: Iterable[str], *, quick: bool, data: Path | None) -> dict[str
     return figures | {"parts": found}
 
 
-def show(figures: dict[str, Any]) -> None:
-    """The table."""
-    for name, (target, met) in TARGETS.items():
-        value = figures[name]
-        told = f"{value:>12,.6g}" if value is not None else f"{'not measured':>12}"
-        print(f"{name:28s} {told}   target {target}{'' if value is None or met(value) else '  MISSED'}")
-
-
 def main() -> None:
     """Measure, show, save."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
@@ -148,7 +141,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to a file")
     asked = parser.parse_args()
     figures = measure(asked.only.split(","), quick=asked.quick, data=asked.data) | {"versions": versions()}
-    show(figures)
+    show(figures, TARGETS)
     if asked.json:
         asked.json.write_bytes(msgspec.json.format(msgspec.json.encode(figures), indent=2) + b"\n")
 
