@@ -83,6 +83,8 @@ class Connection:
         Takes tasks for the pump; never blocks.
     session
         The connection's number.
+    n_mute
+        Attempts since the last success in which nobody answered; the more, the longer this one waits.
     """
 
     def __init__(
@@ -95,13 +97,14 @@ class Connection:
         put: Callable[[Callable[[], None]], None],
         session: int,
         max_inbound_bytes: int,
+        n_mute: int = 0,
     ) -> None:
         self.client = client
         self.session = session
         self.is_up = self.was_reached = False
         self.turned_s = time.monotonic()
         self._broker, self._ears, self._put = broker, ears, put
-        self._max_inbound_bytes = max_inbound_bytes
+        self._max_inbound_bytes, self._n_mute = max_inbound_bytes, n_mute
         self._closing = False
         self._reason, self._code = "", 0
         self._topics: list[str] = []
@@ -136,7 +139,9 @@ class Connection:
         """Why this connection has to be given up, or ""."""
         if not self.thread.is_alive():
             return "its thread ended"
-        if not self.is_up and now_s - self.turned_s > (ANSWER_S if self.was_reached else CONNECT_S):
+        # Two attempts, one in each version, with each patience: a slow broker is not one of another version.
+        answer_s = ANSWER_S * 2 ** min(self._n_mute // 2, 3)
+        if not self.is_up and now_s - self.turned_s > (answer_s if self.was_reached else CONNECT_S):
             return "the broker does not answer"
         if self.is_up and now_s - self.turned_s > STUCK_S:
             return "its thread is stuck"

@@ -155,6 +155,7 @@ class Dialler:
             put=self._put,
             session=self.session,
             max_inbound_bytes=CHUNK_BYTES,
+            n_mute=self._mute,
         )
         self.connection.start()
 

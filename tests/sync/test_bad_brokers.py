@@ -18,6 +18,7 @@ import pytest
 import edge_cl.sync.alarms as alarms_module
 import edge_cl.sync.connection as connection_module
 import edge_cl.sync.pump as pump_module
+from bench.proxy import SlowLink
 from edge_cl.commands import SleepNow
 from edge_cl.learner import Learner
 from edge_cl.records import Label
@@ -343,6 +344,18 @@ def test_a_broker_that_accepts_and_never_answers(tmp_path: Path, monkeypatch: py
         assert "the broker does not answer" in goes_on(link, tmp_path)
         wait_until(lambda: {4, 5} <= set(broker.levels), "both versions are tried")
         assert not link.connected
+
+
+@pytest.mark.broker
+def test_a_broker_that_is_slow_to_answer(
+    broker: Broker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection_module, "ANSWER_S", 0.1)
+    monkeypatch.setattr(pump_module, "SUPERVISE_S", 0.02)
+    far = SlowLink(broker.port, delay_s=0.2, bytes_per_s=1e6)
+    with linked(f"mqtt://127.0.0.1:{far.port}", tmp_path) as link:
+        wait_until(lambda: link.connected, "it is waited for")
+    far.close()
 
 
 @pytest.mark.parametrize("resets", [False, True])
