@@ -138,7 +138,7 @@ def test_a_device_writes_its_own_messages_and_nothing_else(served: Served) -> No
         assert device.may_write(f"edgecl/1/home/wrist/{kind}"), kind
     for topic in (
         "edgecl/1/home/other/receipt",
-        "edgecl/1/work/wrist/receipt",
+        "edgecl/1/shed/wrist/receipt",
         "edgecl/1/home/wrist/label",
         "edgecl/1/home/wrist/cmd/ack",
         "edgecl/1/home/wrist/cmd/do",
@@ -158,7 +158,7 @@ def test_a_device_reads_its_own_orders_and_nothing_else(served: Served) -> None:
     for topic in (
         "edgecl/1/home/other/cmd/do",
         "edgecl/1/home/other/cmd/chunk/0123456789abcdef/0",
-        "edgecl/1/work/wrist/cmd/do",
+        "edgecl/1/shed/wrist/cmd/do",
         "edgecl/1/home/wrist/cmd/ack",
         "edgecl/1/home/wrist/cmd/chunk/0123456789abcdef/0",
         "edgecl/1/fleet/hello",
@@ -180,11 +180,11 @@ def test_a_device_reads_its_own_orders_and_nothing_else(served: Served) -> None:
 
 def test_the_server_hears_all_devices_and_speaks_for_none(served: Served) -> None:
     server = served.server("fleet.server").listens("$share/fleet/edgecl/1/+/+/+")
-    device = served.connect("work/door")
-    assert device.may_write("edgecl/1/work/door/receipt")
-    wait_until(lambda: server.heard == ["edgecl/1/work/door/receipt"], "the server hears it")
-    assert not server.may_write("edgecl/1/work/door/receipt")
-    assert not server.may_write("edgecl/1/work/door/status")
+    device = served.connect("shed/door")
+    assert device.may_write("edgecl/1/shed/door/receipt")
+    wait_until(lambda: server.heard == ["edgecl/1/shed/door/receipt"], "the server hears it")
+    assert not server.may_write("edgecl/1/shed/door/receipt")
+    assert not server.may_write("edgecl/1/shed/door/status")
     for client in (server, device):
         client.close()
 
