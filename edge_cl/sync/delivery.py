@@ -8,7 +8,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice, pairwise
 
-from edge_cl.sync.outbox import Outbox, Row
+from edge_cl.sync.outbox import Outbox
+from edge_cl.sync.outbox_rows import Row
 
 WINDOW = 16
 """Messages with paho that the broker has not acknowledged: it ignores its own limit when it reconnects."""

@@ -7,68 +7,19 @@ import sqlite3
 import time
 import uuid
 from collections.abc import Sequence
-from enum import IntEnum
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-ROW_BYTES = 200  # what SQLite and a message's other columns add to a body
+from edge_cl.sync.outbox_rows import COLUMNS, ROW_BYTES, Keep, Row, prepare
+
 UNSAVED_BYTES = 256 * 1024  # how much may wait in memory for a commit
 CACHE_BYTES = 256 * 1024
 RETRY_S = 5.0
 
 _PAGE = 8
-_FORMAT = 2
 # After these the open file can still be read, so what it holds goes on being sent.
 _WRITE_ONLY_ERRORS = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_BUSY)
-
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS outbox (
-  seq INTEGER PRIMARY KEY, id TEXT NOT NULL, kind TEXT NOT NULL, keep INTEGER NOT NULL, body BLOB NOT NULL,
-  at_s REAL NOT NULL, boot_id TEXT NOT NULL, up_s REAL NOT NULL
-);
-CREATE INDEX IF NOT EXISTS droppable ON outbox (keep, seq) WHERE keep > 0;
-CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
-PRAGMA user_version = 2;
-"""
-_FROM_1 = """
-DROP INDEX droppable;
-ALTER TABLE outbox RENAME COLUMN stream TO kind;
-ALTER TABLE outbox RENAME COLUMN vital TO keep;
-UPDATE outbox SET keep = CASE keep WHEN 0 THEN 2 ELSE 0 END;
-ALTER TABLE outbox ADD COLUMN at_s REAL NOT NULL DEFAULT 0;
-ALTER TABLE outbox ADD COLUMN boot_id TEXT NOT NULL DEFAULT '';
-ALTER TABLE outbox ADD COLUMN up_s REAL NOT NULL DEFAULT 0;
-"""
-_COLUMNS = "seq, id, kind, keep, body, at_s, boot_id, up_s"
-
-
-class Keep(IntEnum):
-    """What may be dropped when the outbox is full: nothing, older ones of its kind, the oldest."""
-
-    ALWAYS = 0
-    NEWEST = 1
-    WHILE_ROOM = 2
-
-
-class Row(NamedTuple):
-    """One waiting message; made at `at_s` (Unix time), `up_s` seconds into the life `boot_id` of
-    the program.
-    """
-
-    seq: int
-    id: str
-    kind: str
-    keep: int
-    body: bytes
-    at_s: float
-    boot_id: str
-    up_s: float
-
-    @property
-    def nbytes(self) -> int:
-        """What the row counts against the capacity."""
-        return len(self.body) + ROW_BYTES
 
 
 class Outbox:
@@ -320,7 +271,7 @@ class Outbox:
     # -- disk ---------------------------------------------------------------------------
 
     def _select(self, where: str, after: int, limit: int) -> list[Row]:
-        query = f"SELECT {_COLUMNS} FROM outbox WHERE {where} AND seq > ? ORDER BY seq LIMIT ?"
+        query = f"SELECT {COLUMNS} FROM outbox WHERE {where} AND seq > ? ORDER BY seq LIMIT ?"
         rows: list[Row] = []
         try:
             page = max(limit, _PAGE)
@@ -366,12 +317,7 @@ class Outbox:
         db.execute(f"PRAGMA cache_size = -{CACHE_BYTES // 1024}")
         db.execute("PRAGMA wal_autocheckpoint = 64")
         db.execute("PRAGMA journal_size_limit = 262144")
-        (version,) = db.execute("PRAGMA user_version").fetchone()
-        if version not in (0, 1, _FORMAT):
-            raise sqlite3.OperationalError(f"it has format {version}, this program reads {_FORMAT}")
-        if version == 1:
-            db.executescript(f"BEGIN; {_FROM_1} {_SCHEMA} COMMIT;")
-        db.executescript(_SCHEMA)
+        prepare(db)
         self._load(db)
 
     def _load(self, db: sqlite3.Connection) -> None:

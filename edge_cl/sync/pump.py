@@ -25,7 +25,8 @@ from edge_cl.sync.delivery import Delivery
 from edge_cl.sync.dialler import Dialler
 from edge_cl.sync.discovery import NOTE, Discovery
 from edge_cl.sync.inbox import Arrival, LabelInbox
-from edge_cl.sync.outbox import Keep, Outbox, Row
+from edge_cl.sync.outbox import Outbox
+from edge_cl.sync.outbox_rows import Keep, Row
 from edge_cl.sync.presence import Bearing
 from edge_cl.sync.receipt_log import ReceiptLog
 from edge_cl.sync.reception import Reception

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 
 from edge_cl.records import Receipt, SleepReport
 from edge_cl.sync import messages
-from edge_cl.sync.outbox import Keep, Outbox
+from edge_cl.sync.outbox import Outbox
+from edge_cl.sync.outbox_rows import Keep
 
 
 class ReceiptLog:

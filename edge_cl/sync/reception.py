@@ -13,7 +13,7 @@ from edge_cl.commands import CommandResult
 from edge_cl.errors import SyncError
 from edge_cl.sync import messages
 from edge_cl.sync.inbox import Arrival
-from edge_cl.sync.outbox import Keep
+from edge_cl.sync.outbox_rows import Keep
 
 if TYPE_CHECKING:
     from edge_cl.sync.pump import Pump

@@ -8,7 +8,8 @@ import pytest
 
 from edge_cl.sync.delivery import ASKED_AT_ONCE, RANGES_AT_ONCE, RESEND_S, UNCONFIRMED, WINDOW, Delivery
 from edge_cl.sync.messages import MAX_MESSAGE_BYTES, Gone, encode
-from edge_cl.sync.outbox import Keep, Outbox, Row
+from edge_cl.sync.outbox import Outbox
+from edge_cl.sync.outbox_rows import Keep, Row
 
 BIG = 10**9
 

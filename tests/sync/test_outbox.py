@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 import edge_cl.sync.outbox as outbox_module
-from edge_cl.sync.outbox import ROW_BYTES, UNSAVED_BYTES, Keep, Outbox, Row
+from edge_cl.sync.outbox import UNSAVED_BYTES, Outbox
+from edge_cl.sync.outbox_rows import ROW_BYTES, Keep, Row
 
 BIG = 10**9
 
@@ -263,6 +264,34 @@ def test_a_newer_format_is_left_alone(tmp_path: Path) -> None:
     outbox.put("receipt", b"1", Keep.ALWAYS)
     assert not outbox.commit()
     assert bodies(outbox.ready(9)) == [b"1"]
+
+
+FORMAT_1 = """
+CREATE TABLE outbox (
+  seq INTEGER PRIMARY KEY, id TEXT NOT NULL, stream TEXT NOT NULL, vital INTEGER NOT NULL, body BLOB NOT NULL
+);
+CREATE INDEX droppable ON outbox (seq) WHERE vital = 0;
+CREATE TABLE meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
+INSERT INTO outbox VALUES (4, 'a', 'receipt', 1, 'R'), (6, 'b', 'sleep', 0, 'S');
+INSERT INTO meta VALUES ('seq', 9), ('session', 3);
+PRAGMA user_version = 1;
+"""
+
+
+def test_what_waits_in_a_file_of_the_first_format_is_kept(tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / "outbox.db") as db:
+        db.executescript(FORMAT_1)
+    db.close()
+    outbox = open_outbox(tmp_path)
+    kept = [(row.seq, row.id, row.kind, row.keep, row.body) for row in outbox.ready(9)]
+    assert [row[:4] for row in kept] == [(4, "a", "receipt", Keep.ALWAYS), (6, "b", "sleep", Keep.WHILE_ROOM)]
+    assert (outbox.session, outbox.put("receipt", b"x", Keep.ALWAYS), outbox.alarm) == (3, 10, "")
+    outbox.note("settings", "{}")
+    assert outbox.commit()
+    epoch = outbox.epoch
+    outbox.close()
+    again = open_outbox(tmp_path)
+    assert (again.epoch, again.n_queued, again.notes) == (epoch, 3, {"settings": "{}"})
 
 
 class OutboxModel(RuleBasedStateMachine):
