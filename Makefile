@@ -18,7 +18,7 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	PYTHONPATH=.:export:fleet $(BIN)/lint-imports
+	PYTHONPATH=.:export:fleet:device $(BIN)/lint-imports
 	@printf 'edge_cl: %s lines that are not blank\n' "$$(cat $$(git ls-files 'edge_cl/*.py') | grep -c '[^[:space:]]')"
 
 # the protocol's rules, on edge-cl or on what EDGE_CL_DEVICE and EDGE_CL_SERVER start

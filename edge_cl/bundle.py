@@ -5,6 +5,7 @@ A bundle (``.ecl``) is a zip archive, stored without compression, of
 =================  ==========================================================================
 ``manifest.json``  what is inside, with the size and SHA-256 of every other member
 ``encoder.onnx``   the frozen encoder (absent when the encoder is ``identity``)
+``encoder.*``      the same for other runtimes or in int8 (each may be absent)
 ``prior.npz``      statistics of the source data, so that a device starts warm
 ``codebook.npz``   centroids, so that a device may keep product-quantised memories (may be absent)
 ``golden.npz``     inputs and the features the exporter computed for them, for a self-test
@@ -69,6 +70,48 @@ class EncoderSpec(msgspec.Struct, frozen=True, kw_only=True):
     output: str = "feature"
 
 
+class VariantReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What the exporter measured of a variant against the float32 encoder; judged on windows it never saw.
+
+    Attributes
+    ----------
+    agreement
+        Share of `n_windows` windows with the same best class, 0 to 1, by a linear discriminant on the prior.
+    accuracy, accuracy_loss_points
+        Of those answers, and how many percentage points less than with float32 (negative: more).
+    max_error
+        Largest difference of a feature, relative to the features' scale.
+    latency_ratio
+        Median time for one window over that of the float32 encoder in the same runtime, on the exporter.
+    vnni
+        Whether the exporter's processor multiplies int8 without saturating; None when float32.
+    """
+
+    n_windows: int
+    agreement: float
+    accuracy: float
+    accuracy_loss_points: float
+    max_error: float
+    latency_ratio: float
+    vnni: bool | None = None
+
+
+class Variant(msgspec.Struct, frozen=True, kw_only=True):
+    """The same encoder in another form; a device uses it only where it was proven and found faster.
+
+    `format` says which runtimes can run it: ``onnx`` onnxruntime, ``tflite`` LiteRT and tflite-runtime (one
+    window at a time). `golden` names the array of ``golden.npz`` with this variant's own features.
+    """
+
+    format: Literal["onnx", "tflite"]
+    precision: Literal["float32", "int8"]
+    scheme: str = ""
+    """How it was quantised: ``static per-channel``, ``dynamic range``; "" for float32."""
+    member: str
+    golden: str
+    report: VariantReport
+
+
 class HeadSpec(msgspec.Struct, frozen=True, kw_only=True):
     """The head this bundle was made for; a device may choose another."""
 
@@ -112,6 +155,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     hop_samples: int
     feature_size: int
     encoder: EncoderSpec
+    variants: tuple[Variant, ...] = ()
     head: HeadSpec = HeadSpec()
     plastic: PlasticSpec | None = None
     merged: Merged | None = None

@@ -40,6 +40,47 @@ class BudgetSettings(Section, frozen=True, kw_only=True):
     disk_mb: float = 64.0
 
 
+class EncoderSettings(Section, frozen=True, kw_only=True):
+    """Which of a bundle's encoders runs, and how.
+
+    Attributes
+    ----------
+    runtime
+        ``onnx`` (onnxruntime), ``litert`` (ai-edge-litert) or ``tflite`` (tflite-runtime); ``auto``: what
+        ``edge-cl verify --bench`` found to be the fastest here, else the first that is installed.
+    precision
+        ``float32`` or ``int8``; ``auto``: int8 only where that was measured to be right and faster here.
+    provider
+        Of onnxruntime; ``auto`` is the CPU unless ``edge-cl verify --bench`` found another faster.
+    threads
+        Processor cores that the runtime may use for one window.
+    """
+
+    runtime: Literal["auto", "onnx", "litert", "tflite"] = "auto"
+    precision: Literal["auto", "float32", "int8"] = "auto"
+    provider: Literal["auto", "cpu", "cuda", "tensorrt"] = "auto"
+    threads: int = 1
+
+
+class DriverSettings(Section, frozen=True, kw_only=True):
+    """A driver by its registered name, and its options; each driver's file says which it has.
+
+    Sensors are found by the entry point group ``edge_cl.sensors``, what gives labels by
+    ``edge_cl.label_sources``::
+
+        [sensor]
+        name = "mpu6050"
+        options = { bus = 1, address = 0x68 }
+
+        [[labels]]
+        name = "button"
+        options = { confirm = 17, classes = { walking = 22, running = 23 } }
+    """
+
+    name: str = ""
+    options: dict[str, Any] = {}
+
+
 class HeadSettings(Section, frozen=True, kw_only=True):
     """Which head learns, and its options; "" is the bundle's own choice.
 
@@ -233,6 +274,9 @@ class Settings(Section, frozen=True, kw_only=True):
 
     device: DeviceSettings = DeviceSettings()
     budget: BudgetSettings = BudgetSettings()
+    sensor: DriverSettings = DriverSettings()
+    labels: tuple[DriverSettings, ...] = ()
+    encoder: EncoderSettings = EncoderSettings()
     head: HeadSettings = HeadSettings()
     memory: MemorySettings = MemorySettings()
     trust: TrustSettings = TrustSettings()
@@ -289,6 +333,7 @@ def _bounds(s: Settings) -> list[tuple[str, object, bool, str]]:
         ("budget.ram_mb", s.budget.ram_mb),
         ("budget.disk_mb", s.budget.disk_mb),
         ("memory.max_mb", s.memory.max_mb),
+        ("encoder.threads", s.encoder.threads),
         ("sleep.slice_ms", s.sleep.slice_ms),
         ("sleep.steps", s.sleep.steps),
         ("trust.per_day", s.trust.per_day),
@@ -374,8 +419,10 @@ def _refuse_unknown(raw: dict[str, Any], where: str) -> None:
     for section, table in raw.items():
         if section not in sections:
             raise ConfigError(f"{where}: unknown section [{section}]{_nearest(section, list(sections))}")
+        if not isinstance(table, dict) or not isinstance(sections[section], type):
+            continue
         known = [f.name for f in msgspec.structs.fields(sections[section])]
-        for key in table if isinstance(table, dict) else ():
+        for key in table:
             if key not in known:
                 options = [f"{section}.{name}" for name in known]
                 raise ConfigError(

@@ -257,3 +257,18 @@ class LabelSource(Protocol):
     def poll(self) -> Sequence[Label | SleepRequest]:
         """What arrived since the last call; never blocks."""
         ...
+
+
+class LabelDriver(LabelSource, Protocol):
+    """A button, a web page, a topic: gives labels, hears answers, is let go in the end."""
+
+    alarm: str
+    """What is wrong with it, "" when nothing is."""
+
+    def hear(self, answer: Answer) -> None:
+        """Every Decision, Receipt, SleepReport and Status, in the run loop's thread; never blocks."""
+        ...
+
+    def close(self) -> None:
+        """Let go of pins, ports and threads."""
+        ...

@@ -1,0 +1,1 @@
+"""What makes a board run it: drivers, board facts, doctor, estimate."""
