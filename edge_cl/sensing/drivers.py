@@ -1,8 +1,8 @@
 """What a sensor's driver offers, and where drivers are found.
 
 A driver is a class that an entry point of the group ``edge_cl.sensors`` names. It is made with the manifest
-and the options of the settings, and raises `SensorUnavailable` when the hardware is not there: it is
-then made again later, with longer and longer waits. Everything else (windows, gaps, flags, threads) is done by
+and the options of the settings, and raises `SensorUnavailable` when the hardware is not there: it is then
+made again later, with longer and longer waits. All else (windows, gaps, flags, threads) is the work of
 :class:`edge_cl.sensing.live.LiveStream`.
 """
 
