@@ -337,7 +337,9 @@ class Learner:
     def status(self) -> Status:
         """How the device is doing now."""
         held = self.ledger.held()
-        alarms = [self._teaching.refusing, *self._durable.alarms, self.other_alarm()]
+        board = self._rest.look_around()
+        weak = board.under_voltage and "under-voltage: the board's power supply or its cable is too weak"
+        alarms = [self._teaching.refusing, *self._durable.alarms, weak or "", self.other_alarm()]
         return Status(
             bundle_name=self.bundle.manifest.name,
             bundle_id=self.bundle.bundle_id,
@@ -361,6 +363,8 @@ class Learner:
             state_hash=self._durable.state_hash,
             drift_points=self._rest.drift_points,
             installed=self.installed(),
+            celsius=board.celsius,
+            power=board.power,
             alarm="; ".join(filter(None, alarms)),
         )
 

@@ -194,7 +194,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="s
     of hashes, by which equal histories, and so equal heads, are known. `drift_points` is how far accuracy
     is below its best since the last sleep, None while there are not 200 labels to tell. `sleep_state` says
     how far a sleep is, what it waits for, or how many labels it would have. `installed` says what bundles
-    were installed over the first one, and how far a new one is.
+    were installed over the first one, and how far a new one is. `celsius` is the hottest part of the board
+    and `power` ``mains``, ``battery`` or ``under-voltage``; None and "" where the board cannot tell.
     """
 
     bundle_name: str
@@ -219,6 +220,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="s
     state_hash: str = ""
     drift_points: float | None = None
     installed: str = ""
+    celsius: float | None = None
+    power: str = ""
     alarm: str
 
 

@@ -62,6 +62,11 @@ class Rest:
         """Whether the surroundings kept a sleep from going on when it was last its turn."""
         return bool(self._waits_for)
 
+    def look_around(self) -> Surroundings:
+        """Power supply and temperature of the board, as of about now."""
+        self._surroundings.look(datetime.now())
+        return self._surroundings
+
     @property
     def drift_points(self) -> float | None:
         """How many points accuracy is below its best since the last sleep; None when it cannot be told."""

@@ -101,10 +101,16 @@ def _rows(status: Status) -> list[tuple[str, str]]:
         ("sleeps", _sleep_text(status.n_sleeps, status.last_sleep)),
         ("review", f"{status.n_held:,} labels wait: edge-cl review" if status.n_held else ""),
         ("written", f"{status.written_bytes / 1e6:,.1f} MB to disk so far" if status.written_bytes else ""),
+        ("board", _board_text(status)),
         ("recovered", status.recovered),
         ("alarm", status.alarm),
     ]
     return [(name, text) for name, text in rows if text]
+
+
+def _board_text(status: Status) -> str:
+    heat = "" if status.celsius is None else f"{status.celsius:.0f} °C"
+    return ", ".join(filter(None, [heat, status.power]))
 
 
 def _sleep_text(n_sleeps: int, last: SleepReport | None) -> str:

@@ -7,7 +7,7 @@ import ctypes
 import logging
 import signal
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from edge_cl.bundle import Bundle
 from edge_cl.config import Settings, load_settings, settings_from
 from edge_cl.device import Device
 from edge_cl.errors import ConfigError
+from edge_cl.heartbeat import Check, Heartbeat
 from edge_cl.records import Answer, Decision, Event, LabelSource, Sink, SleepRequest, Status
 from edge_cl.remote import Remote
 from edge_cl.sensing.labelling import LabelSchedule
@@ -78,10 +79,12 @@ def run(  # noqa: PLR0913  one parameter per option
         loaded = Bundle.load(place.bundle)
         stream = open_stream(source, loaded.manifest, labels=labels)
         running = stack.enter_context(Device(slots, loaded, place, settings))
-        sources, sinks = _peripherals(stack, settings, state, running)
+        sources, sinks, checks = _peripherals(stack, settings, state, running)
         sinks.append(_Report(stream, running, quiet=quiet))
         logging.info("%s; %s", loaded.manifest.name, running.status().recovered)
-        events = _UntilStopped(paced(stream) if realtime else stream)
+        heartbeat = Heartbeat(checks, lambda: _in_short(running.status()))
+        stack.callback(heartbeat.stopping)
+        events = _UntilStopped(paced(stream) if realtime else stream, heartbeat.beat)
         running.run(events, sources, sinks, busy=lambda: events.stopped or stream.waiting())
 
 
@@ -122,13 +125,21 @@ def _head_from(text: str) -> dict[str, Any]:
     return {"name": name, "options": options}
 
 
+def _in_short(status: Status) -> str:
+    """One line for ``systemctl status``."""
+    lately = "" if status.accuracy_now is None else f", {status.accuracy_now:.0%} right lately"
+    said = f"{status.n_readings:,} readings, {status.n_labels:,} labels{lately}"
+    return f"{said}; {status.alarm}" if status.alarm else said
+
+
 def _peripherals(
     stack: contextlib.ExitStack, settings: Settings, state: Path, device: Device
-) -> tuple[list[LabelSource], list[Sink]]:
-    """The control socket and, when asked for, MQTT: sources of labels, sinks of answers."""
+) -> tuple[list[LabelSource], list[Sink], list[Check]]:
+    """The control socket and, when asked for, MQTT: sources of labels, sinks of answers, what may hang."""
     control = stack.enter_context(ControlServer(state / SOCKET_NAME, device))
     sources: list[LabelSource] = [control]
     sinks: list[Sink] = [control.sink]
+    checks: list[Check] = []
     if settings.mqtt.url:
         link = _link(settings, state)
         requests = _Requests()
@@ -141,7 +152,8 @@ def _peripherals(
         stack.callback(link.stop)
         sources += [link, requests]
         sinks.append(link.sink)
-    return sources, sinks
+        checks.append(lambda: "" if link.is_alive else "the thread that serves MQTT has ended")
+    return sources, sinks, checks
 
 
 def _link(settings: Settings, state: Path) -> MqttLink:
@@ -198,8 +210,8 @@ class _Report:
 class _UntilStopped:
     """The events until SIGTERM or SIGINT; the loop then ends between two events, never inside a lesson."""
 
-    def __init__(self, events: Iterable[Event]) -> None:
-        self._events = events
+    def __init__(self, events: Iterable[Event], turned: Callable[[], None]) -> None:
+        self._events, self._turned = events, turned
         self.stopped = False
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop)
@@ -211,4 +223,5 @@ class _UntilStopped:
         for event in self._events:
             if self.stopped:
                 return
+            self._turned()
             yield event

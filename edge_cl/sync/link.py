@@ -248,6 +248,11 @@ class MqttLink:
         self._pump.join(timeout_s + 2.0)
 
     @property
+    def is_alive(self) -> bool:
+        """Whether the pump's thread runs; it starts the network's again by itself."""
+        return self._pump.is_alive
+
+    @property
     def connected(self) -> bool:
         """True while the broker is there."""
         return self._pump.dialler.is_up

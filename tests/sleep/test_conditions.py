@@ -115,6 +115,29 @@ def test_a_sensor_that_goes_away_while_hot_does_not_block_for_ever(tmp_path: Pat
     assert surroundings.unknown(settings) == "temperature unknown"
 
 
+@pytest.mark.parametrize("kernel", ["with get_throttled", "with hwmon only"])
+def test_a_pi_on_a_weak_supply_does_not_sleep(tmp_path: Path, kernel: str) -> None:
+    surroundings, settings, now, answers = Surroundings(tmp_path), SleepSettings(), NOON, []
+    throttled = tmp_path / "sys/devices/platform/soc/soc:firmware/get_throttled"
+    hwmon = tmp_path / "sys/class/hwmon/hwmon1"
+    for folder in (throttled.parent, hwmon):
+        folder.mkdir(parents=True)
+    (hwmon / "name").write_text("rpi_volt\n")
+    for bits in (0x50005, 0x50000, 0x4):  # now; was, since it started; capped by heat
+        if kernel == "with get_throttled":
+            throttled.write_text(f"{bits:x}\n")
+        else:
+            (hwmon / "in0_lcrit_alarm").write_text(f"{bits & 1}\n")
+        now += timedelta(seconds=1)
+        answers.append((may_sleep(settings, surroundings, now, asleep=True), surroundings.power))
+    assert answers == [
+        ("under-voltage, waiting for a stronger power supply", "under-voltage"),
+        ("", ""),
+        ("", ""),
+    ]
+    assert may_sleep(settings, looked(tmp_path / "elsewhere"), NOON) == ""
+
+
 @pytest.mark.parametrize(
     ("night", "time", "inside"),
     [
