@@ -5,14 +5,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test lint conformance faults bench assets wheel-test mosquitto postgres clean
+.PHONY: demo test lint conformance faults test-arm64 bench assets wheel-test mosquitto qemu postgres clean
 .DEFAULT_GOAL := demo
 
 demo: $(VENV)/.demo
 	$(BIN)/edge-cl simulate --report report.html
 
 test: $(VENV)/.dev mosquitto postgres
-	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
+	$(BIN)/python -m pytest -m "not slow and not arm64" -n 2 --dist loadfile
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -28,6 +28,10 @@ conformance: $(VENV)/.dev mosquitto
 # power cuts, kills, damaged bytes, failing disks by the hundreds, and whatever else takes minutes
 faults: $(VENV)/.dev mosquitto postgres
 	$(BIN)/python -m pytest -m slow
+
+# the wheel on an emulated Arm, with each runtime; where it cannot be emulated it skips and says why
+test-arm64: $(VENV)/.dev mosquitto qemu
+	$(BIN)/python -m pytest tests/arm64 -m arm64 -rs
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m bench.pipeline --json pipeline.json
@@ -55,6 +59,14 @@ mosquitto:
 	      || echo "Mosquitto could not be installed: its tests will skip"; \
 	  else echo "Mosquitto is missing and we may not install it: its tests will skip"; fi; fi
 
+# the emulator that runs programs for Arm
+qemu:
+	@if [ ! -e /usr/bin/qemu-aarch64-static ]; then \
+	  if command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
+	    apt-get update -qq && env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq qemu-user-static >/dev/null \
+	      || echo "qemu-user-static could not be installed: the tests on Arm will skip"; \
+	  else echo "qemu-user-static is missing and we may not install it: the tests on Arm will skip"; fi; fi
+
 # PostgreSQL likewise; tests start one of their own, the one that Debian starts is left alone
 postgres:
 	@if ! command -v initdb >/dev/null && ! ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1; then \
@@ -80,4 +92,4 @@ $(VENV)/.dev: $(VENV)/bin/python pyproject.toml
 	@touch $@ $(VENV)/.demo
 
 clean:
-	rm -rf $(VENV) $(VENV)-wheel dist build report.html
+	rm -rf $(VENV) $(VENV)-* dist build report.html

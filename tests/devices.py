@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -54,15 +54,18 @@ def jsonl(lines: Iterable[Record | str]) -> bytes:
 
 
 class Device:
-    """A running ``edge-cl run`` with its input open; use it in a ``with`` block."""
+    """A running ``edge-cl run`` with its input open; use it in a ``with`` block.
 
-    def __init__(self, bundle: Path, state: Path, *options: object) -> None:
+    `command` starts edge-cl; by default this Python's.
+    """
+
+    def __init__(self, bundle: Path, state: Path, *options: object, command: Sequence[str] = COMMAND) -> None:
         self.state = state
         self.seen: list[Record] = []
         self.log: list[str] = []
-        command = [*COMMAND, "run", str(bundle), "--state", str(state), *map(str, options)]
+        words = [*command, "run", str(bundle), "--state", str(state), *map(str, options)]
         self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRONMENT
+            words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRONMENT
         )
         self._arrived: queue.Queue[Record | None] = queue.Queue()
         self._readers = [
