@@ -1,9 +1,9 @@
 """A day of a sensor in some minutes, in a process of its own: ``python -m bench.day BUNDLE STATE [HOURS]``.
 
-A driver gives a simulated wrist's samples as fast as the device answers them, in times of its own clock. Spread
-over the day it is unplugged 50 times, and its clock is set forward two hours and back three. Every window that
-reaches the device is compared with the samples of its time, bit for bit up to rounding, and one in 60 is labelled.
-Prints JSON:
+A driver gives a simulated wrist's samples as fast as the device answers them, in times of its own clock.
+Spread over the day it is unplugged 50 times, and its clock is set forward two hours and back three. Every
+window that reaches the device is compared with the samples of its time, bit for bit up to rounding, and one
+in 60 is labelled. Prints JSON:
 
 ``growth_mb``        resident memory, least of the last hour less least of the second, awake or asleep
 ``windows``          that reached the device, and ``expected``: those that fit between the interruptions
@@ -22,13 +22,13 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
+from edge_cl.sensing.live import LiveStream, Waits
 
 from edge_cl.bundle import Bundle, Manifest
 from edge_cl.errors import SensorUnavailable
 from edge_cl.learner import Learner
 from edge_cl.records import Event, FloatArray, Label, Reading
 from edge_cl.sensing.lines import Item, Samples
-from edge_cl.sensing.live import LiveStream, Waits
 from edge_cl.simulate import wrist
 
 HOUR_S = 3600

@@ -29,11 +29,26 @@ def resident_bytes(pid: int) -> int:
 
 
 @contextlib.contextmanager
-def device(bundle: str, state: Path, *options: str) -> Iterator[subprocess.Popen[bytes]]:
+def device(
+    bundle: str, state: Path, *options: str, python: str | Path = sys.executable
+) -> Iterator[subprocess.Popen[bytes]]:
     """`edge-cl run` on standard input; killed at the end if it still runs."""
-    command = [sys.executable, "-m", "edge_cl", "run", bundle, "--state", str(state), *options]
+    command = [
+        str(python),
+        "-m",
+        "edge_cl",
+        "run",
+        str(Path(bundle).resolve()),
+        "--state",
+        str(state),
+        *options,
+    ]
     process = subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        cwd=state.parent,  # else another Python would take edge_cl from this folder
     )
     try:
         yield process
@@ -59,7 +74,14 @@ def start_to_first_prediction_s(bundle: str, folder: Path, *, n: int = 5) -> flo
 
 
 def resident(
-    bundle: str, state: Path, *, n_windows: int, seed: int, label_every: int = 5, ram_mb: float | None = None
+    bundle: str,
+    state: Path,
+    *,
+    n_windows: int,
+    seed: int,
+    label_every: int = 5,
+    ram_mb: float | None = None,
+    python: str | Path = sys.executable,
 ) -> dict[str, Any]:
     """Stream `n_windows` through `edge-cl run`, one in `label_every` labelled, and watch its memory.
 
@@ -78,10 +100,10 @@ def resident(
     config = state.with_suffix(".toml")
     config.write_text(text)
     options = ["--label-every", str(label_every), "--config", str(config)]
-    with device(bundle, state, *options) as process:
+    with device(bundle, state, *options, python=python) as process:
         assert process.stdin and process.stdout
-        feed = recording.lines(manifest, n_windows, seed=seed)
-        threading.Thread(target=_feed, args=(process, feed), daemon=True).start()
+        windows = recording.lines(manifest, n_windows, seed=seed)
+        threading.Thread(target=feed, args=(process, windows), daemon=True).start()
         tenth = max(n_windows // 10, 1)
         _awake_bytes(process, n_windows // 2 - tenth)
         middle = _awake_bytes(process, tenth)
@@ -125,12 +147,15 @@ def ledger_to_growth(
     }
 
 
-def _feed(process: subprocess.Popen[bytes], lines: Iterable[bytes]) -> None:
+def feed(process: subprocess.Popen[bytes], lines: Iterable[bytes], close: bool = False) -> None:
+    """Write the lines to its input, and with `close` end it."""
     assert process.stdin
     with contextlib.suppress(BrokenPipeError, ValueError):
         for line in lines:
             process.stdin.write(line)
         process.stdin.flush()
+        if close:
+            process.stdin.close()
 
 
 def _awake_bytes(process: subprocess.Popen[bytes], n_windows: int) -> int:
