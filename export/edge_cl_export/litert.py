@@ -57,7 +57,6 @@ def quantise(model: bytes, calibration: FloatArray, scheme: str) -> bytes:
     scheme
         One of `SCHEMES`.
     """
-    from ai_edge_litert.interpreter import Interpreter
     from ai_edge_quantizer import qtyping, quantizer
 
     try:
@@ -69,12 +68,28 @@ def quantise(model: bytes, calibration: FloatArray, scheme: str) -> bytes:
                     made.add_static_config(".*", operation, activation_num_bits=8, weight_num_bits=8)
                 else:
                     made.add_dynamic_config(".*", operation, num_bits=8)
-            ((signature, tensors),) = Interpreter(model_content=model).get_signature_list().items()
-            rows = [{tensors["inputs"][0]: np.asarray(x[None], np.float32)} for x in calibration]
-            ranges = made.calibrate({signature: rows}, num_threads=1) if made.need_calibration else None
+            ranges = _ranges(made, model, calibration) if made.need_calibration else None
             return slim(bytes(made.quantize(ranges).quantized_model))
     except (ValueError, RuntimeError, KeyError, TypeError) as error:
         raise BundleError(f"ai-edge-quantizer cannot do {scheme}: {error}") from error
+
+
+def _ranges(made: Any, model: bytes, calibration: FloatArray) -> dict[str, Any]:
+    """The smallest and the largest value of each tensor over all windows.
+
+    Given several windows at once, the library forgets the first ones: it averages as it goes, and cuts off
+    what was rare.
+    """
+    from ai_edge_litert.interpreter import Interpreter
+    from ai_edge_quantizer.utils.qsv_utils import min_max_update
+
+    ((signature, tensors),) = Interpreter(model_content=model).get_signature_list().items()
+    found: dict[str, Any] = {}
+    for window in calibration:
+        row = {tensors["inputs"][0]: np.asarray(window[None], np.float32)}
+        for name, ranges in made.calibrate({signature: [row]}, num_threads=1).items():
+            found[name] = min_max_update(found[name], ranges) if found.get(name) else ranges
+    return found
 
 
 def slim(model: bytes, *, names: bool = False) -> bytes:
