@@ -21,6 +21,8 @@ GOLDEN_TOLERANCE = 1e-3
 INT8_TOLERANCE = 2e-2
 """A rounding that falls the other way is a whole step of 8 bits, where float32 differs by next to nothing."""
 
+_HINT = "; `edge-cl verify BUNDLE --bench` finds out which is the fastest here"
+
 __all__ = [
     "GOLDEN_TOLERANCE",
     "INT8_TOLERANCE",
@@ -142,7 +144,8 @@ def _first_that_works(bundle: Bundle, settings: EncoderSettings) -> Encoder:
             continue
         for failure in failed:
             log.warning("%s", failure)
-        log.info("encoder: %s in %s (%s)", form, runtime.name, encoder.running_on)
+        hint = "" if settings.runtime != "auto" or len(forms(bundle)) == 1 else _HINT
+        log.info("encoder: %s in %s (%s)%s", form, runtime.name, encoder.running_on, hint)
         return encoder
     raise failed[0]
 

@@ -31,6 +31,11 @@ RUNTIMES = {
 }
 
 
+LEAST_AGREEMENT = 0.99
+MOST_LOSS_POINTS = 0.5
+"""What an int8 form must keep of the float32 one's answers and accuracy."""
+
+
 class Form(NamedTuple):
     """One form of a bundle's encoder; `golden` names its features in ``golden.npz``."""
 
@@ -42,6 +47,21 @@ class Form(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.format} {self.precision}"
+
+    @property
+    def shortfall(self) -> str:
+        """The figure of its report for which it must not be used, in words; "" when there is none."""
+        if self.precision == "float32":
+            return ""
+        if self.report is None:
+            return "nobody measured what it costs in accuracy"
+        if not self.report.agreement >= LEAST_AGREEMENT:
+            found = f"{self.report.agreement:.2%} of {self.report.n_windows:,} windows"
+            return f"agrees with float32 on {found}, needs {LEAST_AGREEMENT:.0%}"
+        if not self.report.accuracy_loss_points <= MOST_LOSS_POINTS:
+            lost = self.report.accuracy_loss_points
+            return f"loses {lost:.2f} points of accuracy, allowed {MOST_LOSS_POINTS:g}"
+        return ""
 
 
 def forms(bundle: Bundle) -> tuple[Form, ...]:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 import msgspec
 import numpy as np
@@ -22,11 +23,12 @@ from edge_cl.encoders.forms import Form
 from edge_cl.errors import BundleError
 from edge_cl.records import FloatArray
 from edge_cl_export import int8_onnx, litert
-from edge_cl_export.pack import linear_scores, spread
+from edge_cl_export.freeze import spread
+from edge_cl_export.prior import linear_scores
+
+Module: TypeAlias = nn.Module | torch.export.ExportedProgram
 
 FLOAT_PARITY = 1e-4
-LEAST_AGREEMENT = 0.99
-MOST_LOSS_POINTS = 0.5
 N_CALIBRATION = 512
 N_JUDGED = 4000
 N_TIMED = 300
@@ -77,9 +79,7 @@ class _Judge:
         )
 
 
-def add_variants(
-    path: str | Path, module: nn.Module | torch.export.ExportedProgram | None, windows: Windows
-) -> tuple[Bundle, list[str]]:
+def add_variants(path: str | Path, module: Module | None, windows: Windows) -> Bundle:
     """Write the encoder of the bundle at `path` into it once more as ``.tflite`` and in int8.
 
     Its float32 encoder and everything else stay as they are. Variants that it had are replaced.
@@ -88,16 +88,18 @@ def add_variants(
     ----------
     module
         The torch module that the bundle's encoder was made of; None when there is none: no ``.tflite`` then.
+    windows
+        What they are made from and judged on.
 
     Returns
     -------
-    tuple
-        The bundle, and in words what was left out of it and why.
+    Bundle
+        What was left out of it, and which figure kept it out, is in its provenance as `left_out`.
     """
     bundle = Bundle.load(path)
     prior = bundle.prior()
     if prior is None or bundle.golden() is None or bundle.manifest.encoder.kind != "onnx":
-        return bundle, ["no variants: the bundle lacks an encoder, or prior and golden pair to judge them by"]
+        raise BundleError(f"{path}: has no encoder, or no prior and golden pair to judge a variant by")
     X, y = spread(windows.X, N_JUDGED), spread(windows.y, N_JUDGED)
     first = encoders.load(bundle, encoders.forms(bundle)[0], "onnx")
     judge = _Judge(
@@ -106,7 +108,7 @@ def add_variants(
     made = _Made(bundle, judge, spread(windows.calibration, N_CALIBRATION))
     made.onnx_int8(first)
     made.tflite(module)
-    return made.written(path), made.notes
+    return made.written(path)
 
 
 class _Made:
@@ -128,7 +130,7 @@ class _Made:
             form, "onnx", int8_onnx.SCHEME, lambda: int8_onnx.quantise(graph, self._calibration), float32
         )
 
-    def tflite(self, module: nn.Module | torch.export.ExportedProgram | None) -> None:
+    def tflite(self, module: Module | None) -> None:
         """In float32, and quantised in the first way that passes."""
         if module is None:
             self.notes.append("no .tflite: a torch module is needed for that, and an ONNX file has none")
@@ -150,7 +152,8 @@ class _Made:
         replaced = {variant.member for variant in before.variants}
         members = {name: self._bundle.member(name) for name in before.members if name not in replaced}
         members["golden.npz"] = npz_bytes(**self._golden)
-        manifest = msgspec.structs.replace(before, variants=tuple(self._variants))
+        provenance = {**before.provenance, "left_out": self.notes}
+        manifest = msgspec.structs.replace(before, variants=tuple(self._variants), provenance=provenance)
         return write_bundle(path, manifest, {**members, **self._models})
 
     def _try(
@@ -165,7 +168,7 @@ class _Made:
             self.notes.append(f"no {what}: {error}")
             return None
         report = self._judge.report(encoder, float32 or encoder)
-        if why := failure(form, report):
+        if why := failure(form._replace(report=report)):
             self.notes.append(f"no {what}: {why}")
             return None
         if form.golden != "features":
@@ -184,16 +187,12 @@ class _Made:
         return encoder
 
 
-def failure(form: Form, report: VariantReport) -> str:
+def failure(form: Form) -> str:
     """The figure that keeps a variant out of a bundle, "" when none does."""
-    if form.precision == "float32":
-        passed = report.max_error <= FLOAT_PARITY
-        return "" if passed else f"its features differ by {report.max_error:.1e}, allowed {FLOAT_PARITY:g}"
-    if not report.agreement >= LEAST_AGREEMENT:
-        return f"agrees with float32 on {report.agreement:.2%} of {report.n_windows:,} windows, needs 99 %"
-    if not report.accuracy_loss_points <= MOST_LOSS_POINTS:
-        return f"loses {report.accuracy_loss_points:.2f} points of accuracy, allowed {MOST_LOSS_POINTS:g}"
-    return ""
+    error = 0.0 if form.report is None else form.report.max_error
+    if form.precision == "float32" and not error <= FLOAT_PARITY:
+        return f"its features differ by {error:.1e} of their scale, allowed {FLOAT_PARITY:g}"
+    return form.shortfall
 
 
 def latency_ratio(encoder: Encoder, other: Encoder, X: FloatArray) -> float:
