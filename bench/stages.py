@@ -9,6 +9,7 @@ from typing import Any
 
 from edge_cl.durable import DurableKnowledge
 from edge_cl.encoders.identity import IdentityEncoder
+from edge_cl.encoders.interpreter import InterpreterEncoder
 from edge_cl.encoders.onnx import OnnxEncoder
 from edge_cl.knowledge import Knowledge
 from edge_cl.learner import Learner
@@ -18,6 +19,7 @@ from edge_cl.teaching import Teaching
 STAGES: list[tuple[str, type, str]] = [
     ("encoder", IdentityEncoder, "encode"),
     ("encoder", OnnxEncoder, "encode"),
+    ("encoder", InterpreterEncoder, "encode"),
     ("head_predict", Knowledge, "predict_one"),
     ("learn", Knowledge, "learn"),
     ("journal", DurableKnowledge, "_journal"),

@@ -285,14 +285,17 @@ class Bundle:
         check_plastic(spec, arrays, self.manifest.feature_size, len(self.manifest.class_names))
         return spec, {parameter.name: arrays[parameter.name] for parameter in spec.parameters}
 
-    def golden(self) -> tuple[FloatArray, FloatArray] | None:
-        """Self-test pair: inputs (k, window, channels), features (k, feature_size); None if absent."""
+    def golden(self, name: str = "features") -> tuple[FloatArray, FloatArray] | None:
+        """Self-test pair: inputs (k, window, channels), features (k, feature_size); None if absent.
+
+        `name` is a variant's `golden`: an int8 one has features of its own.
+        """
         if "golden.npz" not in self._members:
             return None
         arrays = _arrays(self.member("golden.npz"), "golden.npz")
-        if not {"inputs", "features"} <= set(arrays):
-            raise BundleError("golden.npz lacks inputs or features; export the bundle again")
-        return arrays["inputs"], arrays["features"]
+        if not {"inputs", name} <= set(arrays):
+            raise BundleError(f"golden.npz lacks inputs or {name}; export the bundle again")
+        return arrays["inputs"], arrays[name]
 
 
 def write_bundle(path: str | Path, manifest: Manifest, members: Mapping[str, bytes]) -> Bundle:
@@ -346,6 +349,11 @@ def _read(path: Path, archive: zipfile.ZipFile) -> Bundle:
         raise BundleError(
             f"{path}: the manifest names {manifest.encoder.member!r} as encoder but lists no such member"
         )
+    for variant in manifest.variants:
+        if variant.member not in members:
+            raise BundleError(
+                f"{path}: the manifest names the variant {variant.member!r} but lists no such member"
+            )
     return Bundle(manifest, members, hashlib.sha256(raw).hexdigest())
 
 

@@ -9,6 +9,7 @@ from typing import Self
 
 from edge_cl.bundle import Bundle
 from edge_cl.config import Settings
+from edge_cl.encoders.choice import read_choice
 from edge_cl.learner import Learner
 from edge_cl.records import Event, Label, LabelSource, Receipt, Sink, SleepReport, Status
 from edge_cl.release import release_of
@@ -34,7 +35,13 @@ class Device:
     def __init__(self, slots: Slots, bundle: Bundle, place: Place, settings: Settings) -> None:
         self._slots = slots
         beside = slots.beside(slots.pointer.active)
-        learner = Learner.from_bundle(bundle, state_dir=place.folder, settings=settings, beside=beside)
+        learner = Learner.from_bundle(
+            bundle,
+            state_dir=place.folder,
+            settings=settings,
+            beside=beside,
+            choice=read_choice(slots.root),
+        )
         self.upgrade = Upgrade(slots, learner, settings=settings)
         """What installs bundles; whoever has a way to the fleet gives it `report` and `want`."""
         self.other_alarm: Callable[[], str] = str

@@ -27,6 +27,7 @@ from edge_cl.budget import MIB, Budget, Ledger
 from edge_cl.bundle import Bundle
 from edge_cl.config import Settings
 from edge_cl.durable import DurableKnowledge
+from edge_cl.encoders.choice import Choice
 from edge_cl.errors import BadReading, BudgetExceeded, StateUnwritable
 from edge_cl.knowledge import Knowledge
 from edge_cl.records import (
@@ -72,10 +73,13 @@ class Learner:
         budget: Budget,
         state_dir: str | Path | None,
         beside: Callable[[], int] = int,
+        choice: Choice | None = None,
     ) -> None:
         self.bundle = bundle
         self.settings = settings
-        self.encoder = encoders.create(bundle)
+        self.choice = choice
+        """Which encoder was measured to be the fastest on this board."""
+        self.encoder = encoders.create(bundle, settings.encoder, choice)
         self.ledger = Ledger(budget.ram_bytes)
         self.pending = make_pending(self.ledger, bundle.manifest.feature_size)
         self.accuracy = PrequentialAccuracy()
@@ -119,6 +123,7 @@ class Learner:
         budget: Budget | None = None,
         settings: Settings | None = None,
         beside: Callable[[], int] = int,
+        choice: Choice | None = None,
     ) -> Self:
         """A device for this bundle, as it was when it last stopped.
 
@@ -134,6 +139,8 @@ class Learner:
             By default all defaults.
         beside
             Bytes that other bundles of this device hold of the disk budget.
+        choice
+            Which encoder `edge-cl verify --bench` found to be the fastest here.
 
         Raises
         ------
@@ -142,7 +149,9 @@ class Learner:
         """
         settings = settings or Settings()
         budget = budget or settings.to_budget()
-        return cls(bundle, settings=settings, budget=budget, state_dir=state_dir, beside=beside)
+        return cls(
+            bundle, settings=settings, budget=budget, state_dir=state_dir, beside=beside, choice=choice
+        )
 
     @property
     def knowledge(self) -> Knowledge:

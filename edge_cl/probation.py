@@ -67,7 +67,11 @@ def go_back(slots: Slots, new: Learner, settings: Settings, reason: str) -> tupl
     try:
         carried = slots.carry_back()
         old = Learner.from_bundle(
-            Bundle.load(place.bundle), state_dir=place.folder, settings=settings, beside=slots.beside(slot)
+            Bundle.load(place.bundle),
+            state_dir=place.folder,
+            settings=settings,
+            beside=slots.beside(slot),
+            choice=new.choice,
         )
         slots.point_back(f"went back from bundle {name}: {reason}; {carried}")
     except (EdgeCLError, OSError) as error:

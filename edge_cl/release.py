@@ -79,7 +79,11 @@ def bundle_id_of(path: Path) -> str:
 
 
 def encoder_hash(bundle: Bundle) -> str:
-    """The same for two bundles exactly when the same window gives the same feature in both."""
+    """The same for two bundles exactly when the same window gives the same feature in both.
+
+    By the encoder that every bundle has. A variant of it gives the same to within its report, so that labels
+    which one device learned in int8 may count for another that runs float32.
+    """
     manifest = bundle.manifest
     spec = manifest.encoder
     member = manifest.members.get(spec.member)

@@ -32,16 +32,16 @@ MOST_ANSWERS = 4096
 """Readings whose answers are remembered until their label comes."""
 
 
-def check_bundle(bundle: Bundle, old: Bundle) -> None:
-    """Raise BundleError unless `bundle` can take the place of `old` here: same sensors, and its encoder gives
-    what it gave where it was made."""
-    if differs := other_sensors(old.manifest, bundle.manifest):
+def check_bundle(bundle: Bundle, old: Learner) -> None:
+    """Raise BundleError unless `bundle` can take the place of the one that `old` runs: same sensors, and its
+    encoder gives what it gave where it was made."""
+    if differs := other_sensors(old.bundle.manifest, bundle.manifest):
         raise BundleError(f"bundle {bundle.manifest.name!r} is a bundle for other sensors: {differs}")
-    error = encoders.golden_error(encoders.create(bundle), bundle)
-    if error is not None and not error <= encoders.GOLDEN_TOLERANCE:
+    encoder = encoders.create(bundle, old.settings.encoder, old.choice)
+    if differs := encoders.self_test(encoder, bundle):
         raise BundleError(
-            f"bundle {bundle.manifest.name!r} failed its self-test: features differ from the exporter's by "
-            f"{error:.1e} (allowed {encoders.GOLDEN_TOLERANCE:g}); update onnxruntime, or export it for here"
+            f"bundle {bundle.manifest.name!r} failed its self-test: {differs}; update the runtime, or export "
+            "it for here"
         )
 
 
@@ -183,7 +183,11 @@ class Shadow:
 
     def _open(self) -> Learner:
         new = Learner.from_bundle(
-            self._bundle, state_dir=self._folder, settings=self._settings, beside=self._beside
+            self._bundle,
+            state_dir=self._folder,
+            settings=self._settings,
+            beside=self._beside,
+            choice=self._old.choice,
         )
         try:
             self._position = self._position_of(new)

@@ -276,7 +276,7 @@ class Upgrade:
             bundle = Bundle.load(self._slots.fetched())
             if bundle.bundle_id != coming.release.bundle_id:
                 raise BundleError(f"the file holds bundle {bundle.bundle_id[:12]}…, not the one released")
-            check_bundle(bundle, self.learner.bundle)
+            check_bundle(bundle, self.learner)
             self._shadow = Shadow(
                 self.learner,
                 bundle,

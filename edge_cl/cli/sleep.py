@@ -97,12 +97,14 @@ def _ask_to_sleep(state_dir: Path) -> SleepReport:
 def _sleep_stopped(state_dir: Path, bundle: Path, config: Path | None) -> SleepReport:
     from edge_cl.bundle import Bundle
     from edge_cl.config import Settings, load_settings
+    from edge_cl.encoders.choice import read_choice
     from edge_cl.learner import Learner
     from edge_cl.slots import active_place
 
     settings = load_settings(config) if config else Settings()
     place = active_place(state_dir, bundle)
-    with Learner.from_bundle(Bundle.load(place.bundle), state_dir=place.folder, settings=settings) as learner:
+    loaded, choice = Bundle.load(place.bundle), read_choice(state_dir)
+    with Learner.from_bundle(loaded, state_dir=place.folder, settings=settings, choice=choice) as learner:
         _show(learner.sleep("asked"))
         report = learner.knowledge.last_sleep
     if report is None:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import numpy as np
 
 from edge_cl.bundle import Manifest
+from edge_cl.encoders.forms import Form
 from edge_cl.errors import BundleError
 from edge_cl.records import FloatArray
 
 
 class IdentityEncoder:
     """Flattens a window: for sensors that already deliver features (a gas sensor's summary, say)."""
+
+    running_on = ""
+    form: Form | None = None
 
     def __init__(self, manifest: Manifest) -> None:
         self.n_features = manifest.window_samples * manifest.n_channels

@@ -95,6 +95,11 @@ def check_parity(graph: bytes, examples: FloatArray, expected: FloatArray) -> No
         )
 
 
+def spread(X: FloatArray, k: int) -> FloatArray:
+    """At most `k` rows of X, evenly over its length."""
+    return X[np.unique(np.linspace(0, len(X) - 1, k).astype(np.int64))]
+
+
 def _export(model: nn.Module | torch.export.ExportedProgram, window: torch.Tensor) -> bytes:
     dynamic: dict[str, Any] = {"dynamic_shapes": ({0: torch.export.Dim("n")},)}
     if isinstance(model, torch.export.ExportedProgram):

@@ -24,14 +24,15 @@ from edge_cl.datasets.scenarios import Scenario
 from edge_cl.datasets.windows import windows
 from edge_cl.errors import ConfigError
 from edge_cl_export.encoders import triplets
-from edge_cl_export.freeze import freeze, run_graph
+from edge_cl_export.freeze import freeze, run_graph, spread
 from edge_cl_export.optimisers import StepSettings
-from edge_cl_export.pack import N_GOLDEN, Source, held_out_metrics, pack, split_people, spread, train_and_pack
+from edge_cl_export.pack import N_GOLDEN, Source, fit, held_out_metrics, pack, split_people
 from edge_cl_export.plastic import Mlp
 from edge_cl_export.sources import from_factory, from_onnx, from_program, imported
 from edge_cl_export.split import split
 from edge_cl_export.train import Progress as OnEpoch
 from edge_cl_export.train import TrainSettings
+from edge_cl_export.variants import Module, Windows, add_variants
 from edge_cl_export.warm import PlasticHead
 
 
@@ -65,6 +66,7 @@ class Given:
     optimiser: str | None
     lr: float | None
     tflite: bool
+    variants: bool
     name: str | None
     out: Path
 
@@ -84,40 +86,63 @@ def run(**options: Any) -> None:
     _report(bundle, given.out)
 
 
+@dataclass(frozen=True, eq=False, kw_only=True)
+class _Encoder:
+    """A frozen encoder: its graph, the torch module behind it if there is one, and what to say of it.
+
+    `shape` is its feature's, empty when that is flat.
+    """
+
+    graph: bytes
+    module: Module | None
+    shape: tuple[int, ...] = ()
+    metrics: dict[str, Any]
+    provenance: dict[str, Any]
+
+
 def _export(given: Given, source: Source, validation_people: frozenset[int]) -> Bundle:
-    provenance = {"command": _command_line(), "data": _fingerprint(given.data)}
-    graph, feature_shape = _foreign_graph(given, source)
-    n_features = given.features if graph is None else run_graph(graph, source.X[:1]).shape[1]
-    head = _plastic_head(given, feature_shape) or _head(given, n_features, len(source.class_names))
-    if graph is not None:
-        train, validation = split_people(source, validation_people)
-        return pack(
-            graph,
-            source,
-            given.out,
-            metrics=held_out_metrics(graph, train, validation),
-            exemplars=given.exemplars,
-            head=head,
-            seed=given.seed,
-            provenance={
-                **provenance,
-                "encoder": given.model or str((given.program or given.onnx or given.out).name),
-            },
-        )
-    vectors = triplets(source.channels) if given.rotate else ()
+    n_classes = len(source.class_names)
+    train, validation = split_people(source, validation_people)
+    encoder = _foreign(given, source, train, validation)
+    if encoder is None:
+        head = _plastic_head(given, ()) or _head(given, given.features, n_classes)
+        encoder = _trained(given, source, validation_people)
+    else:
+        n_features = run_graph(encoder.graph, source.X[:1]).shape[1]
+        head = _plastic_head(given, encoder.shape) or _head(given, n_features, n_classes)
+    bundle = pack(
+        encoder.graph,
+        source,
+        given.out,
+        metrics=encoder.metrics,
+        exemplars=given.exemplars,
+        head=head,
+        seed=given.seed,
+        provenance={"command": _command_line(), "data": _fingerprint(given.data), **encoder.provenance},
+    )
+    if not given.variants:
+        return bundle
+    click.echo("the same encoder in other forms…")
+    return add_variants(
+        given.out, encoder.module, Windows(calibration=train.X, X=validation.X, y=validation.y)
+    )
+
+
+def _trained(given: Given, source: Source, validation_people: frozenset[int]) -> _Encoder:
+    settings = TrainSettings(
+        feature_size=given.features,
+        epochs=given.epochs,
+        seed=given.seed,
+        vectors=triplets(source.channels) if given.rotate else (),
+    )
     with _progress() as progress:
-        return train_and_pack(
-            source,
-            given.out,
-            validation_people=validation_people,
-            settings=TrainSettings(
-                feature_size=given.features, epochs=given.epochs, seed=given.seed, vectors=vectors
-            ),
-            exemplars=given.exemplars,
-            head=head,
-            provenance=provenance,
-            progress=progress,
-        )
+        fitted = fit(source, validation_people, settings, progress=progress)
+    return _Encoder(
+        graph=freeze(fitted.encoder, spread(source.X, N_GOLDEN)),
+        module=fitted.encoder,
+        metrics=fitted.metrics,
+        provenance=fitted.provenance,
+    )
 
 
 def _plastic_head(given: Given, feature_shape: tuple[int, ...]) -> PlasticHead | None:
@@ -232,24 +257,35 @@ def _source(given: Given, dataset: Dataset, plan: Scenario) -> Source:
     )
 
 
-def _foreign_graph(given: Given, source: Source) -> tuple[bytes | None, tuple[int, ...]]:
-    """An encoder that somebody else made, None: to be trained here; and its feature's shape, empty: flat."""
+def _foreign(given: Given, source: Source, train: Source, validation: Source) -> _Encoder | None:
+    """An encoder that somebody else made, None when one is to be trained here."""
     if sum(value is not None for value in (given.model, given.program, given.onnx)) > 1:
         raise ConfigError("give one of --model, --program and --onnx")
     if given.split_at and given.model is None:
         raise ConfigError("--split-at names a layer of --model; give that, too")
-    examples = spread(source.X, N_GOLDEN)
+    examples, shape = spread(source.X, N_GOLDEN), ()
+    module: Module | None = None
     if given.onnx is not None:
         if not given.feature_output:
             raise ConfigError("--onnx needs --feature-output, the name of the tensor to use as feature")
-        return from_onnx(given.onnx, given.feature_output, examples), ()
-    if given.model is not None:
-        model = from_factory(given.model)
-        encoder, shape = split(model, given.split_at, examples) if given.split_at else (model, ())
-        return freeze(encoder, examples), shape
-    if given.program is not None:
-        return freeze(from_program(given.program), examples), ()
-    return None, ()
+        graph = from_onnx(given.onnx, given.feature_output, examples)
+    elif given.model is not None:
+        module = from_factory(given.model)
+        if given.split_at:
+            module, shape = split(module, given.split_at, examples)
+        graph = freeze(module, examples)
+    elif given.program is not None:
+        module = from_program(given.program)
+        graph = freeze(module, examples)
+    else:
+        return None
+    return _Encoder(
+        graph=graph,
+        module=module,
+        shape=shape,
+        metrics=held_out_metrics(graph, train, validation),
+        provenance={"encoder": given.model or str((given.program or given.onnx or given.out).name)},
+    )
 
 
 def _fingerprint(path: Path) -> dict[str, str]:
@@ -286,5 +322,11 @@ def _report(bundle: Bundle, out: Path) -> None:
         ("accuracy, new people", f"{metrics['validation_accuracy']:.3f}"),
         ("… balanced by class", f"{metrics['validation_balanced_accuracy']:.3f}"),
     ]
+    for variant in bundle.manifest.variants:
+        size, report = bundle.manifest.members[variant.member].size, variant.report
+        judged = f"{report.agreement:.2%} as float32, {-report.accuracy_loss_points:+.2f} points"
+        rows.append((variant.member, f"{size:,} bytes, {judged}, {report.latency_ratio:g} of its time here"))
     for name, value in rows:
         click.echo(f"  {name:<22}{value}")
+    for why in bundle.manifest.provenance.get("left_out", []):
+        click.echo(f"  {why}")

@@ -30,8 +30,8 @@ from edge_cl.bundle import (
 from edge_cl.records import FloatArray
 from edge_cl_export.codebook import codebook_member, make_codebook
 from edge_cl_export.encoders import SensorEncoder, triplets
-from edge_cl_export.freeze import INPUT, OUTPUT, freeze, run_graph
-from edge_cl_export.prior import make_prior
+from edge_cl_export.freeze import INPUT, OUTPUT, freeze, run_graph, spread
+from edge_cl_export.prior import linear_scores, make_prior
 from edge_cl_export.train import Progress, TrainReport, TrainSettings, accuracy, train
 from edge_cl_export.warm import PlasticHead, make_members
 
@@ -84,29 +84,55 @@ def train_and_pack(
     provenance: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> Bundle:
-    """Train the built-in encoder on `source`, freeze it and write the bundle `out`.
+    """Train the built-in encoder on `source`, freeze it and write the bundle `out`, without variants.
 
     Trained twice: without `validation_people`, whose windows choose the epoch and give the metrics; then
     on everybody for that many epochs, which is what is shipped. Channels named ``…_x, …_y, …_z`` are
     vectors; unless `settings` says otherwise they are turned at random in training. Deterministic for a
     seed on one machine with one thread.
     """
+    fitted = fit(source, validation_people, settings, progress=progress)
+    return pack(
+        freeze(fitted.encoder, spread(source.X, N_GOLDEN)),
+        source,
+        out,
+        metrics=fitted.metrics,
+        exemplars=exemplars,
+        head=head,
+        seed=0 if settings is None else settings.seed,
+        provenance={**(provenance or {}), **fitted.provenance},
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Fitted:
+    """An encoder trained on everybody, and how one did that was trained without the validation people."""
+
+    encoder: SensorEncoder
+    metrics: dict[str, Any]
+    best_epoch: int
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """What a bundle says of its training."""
+        return {"encoder": "built-in", "best_epoch": self.best_epoch}
+
+
+def fit(
+    source: Source,
+    validation_people: Iterable[int],
+    settings: TrainSettings | None = None,
+    *,
+    progress: Progress | None = None,
+) -> Fitted:
+    """Train the built-in encoder as :func:`train_and_pack` does."""
     kept, validation = split_people(source, validation_people)
     settings = settings or TrainSettings(vectors=triplets(source.channels))
     encoder, report = _fit(kept, validation, settings, progress=progress)
     metrics = held_out_metrics(freeze(encoder, spread(kept.X, N_GOLDEN)), kept, validation)
     epoch = settings.epochs if report is None else report.best_epoch
     encoder, _ = _fit(source, None, settings, stop_epoch=epoch, progress=progress)
-    return pack(
-        freeze(encoder, spread(source.X, N_GOLDEN)),
-        source,
-        out,
-        metrics=metrics,
-        exemplars=exemplars,
-        head=head,
-        seed=settings.seed,
-        provenance={**(provenance or {}), "encoder": "built-in", "best_epoch": epoch},
-    )
+    return Fitted(encoder, metrics, epoch)
 
 
 def _fit(
@@ -194,23 +220,6 @@ def _plastic_members(
     return make_members(head, features, source.y, n_classes=len(source.class_names), seed=seed)
 
 
-def linear_scores(prior: Prior, features: FloatArray) -> FloatArray:
-    """Log-posterior, up to a constant, of a linear discriminant on the prior: (n, D) to (n, C).
-
-    The covariance is shrunk by 1 % of its mean variance; absent classes score −inf.
-    What a head that never learns would answer: a floor for any that does.
-    """
-    cov = np.asarray(prior.shared_cov, np.float64)
-    cov = cov + 0.01 * np.trace(cov) / len(cov) * np.eye(len(cov))
-    means = np.asarray(prior.class_means, np.float64)
-    weights = np.linalg.solve(cov, means.T)
-    counts = np.asarray(prior.class_counts, np.float64)
-    with np.errstate(divide="ignore"):
-        offset = np.log(counts / counts.sum()) - 0.5 * (means.T * weights).sum(0)
-    scores: FloatArray = features @ weights + offset
-    return scores
-
-
 def versions() -> dict[str, str]:
     """Versions of what made the bundle."""
     return {
@@ -237,11 +246,6 @@ def held_out_metrics(graph: bytes, source: Source, validation: Source) -> dict[s
         "validation_windows": len(validation.X),
         "validation_people": sorted({int(p) for p in validation.person}),
     }
-
-
-def spread(X: FloatArray, k: int) -> FloatArray:
-    """At most `k` rows of X, evenly over its length."""
-    return X[np.unique(np.linspace(0, len(X) - 1, k).astype(np.int64))]
 
 
 def _rows(source: Source, keep: NDArray[np.bool_]) -> Source:

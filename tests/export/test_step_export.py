@@ -45,7 +45,8 @@ def export_cut(folder: Path, *words: str) -> Any:
     (folder / "cut_model.py").write_text(MODEL)
     options = ["--data", str(recordings_file(folder)), "--train-people", "0-2", "--val-people", "3"]
     return CliRunner().invoke(
-        command.export, [*options, "--model", "cut_model:build", *words, "-o", str(folder / "out.ecl")]
+        command.export,
+        [*options, "--no-variants", "--model", "cut_model:build", *words, "-o", str(folder / "out.ecl")],
     )
 
 

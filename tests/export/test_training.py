@@ -24,8 +24,8 @@ from edge_cl_export.command import export  # noqa: E402
 from edge_cl_export.encoders import Invariants, SensorEncoder, triplets  # noqa: E402
 from edge_cl_export.freeze import run_graph  # noqa: E402
 from edge_cl_export.job import people  # noqa: E402
-from edge_cl_export.pack import Source, linear_scores, train_and_pack  # noqa: E402
-from edge_cl_export.prior import make_prior  # noqa: E402
+from edge_cl_export.pack import Source, train_and_pack  # noqa: E402
+from edge_cl_export.prior import linear_scores, make_prior  # noqa: E402
 from edge_cl_export.train import TrainSettings, accuracy, predict, train  # noqa: E402
 
 IMU = [Channel(f"{kind}_{axis}") for kind in ("acc", "gyr") for axis in "xyz"]
@@ -219,7 +219,8 @@ def run(*words: str) -> Any:
 def test_the_command_trains_and_tells_how_good_it_is(tmp_path: Path) -> None:
     out = tmp_path / "out.ecl"
     options = ["--data", str(recordings_file(tmp_path)), "--train-people", "0-2", "--val-people", "3"]
-    result = run(*options, "--epochs", "1", "--features", "8", "--exemplars", "0", "-o", str(out))
+    options += ["--no-variants", "-o", str(out)]
+    result = run(*options, "--epochs", "1", "--features", "8", "--exemplars", "0")
     assert result.exit_code == 0, result.output
     assert "accuracy, new people" in result.output
     bundle = Bundle.load(out)
@@ -236,7 +237,9 @@ def export_own_model(folder: Path, *words: str) -> Any:
         "from torch import nn\ndef build():\n    return nn.Sequential(nn.Flatten(), nn.Linear(120, 6))\n"
     )
     options = ["--data", str(recordings_file(folder)), "--train-people", "0-2", "--val-people", "3"]
-    return run(*options, "--model", "own_encoder:build", *words, "-o", str(folder / "out.ecl"))
+    return run(
+        *options, "--no-variants", "--model", "own_encoder:build", *words, "-o", str(folder / "out.ecl")
+    )
 
 
 @pytest.mark.parametrize(
