@@ -7,7 +7,7 @@ import ctypes
 import logging
 import signal
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,14 +15,15 @@ import click
 import msgspec
 from threadpoolctl import threadpool_limits
 
-from edge_cl.bundle import Bundle
+from edge_cl.bundle import Bundle, Manifest
 from edge_cl.config import Settings, load_settings, settings_from
 from edge_cl.device import Device
 from edge_cl.errors import ConfigError
 from edge_cl.records import Answer, Decision, Event, LabelSource, Sink, SleepRequest, Status
 from edge_cl.remote import Remote
 from edge_cl.sensing.labelling import LabelSchedule
-from edge_cl.sensing.stream import FileStream, PipeStream, open_stream, paced
+from edge_cl.sensing.opening import LabelSources, Stream, open_sensor
+from edge_cl.sensing.stream import open_stream, paced
 from edge_cl.slots import Slots
 from edge_cl.sync.control import SOCKET_NAME, ControlServer
 
@@ -38,8 +39,9 @@ MMAP_THRESHOLD = -3, 256 * 1024
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option(
-    "-i", "--input", "source", default="-", show_default=True, help="A .jsonl or .csv recording; - is stdin."
-)
+    "-i", "--input", "source", default="",
+    help="A .jsonl or .csv recording; - is stdin, the default when the settings name no sensor.",
+)  # fmt: skip
 @click.option(
     "--state", type=click.Path(path_type=Path), default="edge-cl-state", show_default=True,
     envvar="EDGE_CL_STATE", help="Folder of the learned state; made when absent.",
@@ -76,9 +78,10 @@ def run(  # noqa: PLR0913  one parameter per option
         slots = stack.enter_context(Slots(state))
         place = slots.active(bundle)
         loaded = Bundle.load(place.bundle)
-        stream = open_stream(source, loaded.manifest, labels=labels)
+        stream = _stream(source, settings, loaded.manifest, labels)
+        stack.callback(stream.close)
         running = stack.enter_context(Device(slots, loaded, place, settings))
-        sources, sinks = _peripherals(stack, settings, state, running)
+        sources, sinks = _peripherals(stack, settings, state, running, stream)
         sinks.append(_Report(stream, running, quiet=quiet))
         logging.info("%s; %s", loaded.manifest.name, running.status().recovered)
         events = _UntilStopped(paced(stream) if realtime else stream)
@@ -122,20 +125,31 @@ def _head_from(text: str) -> dict[str, Any]:
     return {"name": name, "options": options}
 
 
+def _stream(source: str, settings: Settings, manifest: Manifest, labels: LabelSchedule) -> Stream:
+    """What the command line names goes before the settings' sensor."""
+    if source:
+        return open_stream(source, manifest, labels=labels)
+    return open_sensor(settings.sensor, manifest, labels=labels)
+
+
 def _peripherals(
-    stack: contextlib.ExitStack, settings: Settings, state: Path, device: Device
+    stack: contextlib.ExitStack, settings: Settings, state: Path, device: Device, stream: Stream
 ) -> tuple[list[LabelSource], list[Sink]]:
-    """The control socket and, when asked for, MQTT: sources of labels, sinks of answers."""
+    """The control socket, sources of labels and, when asked for, MQTT; their alarms beside the sensor's."""
     control = stack.enter_context(ControlServer(state / SOCKET_NAME, device))
-    sources: list[LabelSource] = [control]
-    sinks: list[Sink] = [control.sink]
+    given = LabelSources(settings.labels)
+    stack.callback(given.close)
+    sources: list[LabelSource] = [control, given]
+    sinks: list[Sink] = [control.sink, given.hear]
+    alarms: list[Callable[[], str]] = [lambda: stream.alarm, lambda: given.alarm]
+    device.other_alarm = lambda: "; ".join(filter(None, (alarm() for alarm in alarms)))
     if settings.mqtt.url:
         link = _link(settings, state)
         requests = _Requests()
         link.obey_with(Remote(device, settings.commands.keys, requests.append))
         link.on_chunk = lambda chunk: device.upgrade.chunk(chunk.sha256, chunk.number, chunk.body)
         device.upgrade.report, device.upgrade.want = link.tell, link.want
-        device.other_alarm = lambda: link.alarm
+        alarms.append(lambda: link.alarm)
         device.followed_by(link.follow)
         link.start()
         stack.callback(link.stop)
@@ -176,7 +190,7 @@ class _Requests(list[SleepRequest]):
 class _Report:
     """Standard output: one JSON object a line."""
 
-    def __init__(self, stream: FileStream | PipeStream, device: Device, *, quiet: bool) -> None:
+    def __init__(self, stream: Stream, device: Device, *, quiet: bool) -> None:
         self._stream, self._device, self._quiet = stream, device, quiet
         self._out = sys.stdout.buffer
         self._encoder = msgspec.json.Encoder()
@@ -184,7 +198,7 @@ class _Report:
 
     def __call__(self, answer: Answer) -> None:
         if isinstance(answer, Status):
-            self._device.learner.n_bad_inputs = self._stream.assembler.n_bad
+            self._device.learner.n_bad_inputs = self._stream.n_bad
             if answer.alarm != self._alarm:
                 self._alarm = answer.alarm
                 logging.warning("%s", answer.alarm or "all is well again")

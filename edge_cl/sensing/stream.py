@@ -187,12 +187,19 @@ class _Lines:
 
 
 class FileStream(_Lines):
-    """A recorded file, as fast as it can be read: ``.csv``, anything else is JSON lines."""
+    """A recorded file, as fast as it can be read or `realtime`: ``.csv``, anything else is JSON lines."""
 
     def __init__(
-        self, path: str | Path, manifest: Manifest, *, labels: LabelSchedule | None = None, prefix: str = ""
+        self,
+        path: str | Path,
+        manifest: Manifest,
+        *,
+        labels: LabelSchedule | None = None,
+        prefix: str = "",
+        realtime: bool = False,
     ) -> None:
         self._path = Path(path)
+        self._realtime = realtime
         is_csv = self._path.suffix.lower() == ".csv"
         decoder = CsvDecoder(manifest) if is_csv else JsonDecoder(manifest)
         self.assembler = LineAssembler(manifest, decoder, labels or LabelSchedule(), prefix)
@@ -202,6 +209,9 @@ class FileStream(_Lines):
         return False
 
     def __iter__(self) -> Iterator[Event]:
+        return paced(self._events()) if self._realtime else self._events()
+
+    def _events(self) -> Iterator[Event]:
         try:
             with self._path.open("rb") as file:
                 lines = _lines(file)
