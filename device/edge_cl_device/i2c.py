@@ -63,7 +63,7 @@ class Chip:
                 "or it is another bus (i2cdetect -l lists them; option bus)"
             )
         if error.errno in (errno.EACCES, errno.EPERM):
-            user = _user()
+            user = current_user()
             return f"no permission for {device}: sudo usermod -aG i2c {user}, then start edge-cl again"
         if error.errno in _NOBODY:
             return (
@@ -81,7 +81,8 @@ class Chip:
         return f"{device}: {error.strerror or error}"
 
 
-def _user() -> str:
+def current_user() -> str:
+    """Who runs this, for commands in messages."""
     try:
         return pwd.getpwuid(os.geteuid()).pw_name
     except KeyError:

@@ -11,6 +11,7 @@ some milliseconds late, and does not drift away.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -41,7 +42,7 @@ class HostClock:
         self._nominal_s = self.unit_s = unit_s
         self._count = self._t_s = -math.inf
 
-    def times(self, counts: FloatArray | list[int], now_s: float) -> FloatArray:
+    def times(self, counts: FloatArray | Sequence[float], now_s: float) -> FloatArray:
         """Of the samples with these rising numbers, of which the last one was the newest at `now_s`."""
         n = np.asarray(counts, np.float64)
         if not len(n):

@@ -31,6 +31,8 @@ from edge_cl.sensing.stream import TICK_S, Assembler
 QUEUE_BYTES = 1024 * 1024
 """Of samples that wait for the run loop."""
 QUEUE_BLOCKS = 1024
+USELESS_S = 5.0
+"""So long may all that comes be unusable before it is said."""
 SLOW_S = 10.0
 """So long is it said that blocks were dropped."""
 STEADY_S = 5.0
@@ -98,6 +100,7 @@ class LiveStream:
         self._flags = self._new_flags(None)
         self._failure: BaseException | None = None
         self._dropped = (0, -SLOW_S)
+        self._good_s = self._bad_s = time.monotonic()
         self._thread = threading.Thread(target=self._work, name=f"edge-cl-{name}", daemon=True)
 
     # ------------------------------------------------------------------ for the run loop
@@ -134,6 +137,8 @@ class LiveStream:
         if self._gone:
             return self._gone
         slow = ""
+        if self._bad_s - self._good_s > USELESS_S:
+            return f"{self._name}: nothing that comes can be used ({self.assembler.last_problem})"
         if time.monotonic() - self._dropped[1] < SLOW_S:
             slow = (
                 f"{self._name} gives more than can be answered, {self._dropped[0]} blocks were dropped: "
@@ -158,6 +163,7 @@ class LiveStream:
         if arrived.sensor is not None:
             self._flags = self._new_flags(arrived.sensor)
         if arrived.fresh:
+            self._good_s = time.monotonic()
             self.assembler.restart()
             self._flags.interrupt()
         if self._queue.n_dropped > self._dropped[0]:
@@ -174,6 +180,10 @@ class LiveStream:
 
     def _flag(self, item: Item | BadReading) -> None:
         n_channels = self._manifest.n_channels
+        if isinstance(item, BadReading):
+            self._bad_s = time.monotonic()
+            return
+        self._good_s = time.monotonic()
         if isinstance(item, Samples) and item.values.shape[1:] == (n_channels,):
             self._flags.note(item.t_s, item.values)
         elif isinstance(item, Labelled):  # only a picture that stands still as a whole is worth a word
