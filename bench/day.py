@@ -22,13 +22,13 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
-from edge_cl.sensing.live import LiveStream, Waits
 
 from edge_cl.bundle import Bundle, Manifest
 from edge_cl.errors import SensorUnavailable
 from edge_cl.learner import Learner
 from edge_cl.records import Event, FloatArray, Label, Reading
 from edge_cl.sensing.lines import Item, Samples
+from edge_cl.sensing.live import LiveStream, Waits
 from edge_cl.simulate import wrist
 
 HOUR_S = 3600

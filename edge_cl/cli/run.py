@@ -9,29 +9,24 @@ import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 import msgspec
 from threadpoolctl import threadpool_limits
 
-from edge_cl.bundle import Bundle
+from edge_cl.bundle import Bundle, Manifest
+from edge_cl.cli.around import attach
 from edge_cl.config import Settings, load_settings, settings_from
 from edge_cl.device import Device
 from edge_cl.errors import ConfigError
-from edge_cl.heartbeat import Check, Heartbeat
-from edge_cl.records import Answer, Decision, Event, LabelSource, Sink, SleepRequest, Status
-from edge_cl.remote import Remote
+from edge_cl.heartbeat import Heartbeat
+from edge_cl.records import Answer, Decision, Event, Status
 from edge_cl.sensing.labelling import LabelSchedule
-from edge_cl.sensing.stream import FileStream, PipeStream, open_stream, paced
+from edge_cl.sensing.opening import Stream, open_sensor
+from edge_cl.sensing.stream import open_stream, paced
 from edge_cl.slots import Slots
-from edge_cl.sync.control import SOCKET_NAME, ControlServer
 
-if TYPE_CHECKING:
-    from edge_cl.sync.link import MqttLink
-
-OUTBOX_SHARE = 4
-"""The outbox may take one part in this many of the disk budget."""
 MMAP_THRESHOLD = -3, 256 * 1024
 """Option and value for glibc's ``mallopt``."""
 
@@ -39,8 +34,9 @@ MMAP_THRESHOLD = -3, 256 * 1024
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option(
-    "-i", "--input", "source", default="-", show_default=True, help="A .jsonl or .csv recording; - is stdin."
-)
+    "-i", "--input", "source", default="",
+    help="A .jsonl or .csv recording; - is stdin, the default when the settings name no sensor.",
+)  # fmt: skip
 @click.option(
     "--state", type=click.Path(path_type=Path), default="edge-cl-state", show_default=True,
     envvar="EDGE_CL_STATE", help="Folder of the learned state; made when absent.",
@@ -77,15 +73,16 @@ def run(  # noqa: PLR0913  one parameter per option
         slots = stack.enter_context(Slots(state))
         place = slots.active(bundle)
         loaded = Bundle.load(place.bundle)
-        stream = open_stream(source, loaded.manifest, labels=labels)
+        stream = _stream(source, settings, loaded.manifest, labels)
+        stack.callback(stream.close)
         running = stack.enter_context(Device(slots, loaded, place, settings))
-        sources, sinks, checks = _peripherals(stack, settings, state, running)
-        sinks.append(_Report(stream, running, quiet=quiet))
+        around = attach(stack, settings, state, running, stream)
+        sinks = [*around.sinks, _Report(stream, running, quiet=quiet)]
         logging.info("%s; %s", loaded.manifest.name, running.status().recovered)
-        heartbeat = Heartbeat(checks, lambda: _in_short(running.status()))
+        heartbeat = Heartbeat(around.checks, lambda: _in_short(running.status()))
         stack.callback(heartbeat.stopping)
         events = _UntilStopped(paced(stream) if realtime else stream, heartbeat.beat)
-        running.run(events, sources, sinks, busy=lambda: events.stopped or stream.waiting())
+        running.run(events, around.sources, sinks, busy=lambda: events.stopped or stream.waiting())
 
 
 def _return_freed_memory() -> None:
@@ -132,63 +129,17 @@ def _in_short(status: Status) -> str:
     return f"{said}; {status.alarm}" if status.alarm else said
 
 
-def _peripherals(
-    stack: contextlib.ExitStack, settings: Settings, state: Path, device: Device
-) -> tuple[list[LabelSource], list[Sink], list[Check]]:
-    """The control socket and, when asked for, MQTT: sources of labels, sinks of answers, what may hang."""
-    control = stack.enter_context(ControlServer(state / SOCKET_NAME, device))
-    sources: list[LabelSource] = [control]
-    sinks: list[Sink] = [control.sink]
-    checks: list[Check] = []
-    if settings.mqtt.url:
-        link = _link(settings, state)
-        requests = _Requests()
-        link.obey_with(Remote(device, settings.commands.keys, requests.append))
-        link.on_chunk = lambda chunk: device.upgrade.chunk(chunk.sha256, chunk.number, chunk.body)
-        device.upgrade.report, device.upgrade.want = link.tell, link.want
-        device.other_alarm = lambda: link.alarm
-        device.followed_by(link.follow)
-        link.start()
-        stack.callback(link.stop)
-        sources += [link, requests]
-        sinks.append(link.sink)
-        checks.append(lambda: "" if link.is_alive else "the thread that serves MQTT has ended")
-    return sources, sinks, checks
-
-
-def _link(settings: Settings, state: Path) -> MqttLink:
-    from edge_cl.sync.broker import Access
-    from edge_cl.sync.link import MqttLink, Pace  # 8 MB that a device without MQTT need not hold
-
-    mqtt = settings.mqtt
-    return MqttLink(
-        mqtt.url,
-        device=settings.device.name,
-        site=settings.device.site,
-        state_dir=state,
-        disk_bytes=settings.to_budget().disk_bytes // OUTBOX_SHARE,
-        confirm=mqtt.confirm,
-        access=Access(mqtt.username, mqtt.ca_file, mqtt.cert_file, mqtt.key_file),
-        commands=settings.commands,
-        pace=Pace(mqtt.summary_s, mqtt.health_s),
-        discovery=mqtt.discovery,
-    )
-
-
-class _Requests(list[SleepRequest]):
-    """Requests to sleep that came as commands."""
-
-    def poll(self) -> list[SleepRequest]:
-        """Those since the last call."""
-        found = list(self)
-        self.clear()
-        return found
+def _stream(source: str, settings: Settings, manifest: Manifest, labels: LabelSchedule) -> Stream:
+    """What the command line names goes before the settings' sensor."""
+    if source:
+        return open_stream(source, manifest, labels=labels)
+    return open_sensor(settings.sensor, manifest, labels=labels)
 
 
 class _Report:
     """Standard output: one JSON object a line."""
 
-    def __init__(self, stream: FileStream | PipeStream, device: Device, *, quiet: bool) -> None:
+    def __init__(self, stream: Stream, device: Device, *, quiet: bool) -> None:
         self._stream, self._device, self._quiet = stream, device, quiet
         self._out = sys.stdout.buffer
         self._encoder = msgspec.json.Encoder()
@@ -196,7 +147,7 @@ class _Report:
 
     def __call__(self, answer: Answer) -> None:
         if isinstance(answer, Status):
-            self._device.learner.n_bad_inputs = self._stream.assembler.n_bad
+            self._device.learner.n_bad_inputs = self._stream.n_bad
             if answer.alarm != self._alarm:
                 self._alarm = answer.alarm
                 logging.warning("%s", answer.alarm or "all is well again")

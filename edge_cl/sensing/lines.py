@@ -55,10 +55,12 @@ class JsonDecoder:
     """``{"t": 1.2, "x": [...]}``, ``{"t": 1.2, "window": [[...]]}`` or ``{"label": "walking"}``.
 
     A label may name its reading (``"reading_id": "r7"``), and say what that was not (``"kind": "not"``).
+    Unless `timed`, samples may come without "t"; their times are then NaN.
     """
 
-    def __init__(self, manifest: Manifest) -> None:
+    def __init__(self, manifest: Manifest, *, timed: bool = True) -> None:
         self._manifest = manifest
+        self._timed = timed
         self._decoder = msgspec.json.Decoder(_Line)
 
     def decode(self, line: bytes) -> Item | None:
@@ -86,8 +88,13 @@ class JsonDecoder:
         raise BadReading(f"neither x, window nor label in {_excerpt(line)}")
 
     def _samples(self, line: _Line) -> Samples:
-        rows = line.x if isinstance(line.t, list) else [line.x]
+        assert line.x is not None
+        untimed = line.t is None and not self._timed
+        many = isinstance(line.t, list) or (untimed and bool(line.x) and isinstance(line.x[0], list))
+        rows = line.x if many else [line.x]
         times = line.t if isinstance(line.t, list) else [line.t]
+        if untimed:
+            times = [np.nan] * len(rows)
         if None in times:
             raise BadReading('a sample without "t", its time in seconds')
         n, values = len(times), _matrix(rows)

@@ -45,13 +45,12 @@ class Decoder(Protocol):
 
 
 class Assembler:
-    """Lines in, events out: decodes, cuts windows, names readings, places labels.
+    """Items in, events out: cuts windows, names readings, places labels.
 
-    `n_bad` counts bad lines and bad samples together, `last_problem` says what the last one was.
+    `n_bad` counts what was dropped, `last_problem` says what the last of it was.
     """
 
-    def __init__(self, manifest: Manifest, decoder: Decoder, labels: LabelSchedule, prefix: str = "") -> None:
-        self._decoder = decoder
+    def __init__(self, manifest: Manifest, labels: LabelSchedule, prefix: str = "") -> None:
         self._labels = labels
         self._prefix = prefix or uuid.uuid4().hex[:8]
         self._windower = Windower(
@@ -61,46 +60,41 @@ class Assembler:
             n_channels=manifest.n_channels,
         )
         self._track = LabelTrack(manifest.window_samples / manifest.rate_hz)
-        self._n_lines = self._n_readings = self._n_bad_lines = 0
+        self._n_readings = self._n_bad_items = 0
         self.last_problem = ""
 
     @property
     def n_bad(self) -> int:
-        """Lines and samples dropped so far."""
-        return self._n_bad_lines + self._windower.n_bad
+        """Items and samples dropped so far."""
+        return self._n_bad_items + self._windower.n_bad
 
     @property
     def n_gaps(self) -> int:
         """Pauses and clock resets that started a new window."""
         return self._windower.n_gaps + self._windower.n_resets
 
-    def feed(self, lines: Sequence[bytes]) -> Iterator[Event]:
-        """Decode a chunk of lines; neighbouring samples are windowed as one block."""
+    def take(self, items: Iterable[Item | BadReading]) -> Iterator[Event]:
+        """Events of some items; neighbouring samples are windowed as one block, bad readings are counted."""
         block: list[Samples] = []
-        for line in lines:
-            item = self._decode(line)
+        for item in items:
             if isinstance(item, Samples):
                 block.append(item)
-            elif item is not None:
+            elif isinstance(item, BadReading):
+                self._n_bad_items += 1
+                self._note(f"{item}; skipped")
+            else:
                 yield from self._windows(block)
                 block = []
                 yield from self._ready(item)
         yield from self._windows(block)
 
+    def restart(self) -> None:
+        """What comes next has nothing to do with what came before: no window spans the two."""
+        self._windower.restart()
+
     def finish(self) -> Iterator[Event]:
         """Labels still waiting at the end of the stream."""
         yield from self._labels.rest()
-
-    def _decode(self, line: bytes) -> Item | None:
-        self._n_lines += 1
-        try:
-            if len(line) > MAX_LINE_BYTES:
-                raise BadReading(f"line longer than {MAX_LINE_BYTES:,} bytes")
-            return self._decoder.decode(line)
-        except BadReading as problem:
-            self._n_bad_lines += 1
-            self._note(f"line {self._n_lines}: {problem}; skipped")
-            return None
 
     def _windows(self, block: list[Samples]) -> Iterator[Event]:
         if not block:
@@ -110,7 +104,7 @@ class Assembler:
         labels = [label for part in block for label in part.labels]
         windows = self._windower.push(t_s, np.concatenate([part.values for part in block]))
         if self._windower.n_bad + self._windower.n_resets > n_problems:
-            self._note(f"lines up to {self._n_lines}: {self._windower.last_bad}")
+            self._note(str(self._windower.last_bad))
         samples = iter(zip(t_s.tolist(), labels, strict=True)) if any(labels) else iter(())
         for end_s, window in windows:
             self._catch_up(samples, end_s)
@@ -148,22 +142,76 @@ class Assembler:
                 _log.warning("further problems are counted but not logged")
 
 
-class FileStream:
-    """A recorded file, as fast as it can be read: ``.csv``, anything else is JSON lines."""
+class LineAssembler(Assembler):
+    """Lines in, events out; a problem is named with the number of its line."""
+
+    def __init__(self, manifest: Manifest, decoder: Decoder, labels: LabelSchedule, prefix: str = "") -> None:
+        super().__init__(manifest, labels, prefix)
+        self._decoder = decoder
+        self._n_lines = 0
+
+    def feed(self, lines: Sequence[bytes]) -> Iterator[Event]:
+        """Events of a chunk of lines."""
+        return self.take(item for item in map(self._decode, lines) if item is not None)
+
+    def _decode(self, line: bytes) -> Item | BadReading | None:
+        self._n_lines += 1
+        try:
+            if len(line) > MAX_LINE_BYTES:
+                raise BadReading(f"line longer than {MAX_LINE_BYTES:,} bytes")
+            return self._decoder.decode(line)
+        except BadReading as problem:
+            return BadReading(f"line {self._n_lines}: {problem}")
+
+    def _note(self, problem: str) -> None:
+        super()._note(problem if problem.startswith("line ") else f"lines up to {self._n_lines}: {problem}")
+
+
+class _Lines:
+    """What streams of lines have in common: the alarm they never give, what they count."""
+
+    assembler: LineAssembler
+    alarm = ""
+
+    @property
+    def n_bad(self) -> int:
+        """Lines and samples dropped so far."""
+        return self.assembler.n_bad
+
+    def stuck_s(self) -> float:
+        """Seconds that a driver has not come back for: there is none."""
+        return 0.0
+
+    def close(self) -> None:
+        """Nothing is held: a pipe is its owner's."""
+
+
+class FileStream(_Lines):
+    """A recorded file, as fast as it can be read or `realtime`: ``.csv``, anything else is JSON lines."""
 
     def __init__(
-        self, path: str | Path, manifest: Manifest, *, labels: LabelSchedule | None = None, prefix: str = ""
+        self,
+        path: str | Path,
+        manifest: Manifest,
+        *,
+        labels: LabelSchedule | None = None,
+        prefix: str = "",
+        realtime: bool = False,
     ) -> None:
         self._path = Path(path)
+        self._realtime = realtime
         is_csv = self._path.suffix.lower() == ".csv"
         decoder = CsvDecoder(manifest) if is_csv else JsonDecoder(manifest)
-        self.assembler = Assembler(manifest, decoder, labels or LabelSchedule(), prefix)
+        self.assembler = LineAssembler(manifest, decoder, labels or LabelSchedule(), prefix)
 
     def waiting(self) -> bool:
         """A recording has no hurry."""
         return False
 
     def __iter__(self) -> Iterator[Event]:
+        return paced(self._events()) if self._realtime else self._events()
+
+    def _events(self) -> Iterator[Event]:
         try:
             with self._path.open("rb") as file:
                 lines = _lines(file)
@@ -174,7 +222,7 @@ class FileStream:
         yield from self.assembler.finish()
 
 
-class PipeStream:
+class PipeStream(_Lines):
     """JSON lines from standard input (or another pipe), with a tick while nothing arrives."""
 
     def __init__(
@@ -189,7 +237,7 @@ class PipeStream:
         self._file = file or os.fdopen(STDIN, "rb", closefd=False)
         self._lines: queue.Queue[bytes | None] = queue.Queue(maxsize=CHUNK_LINES)
         self._more = False
-        self.assembler = Assembler(manifest, JsonDecoder(manifest), labels or LabelSchedule(), prefix)
+        self.assembler = LineAssembler(manifest, JsonDecoder(manifest), labels or LabelSchedule(), prefix)
 
     def waiting(self) -> bool:
         """Whether something has arrived that was not handed out yet."""

@@ -81,6 +81,10 @@ class Windower:
         self._n_grid: int = 0
         self._n_skip: int = 0
 
+    def restart(self) -> None:
+        """Begin a new grid with the next sample: what came before is in no window with it."""
+        self._begin()
+
     def push(self, t_s: FloatArray, samples: FloatArray) -> list[tuple[float, NDArray[np.float32]]]:
         """Take a block of samples; return the windows it completes.
 
