@@ -73,7 +73,7 @@ class Figure(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class Hardware(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What the board has; `ram_mb` of the smallest that is sold, `rtc`: a clock, which needs its own battery."""
+    """What the board has; `ram_mb` of the smallest sold, `rtc` whether a clock, which needs its battery."""
 
     cpu: str
     cores: int

@@ -46,6 +46,8 @@ class Estimate(msgspec.Struct, frozen=True, kw_only=True):
         Most that the state folder takes (its budget), and what is installed, if known.
     most_classes
         With the budget; more than are counted when `classes_are_more`.
+    scaled_by
+        What times were multiplied with that nobody measured, None when all were.
     verdicts
         What does not fit, in words; none: it fits.
     """
@@ -72,6 +74,7 @@ class Estimate(msgspec.Struct, frozen=True, kw_only=True):
     most_classes: int
     n_exemplars: int
     ledger: dict[str, int]
+    scaled_by: Figure | None
     verdicts: list[str]
 
 
@@ -123,6 +126,7 @@ def estimate(
         most_classes=here.most_classes,
         n_exemplars=here.n_exemplars,
         ledger=here.ledger,
+        scaled_by=board.figures.get("times_slower"),
         verdicts=[],
     )
     return msgspec.structs.replace(found, verdicts=_verdicts(found, settings, here))

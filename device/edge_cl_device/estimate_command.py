@@ -114,12 +114,11 @@ def lines(found: Estimate) -> list[str]:
         f"  room      {_room_line(found)}",
     ]
     times = [time for time in (found.encode, found.predict, found.learn, found.sleep) if time is not None]
-    scaled = sorted({time.source for time in times if time.kind != "measured"})
-    if scaled:
+    scale = found.scaled_by
+    if scale is not None and any(time.kind != "measured" for time in times):
         shown += [
-            "  times are estimated, from:",
-            *(f"    {source}" for source in scaled),
-            "    to know them, run there: edge-cl estimate --measure my.toml",
+            f"  nobody has measured such a board: its times are the reference's × {scale.value:g}, from",
+            f"  {scale.source}; to know them run there: edge-cl estimate --measure my.toml",
         ]
     return shown + [f"  ! {said}" for said in found.verdicts]
 
