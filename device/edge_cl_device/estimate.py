@@ -101,7 +101,7 @@ def estimate(
     predict = _time("predict_ms", 1, board, reference, here.predict_ms, packaged_here.predict_ms)
     learn = _time("learn_ms", 1, board, reference, here.learn_ms, packaged_here.learn_ms)
     sleep = _time("sleep_s", 1000, board, reference, here.sleep_s, packaged_here.sleep_s)
-    memory = _memory(settings, board, reference, here)
+    memory = _memory(settings, board, reference, here, packaged_here)
     needed = manifest.rate_hz / manifest.hop_samples
     found = Estimate(
         bundle=manifest.name,
@@ -160,11 +160,13 @@ def _exactly(ms: float, source: str) -> Time:
     return Time(ms=ms, least_ms=ms, most_ms=ms, kind="measured", source=source)
 
 
-def _memory(settings: Settings, board: BoardFile, reference: BoardFile, here: Measured) -> dict[str, float]:
+def _memory(
+    settings: Settings, board: BoardFile, reference: BoardFile, here: Measured, packaged: Measured
+) -> dict[str, float]:
     """A board's own figures go first; those of the encoder are this bundle's, measured here."""
     base = board.figures.get("base_mb")
     mqtt = board.figures.get("mqtt_mb")
-    found = {"interpreter and libraries": base.value if base else here.base_mb}
+    found = {"interpreter and libraries": base.value if base else packaged.base_mb}
     if here.encode_ms is not None:
         found[f"encoder ({here.runtime})"] = here.encoder_mb
     elif other := board.figure("onnx_mb", reference):

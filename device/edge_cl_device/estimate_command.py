@@ -22,7 +22,7 @@ from edge_cl_device.board_files import (
     save_board,
 )
 from edge_cl_device.estimate import Estimate, Time, estimate
-from edge_cl_device.measurements import MOST_CLASSES, Measured, measure, packaged_bundle
+from edge_cl_device.measurements import MOST_CLASSES, Measured, measure, measure_packaged, packaged_bundle
 
 MB = 1024 * 1024
 
@@ -47,7 +47,7 @@ def estimate_command(
     if measured_file is not None:
         if bundle or board:
             raise click.UsageError("--measure takes this machine and the packaged bundle; give nothing else")
-        save_board(measured_file, board_of(measure(packaged_bundle())))
+        save_board(measured_file, board_of(measure_packaged()))
         click.echo(f"wrote {measured_file}; use it with edge-cl estimate BUNDLE --board {measured_file}")
         return
     if bundle is None or not board:
@@ -63,10 +63,10 @@ def estimate_command(
 def estimate_bundle(path: Path, board: BoardFile, config: Path | None = None) -> Estimate:
     """Measure a bundle here, and the packaged one to compare, and reckon for the board."""
     settings = load_settings(config) if config else Settings()
-    bundle, packaged = Bundle.load(path), packaged_bundle()
-    here = measure(path, config)
-    same = config is None and bundle.bundle_id == Bundle.load(packaged).bundle_id
-    packaged_here = here if same else measure(packaged)
+    bundle = Bundle.load(path)
+    packaged_here = measure_packaged()
+    same = config is None and bundle.bundle_id == Bundle.load(packaged_bundle()).bundle_id
+    here = packaged_here if same else measure(path, config)
     return estimate(bundle.manifest, settings, board, load_board(REFERENCE), here, packaged_here)
 
 

@@ -25,7 +25,7 @@ from edge_cl.errors import BudgetExceeded, BundleError, EdgeCLError
 from edge_cl.knowledge import Knowledge
 from edge_cl.records import FloatArray, SleepPlan
 from edge_cl.shares import make_pending, memory_bytes_beside_one_more_class
-from edge_cl_device.measurements import MOST_CLASSES, Measured
+from edge_cl_device.measurements import MOST_CLASSES, Measured, resident_mb
 
 N_TIMED, N_LABELS, N_PER_CLASS = 200, 120, 8
 ROW_BYTES = 256
@@ -48,11 +48,11 @@ def main() -> None:
 def measure_here(bundle: Bundle, settings: Settings) -> Measured:
     """All of it, in this process, one thread."""
     threadpool_limits(1)
-    found = Measured(base_mb=_resident_mb(), runtime=bundle.manifest.encoder.kind)
+    found = Measured(runtime=bundle.manifest.encoder.kind)
     _measure_encoder(bundle, found)
-    before = _resident_mb()
+    before = resident_mb()
     importlib.import_module("edge_cl.sync.link")
-    found.mqtt_mb = round(_resident_mb() - before, 2)
+    found.mqtt_mb = round(resident_mb() - before, 2)
     ledger, knowledge = _new(bundle, settings, begin=True)
     _measure_room(ledger, knowledge, settings, found)
     _measure_times(knowledge, settings, found)
@@ -61,6 +61,7 @@ def measure_here(bundle: Bundle, settings: Settings) -> Measured:
 
 
 def _measure_encoder(bundle: Bundle, found: Measured) -> None:
+    before = resident_mb()
     try:
         encoder = encoders.create(bundle)
     except BundleError as error:
@@ -70,7 +71,7 @@ def _measure_encoder(bundle: Bundle, found: Measured) -> None:
     golden = bundle.golden()
     window = np.zeros(shape, np.float32) if golden is None else np.asarray(golden[0][0], np.float32)
     found.encode_ms = _median_ms(lambda: encoder.encode(window), N_TIMED)
-    found.encoder_mb = round(_resident_mb() - found.base_mb, 2)
+    found.encoder_mb = round(resident_mb() - before, 2)
 
 
 def _new(bundle: Bundle, settings: Settings, *, begin: bool) -> tuple[Ledger, Knowledge]:
@@ -149,13 +150,6 @@ def _median_ms(call: Callable[[], object], n: int) -> float:
         call()
         took.append(time.perf_counter() - began_s)
     return round(1000 * statistics.median(took[n // 10 :]), 5)
-
-
-def _resident_mb() -> float:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmRSS:"):
-            return round(int(line.split()[1]) / 1024, 2)
-    raise EdgeCLError("/proc/self/status tells no resident memory; these figures need Linux")
 
 
 if __name__ == "__main__":

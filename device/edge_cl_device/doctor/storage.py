@@ -56,7 +56,7 @@ def _file_system(scene: Scene) -> Iterator[Finding]:
                 "file-system-errors",
                 f"{folder.name}: the kernel counted {count} errors of the file system",
                 "files may be damaged, and it may be made read-only at any time",
-                "edge-cl backup; then check it (fsck.mode=force in cmdline.txt); replace the card if they return",
+                "edge-cl backup; then check it (fsck.mode=force in cmdline.txt); else a new card",
             )
     root = scene.mount_of("/")
     if root is None:
