@@ -21,7 +21,7 @@ from edge_cl.config import Settings, load_settings, settings_from
 from edge_cl.device import Device
 from edge_cl.errors import ConfigError
 from edge_cl.heartbeat import Heartbeat
-from edge_cl.records import Answer, Decision, Event, Status
+from edge_cl.records import Answer, Decision, Event, Sink, Status
 from edge_cl.sensing.labelling import LabelSchedule
 from edge_cl.sensing.opening import Stream, open_sensor
 from edge_cl.sensing.stream import open_stream, paced
@@ -77,7 +77,7 @@ def run(  # noqa: PLR0913  one parameter per option
         stack.callback(stream.close)
         running = stack.enter_context(Device(slots, loaded, place, settings))
         around = attach(stack, settings, state, running, stream)
-        sinks = [*around.sinks, _Report(stream, running, quiet=quiet)]
+        sinks: list[Sink] = [*around.sinks, _Report(stream, running, quiet=quiet)]
         logging.info("%s; %s", loaded.manifest.name, running.status().recovered)
         heartbeat = Heartbeat(around.checks, lambda: _in_short(running.status()))
         stack.callback(heartbeat.stopping)
