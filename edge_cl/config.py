@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 import tomllib
 from pathlib import Path
@@ -431,5 +430,7 @@ def _refuse_unknown(raw: dict[str, Any], where: str) -> None:
 
 
 def _nearest(found: str, known: list[str]) -> str:
+    import difflib  # only for a message
+
     close = difflib.get_close_matches(found, known, n=1)
     return f"; did you mean {close[0]}?" if close else f"; known: {', '.join(known)}"

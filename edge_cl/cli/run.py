@@ -21,7 +21,7 @@ from edge_cl.config import Settings, load_settings, settings_from
 from edge_cl.device import Device
 from edge_cl.errors import ConfigError
 from edge_cl.heartbeat import Heartbeat
-from edge_cl.records import Answer, Decision, Event, Sink, Status
+from edge_cl.records import Answer, Decision, Event, Sink, SleepReport, Status
 from edge_cl.sensing.labelling import LabelSchedule
 from edge_cl.sensing.opening import Stream, open_sensor
 from edge_cl.sensing.stream import open_stream, paced
@@ -95,6 +95,12 @@ def _return_freed_memory() -> None:
         ctypes.CDLL(None).mallopt(*MMAP_THRESHOLD)
 
 
+def _trim() -> None:
+    """Give back what a sleep left free in the heap."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def _settings(config: Path | None, mqtt_url: str, device: str, head: str) -> Settings:
     settings = load_settings(config) if config else Settings()
     if not (mqtt_url or device or head):
@@ -152,6 +158,8 @@ class _Report:
                 self._alarm = answer.alarm
                 logging.warning("%s", answer.alarm or "all is well again")
             return
+        if isinstance(answer, SleepReport):
+            _trim()
         if self._quiet and isinstance(answer, Decision):
             return
         self._out.write(self._encoder.encode(answer) + b"\n")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import importlib.util
 from typing import Literal, NamedTuple
 
@@ -87,9 +86,11 @@ def installed_versions() -> dict[str, str]:
 
 
 def _version(distributions: tuple[str, ...]) -> str:
+    from importlib import metadata  # half a megabyte that a device without a choice need not hold
+
     for name in distributions:
         try:
-            return importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
+            return metadata.version(name)
+        except metadata.PackageNotFoundError:
             continue
     return "unknown"  # a vendor's build by another name

@@ -80,3 +80,13 @@ def drift_gradient(
     first = len(target) * slope / (2 * s) * (float(error @ error) / (len(target) * s) - 1)
     expected = len(target) * slope**2 / (2 * s**2) + decay * float(outputs @ outputs) / (4 * s)
     return first - gamma * float(error @ outputs) / (2 * s), expected
+
+
+def median(rows: FloatArray) -> FloatArray:
+    """Median along the first axis, of values that are numbers; as numpy's, which would load 1 MB for NaNs.
+
+    >>> median(np.array([[3.0], [1.0], [4.0], [1.0]]))
+    array([2.])
+    """
+    ordered = np.sort(rows, axis=0)
+    return np.asarray((ordered[(len(rows) - 1) // 2] + ordered[len(rows) // 2]) / 2)

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_cl.bundle import Prior
+from edge_cl.heads.linalg import median
 from edge_cl.records import FloatArray
 
 
@@ -60,7 +61,7 @@ class ClassSpread:
         )
         std = np.sqrt(self.scatter / max(counts.sum() - seen.sum(), 1.0))
         positive = std[std > 0]
-        floor = 1e-3 * float(np.median(positive)) if len(positive) else 1.0
+        floor = 1e-3 * float(median(positive)) if len(positive) else 1.0
         return centre, (1.0 / np.maximum(std, floor)).astype(np.float32)
 
     def grow(self) -> None:

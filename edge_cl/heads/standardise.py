@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from edge_cl.heads.linalg import median
 from edge_cl.records import FloatArray
 
 OUTLIER = 10.0
@@ -45,7 +46,7 @@ class Standardiser:
         """Take mean and variance, each (D,)."""
         std = np.sqrt(np.maximum(var, 0.0))
         positive = std[std > 0]
-        floor = 1e-3 * float(np.median(positive)) if len(positive) else 1.0
+        floor = 1e-3 * float(median(positive)) if len(positive) else 1.0
         self.mean = mean.astype(np.float32)
         self.inv_std = (1.0 / np.maximum(std, floor)).astype(np.float32)
 
@@ -69,11 +70,11 @@ def without_outliers(X: FloatArray) -> FloatArray:
     so that one broken reading cannot set the scale. A feature for which that is 0 stays as it is.
     """
     rows = X[:: max(len(X) // ENOUGH, 1)]
-    median = np.median(rows, axis=0).astype(np.float64)
-    apart = np.sort(np.abs(rows - median), axis=0)[: int(INNER * len(rows))]
+    middle = median(rows).astype(np.float64)
+    apart = np.sort(np.abs(rows - middle), axis=0)[: int(INNER * len(rows))]
     spread = np.sqrt(np.einsum("nd,nd->d", apart, apart) / max(len(apart), 1))
     reach = np.where(spread > 0, OUTLIER * spread, np.inf)
-    return np.clip(X, median - reach, median + reach)
+    return np.clip(X, middle - reach, middle + reach)
 
 
 class RunningMoments:

@@ -8,8 +8,6 @@ made again later, with longer and longer waits. All else (windows, gaps, flags, 
 
 from __future__ import annotations
 
-import difflib
-import importlib.metadata
 import re
 from typing import Any, Protocol, TypeVar
 
@@ -78,6 +76,8 @@ def find_driver(group: str, name: str, built_in: tuple[str, ...] = ()) -> Any:
     ConfigError
         Names what is installed when there is no such driver, or what it misses to be imported.
     """
+    import importlib.metadata  # half a megabyte that most devices need not hold
+
     found = {entry.name: entry for entry in importlib.metadata.entry_points(group=group)}
     if name not in found:
         kind = "sensor" if group == SENSORS else "label source"
@@ -122,5 +122,7 @@ def read_options(driver: str, options: dict[str, Any], kind: type[T]) -> T:
 
 def nearest(found: str, known: list[str]) -> str:
     """``; did you mean …?`` when something known is spelt alike, else nothing."""
+    import difflib  # only for a message
+
     close = difflib.get_close_matches(found, known, n=1)
     return f"; did you mean {close[0]}?" if close else ""
