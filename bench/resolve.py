@@ -21,8 +21,8 @@ GLIBCS = ("2_34", "2_28", "2_27", "2_17")
 """Newest first: Debian 12 has glibc 2.36, Ubuntu 22.04 (JetPack 6) 2.35."""
 EXTRAS = {
     "": "numpy", "onnx": "onnxruntime", "litert": "ai-edge-litert", "tflite": "tflite-runtime",
-    "signed": "cryptography", "fleet": "sqlalchemy", "simulate": "amqtt", "i2c": "smbus2", "serial": "pyserial",
-    "gpio": "gpiozero", "audio": "sounddevice", "camera": "opencv-python-headless",
+    "signed": "cryptography", "fleet": "sqlalchemy", "simulate": "amqtt",
+    "i2c": "smbus2", "serial": "pyserial", "gpio": "gpiozero", "audio": "sounddevice", "camera": "opencv-python-headless",
 }  # fmt: skip
 """Each with the package whose version the table shows."""
 
