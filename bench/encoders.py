@@ -1,6 +1,6 @@
 """What an encoder's other forms cost: answers and accuracy on people that nothing was trained on, and bytes.
 
-``python -m bench.encoders --data FOLDER`` first exports the bundles of myo_emg and spsw_har, minutes each, unless
+``python -m bench.encoders --data FOLDER`` first exports the bundles of myo_emg and spsw_har, unless
 ``--bundles`` has them from the last time.
 """
 
