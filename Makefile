@@ -5,13 +5,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test lint conformance faults bench assets wheel-test mosquitto postgres clean
+.PHONY: demo test lint conformance faults bench assets wheel-test mosquitto postgres tflite clean
 .DEFAULT_GOAL := demo
 
 demo: $(VENV)/.demo
 	$(BIN)/edge-cl simulate --report report.html
 
-test: $(VENV)/.dev mosquitto postgres
+test: $(VENV)/.dev mosquitto postgres tflite
 	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
 
 lint: $(VENV)/.dev
@@ -64,6 +64,10 @@ postgres:
 	      || echo "PostgreSQL could not be installed: its tests will skip"; \
 	  else echo "PostgreSQL is missing and we may not install it: its tests will skip"; fi; fi
 
+# the one runtime that cannot live in the environment of the others
+tflite: $(VENV)/.dev
+	@$(BIN)/python -m tests.tflite
+
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "edge-cl needs Python 3.11 or newer, this is " + sys.version.split()[0])'
 	$(PYTHON) -m venv $(VENV)
@@ -80,4 +84,4 @@ $(VENV)/.dev: $(VENV)/bin/python pyproject.toml
 	@touch $@ $(VENV)/.demo
 
 clean:
-	rm -rf $(VENV) $(VENV)-wheel dist build report.html
+	rm -rf $(VENV) $(VENV)-wheel $(VENV)-tflite dist build report.html

@@ -142,7 +142,8 @@ def test_one_whose_runtime_is_gone_falls_back(bundle, choice, monkeypatch, caplo
 def test_a_choice_survives_the_disk_and_a_damaged_one_is_none(choice, tmp_path, caplog):
     write_choice(tmp_path, choice)
     assert read_choice(tmp_path) == choice
-    for damaged in (b"", b"{", b"[]", b'{"format": "other"}', b"\xff\xfe"):
+    unknown = (tmp_path / choices.FILE).read_bytes().replace(b'"litert"', b'"other"')
+    for damaged in (b"", b"{", b"[]", b'{"format": "other"}', unknown, b"\xff\xfe"):
         (tmp_path / choices.FILE).write_bytes(damaged)
         assert read_choice(tmp_path) is None
     assert "verify --bench" in caplog.text
