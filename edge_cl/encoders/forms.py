@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import importlib.util
 from typing import Literal, NamedTuple, TypeAlias
 
@@ -88,6 +87,8 @@ def installed_versions() -> dict[str, str]:
 
 
 def _version(distributions: tuple[str, ...]) -> str:
+    import importlib.metadata  # brings a mail parser, which a device without a choice need not hold
+
     for name in distributions:
         try:
             return importlib.metadata.version(name)
