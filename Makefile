@@ -5,13 +5,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test lint conformance faults test-arm64 bench assets wheel-test mosquitto qemu postgres clean
+.PHONY: demo test lint conformance faults test-arm64 bench assets wheel-test mosquitto qemu postgres tflite clean
 .DEFAULT_GOAL := demo
 
 demo: $(VENV)/.demo
 	$(BIN)/edge-cl simulate --report report.html
 
-test: $(VENV)/.dev mosquitto postgres
+test: $(VENV)/.dev mosquitto postgres tflite
 	$(BIN)/python -m pytest -m "not slow and not arm64" -n 2 --dist loadfile
 
 lint: $(VENV)/.dev
@@ -75,6 +75,10 @@ postgres:
 	    $$as_root apt-get update -qq && $$as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq postgresql >/dev/null \
 	      || echo "PostgreSQL could not be installed: its tests will skip"; \
 	  else echo "PostgreSQL is missing and we may not install it: its tests will skip"; fi; fi
+
+# the one runtime that cannot live in the environment of the others
+tflite: $(VENV)/.dev
+	@$(BIN)/python -m tests.tflite
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "edge-cl needs Python 3.11 or newer, this is " + sys.version.split()[0])'

@@ -22,7 +22,8 @@ GLIBCS = ("2_34", "2_28", "2_27", "2_17")
 EXTRAS = {
     "": "numpy", "onnx": "onnxruntime", "litert": "ai-edge-litert", "tflite": "tflite-runtime",
     "signed": "cryptography", "fleet": "sqlalchemy", "simulate": "amqtt",
-    "i2c": "smbus2", "serial": "pyserial", "gpio": "gpiozero", "audio": "sounddevice", "camera": "opencv-python-headless",
+    "i2c": "smbus2", "serial": "pyserial", "gpio": "gpiozero", "audio": "sounddevice",
+    "camera": "opencv-python-headless",
 }  # fmt: skip
 """Each with the package whose version the table shows."""
 

@@ -11,7 +11,7 @@ from typing import Literal
 import msgspec
 
 from edge_cl.bundle import Bundle
-from edge_cl.encoders.forms import Form, forms, installed_versions
+from edge_cl.encoders.forms import Form, Precision, RuntimeName, forms, installed_versions
 
 log = logging.getLogger(__name__)
 
@@ -26,8 +26,8 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
     why it is out of the question, "" when it is not.
     """
 
-    runtime: str
-    precision: str
+    runtime: RuntimeName
+    precision: Precision
     provider: str = ""
     running_on: str = ""
     parity: float | None = None
@@ -48,8 +48,8 @@ class Choice(msgspec.Struct, frozen=True, kw_only=True):
     bundle_id: str
     encoder_sha256: str
     member_sha256: str
-    runtime: str
-    precision: str
+    runtime: RuntimeName
+    precision: Precision
     provider: str
     threads: int
     versions: dict[str, str]

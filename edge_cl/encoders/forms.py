@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import importlib.util
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeAlias
 
 from edge_cl.bundle import Bundle, VariantReport
 
-Precision = Literal["float32", "int8"]
+RuntimeName: TypeAlias = Literal["onnx", "litert", "tflite"]
+Precision: TypeAlias = Literal["float32", "int8"]
 
 
 class Runtime(NamedTuple):
     """An inference runtime: what it reads, the module to import, what it is called when installed."""
 
-    name: str
+    name: RuntimeName
     format: str
     module: str
     distributions: tuple[str, ...]
 
 
-RUNTIMES = {
+RUNTIMES: dict[str, Runtime] = {
     runtime.name: runtime
     for runtime in (
         # in the order they are tried: least memory and time first, measured in docs/encoders.md
@@ -39,7 +40,7 @@ class Form(NamedTuple):
     """One form of a bundle's encoder; `golden` names its features in ``golden.npz``."""
 
     format: str
-    precision: str
+    precision: Precision
     member: str
     golden: str
     report: VariantReport | None = None

@@ -23,10 +23,14 @@ class InterpreterEncoder:
 
     def __init__(self, model: bytes, shape: tuple[int, int], n_features: int, *, threads: int = 1) -> None:
         self._shape, self.n_features = shape, n_features
-        self._interpreter = self._load(model, threads)
-        self._input = self._only("input", self._interpreter.get_input_details(), (1, *shape))
-        self._output = self._only("output", self._interpreter.get_output_details(), (1, n_features))
-        self._interpreter.allocate_tensors()
+        try:
+            self._interpreter = self._load(model, threads)
+            self._input = self._only("input", self._interpreter.get_input_details(), (1, *shape))
+            self._output = self._only("output", self._interpreter.get_output_details(), (1, n_features))
+            self._interpreter.allocate_tensors()
+            self.encode(np.zeros(shape, np.float32))
+        except (ValueError, RuntimeError) as error:
+            raise BundleError(f"{type(self).__name__} cannot run the model: {error}") from error
 
     def encode(self, window: FloatArray) -> FloatArray:
         """(n_samples, n_channels) → (D,)."""

@@ -19,7 +19,4 @@ class LiteRTEncoder(InterpreterEncoder):
                 "LiteRT (ai-edge-litert) is not installed or cannot be loaded "
                 f"({error}); run `pip install 'edge-cl[litert]'`"
             ) from error
-        try:
-            return Interpreter(model_content=model, num_threads=threads)
-        except (ValueError, RuntimeError) as error:
-            raise BundleError(f"LiteRT cannot load the encoder: {error}") from error
+        return Interpreter(model_content=model, num_threads=threads)

@@ -21,7 +21,7 @@ import numpy as np
 from edge_cl import encoders
 from edge_cl.bundle import Bundle
 from edge_cl.encoders.choice import Choice, Measured, machine
-from edge_cl.encoders.forms import RUNTIMES, Form, forms, installed_versions, is_installed
+from edge_cl.encoders.forms import RUNTIMES, Form, RuntimeName, forms, installed_versions, is_installed
 from edge_cl.errors import BundleError
 
 N_WINDOWS = 300
@@ -73,7 +73,7 @@ def choose(path: Path, measured: list[Measured], *, threads: int = 1) -> Choice 
 
 
 def measure_one(
-    bundle: Bundle, form: Form, runtime: str, provider: str, threads: int, n_windows: int
+    bundle: Bundle, form: Form, runtime: RuntimeName, provider: str, threads: int, n_windows: int
 ) -> Measured:
     """One form in one runtime, in this process."""
     encoder = encoders.load(bundle, form, runtime, provider=provider or "cpu", threads=threads)
@@ -95,7 +95,7 @@ def measure_one(
     )
 
 
-def _candidates(bundle: Bundle) -> Iterator[tuple[Form, str, str]]:
+def _candidates(bundle: Bundle) -> Iterator[tuple[Form, RuntimeName, str]]:
     for runtime in RUNTIMES.values():
         if not is_installed(runtime):
             continue
@@ -109,7 +109,9 @@ def _candidates(bundle: Bundle) -> Iterator[tuple[Form, str, str]]:
                 yield from ((form, runtime.name, provider) for provider in providers)
 
 
-def _in_a_process(path: Path, form: Form, runtime: str, provider: str, numbers: tuple[int, int]) -> Measured:
+def _in_a_process(
+    path: Path, form: Form, runtime: RuntimeName, provider: str, numbers: tuple[int, int]
+) -> Measured:
     words = [str(path), form.member, runtime, provider, *map(str, numbers)]
     nothing = Measured(runtime=runtime, precision=form.precision, provider=provider)
     try:
@@ -164,7 +166,8 @@ def _form(bundle: Bundle, one: Measured) -> Form:
 
 def main(words: list[str]) -> None:
     """Measure what the words say and print it."""
-    path, member, runtime, provider, threads, n_windows = words
+    path, member, name, provider, threads, n_windows = words
+    runtime = RUNTIMES[name].name
     bundle = Bundle.load(path)
     form = next(form for form in forms(bundle) if form.member == member)
     try:

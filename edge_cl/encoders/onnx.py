@@ -55,7 +55,10 @@ class OnnxEncoder:
         )
         """The providers that are active, which may be fewer than are installed."""
         self._check_names(spec.input, spec.output)
-        found = self.encode_many(np.zeros((1, *shape), dtype=np.float32)).shape
+        try:
+            found = self.encode_many(np.zeros((1, *shape), dtype=np.float32)).shape
+        except Exception as error:  # the runtime raises its own untyped family
+            raise BundleError(f"onnxruntime cannot run the encoder on windows of {shape}: {error}") from error
         if found != (1, n_features):
             raise BundleError(f"encoder gives features of shape {found[1:]}, the manifest says {n_features}")
 

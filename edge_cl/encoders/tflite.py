@@ -27,7 +27,4 @@ class TfliteEncoder(InterpreterEncoder):
                 f"tflite-runtime is not installed or cannot be loaded ({error}); run `pip install "
                 "'edge-cl[tflite]'` with Python 3.11, else `pip install 'edge-cl[litert]'`"
             ) from error
-        try:
-            return Interpreter(model_content=model, num_threads=threads)
-        except (ValueError, RuntimeError) as error:
-            raise BundleError(f"tflite-runtime cannot load the encoder: {error}") from error
+        return Interpreter(model_content=model, num_threads=threads)

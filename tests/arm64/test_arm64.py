@@ -100,7 +100,8 @@ def fed(root: ArmRoot, runtime: str, broker: Broker, first: int = 0) -> Device:
     """A device on the Arm with forty windows written to its input, which stays open."""
     if not first:
         shutil.rmtree(root.folder / state(runtime)[1:], ignore_errors=True)
-    (root.folder / "root" / "config.toml").write_text(f'[encoder]\nruntime = "{runtime}"\n[sleep]\nsteps = 100\n')
+    text = f'[encoder]\nruntime = "{runtime}"\n[sleep]\nsteps = 100\n'
+    (root.folder / "root" / "config.toml").write_text(text)
     command = root.command(["python3", "-m", "edge_cl"], machine.python_path(runtime))
     options = ["--mqtt", broker.url, "--config", "/root/config.toml"]
     device = Device(Path("/root/wrist.ecl"), Path(state(runtime)), *options, command=command)

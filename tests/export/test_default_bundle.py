@@ -21,6 +21,18 @@ def test_the_shipped_bundle_is_small_and_computes_here_what_it_did_there():
     assert bundle.manifest.provenance["metrics"]["validation_accuracy"] > 0.95
 
 
+def test_the_shipped_bundle_has_every_form_of_its_encoder_and_a_third_of_the_bytes_in_int8():
+    manifest = Bundle.load(SHIPPED).manifest
+    schemes = {variant.member: variant.scheme for variant in manifest.variants}
+    assert schemes == {
+        "encoder.int8.onnx": "static per-channel",
+        "encoder.tflite": "",
+        "encoder.int8.tflite": "static per-channel",
+    }
+    assert manifest.members["encoder.int8.onnx"].size * 3 <= manifest.members["encoder.onnx"].size
+    assert manifest.provenance["left_out"] == []
+
+
 @pytest.mark.slow
 def test_making_it_again_gives_the_same_encoder(tmp_path):
     from click.testing import CliRunner

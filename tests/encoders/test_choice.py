@@ -1,0 +1,182 @@
+"""What `edge-cl verify --bench` chose is used where it holds, and never stops a device."""
+
+import json
+import logging
+from importlib.resources import files
+
+import msgspec
+import numpy as np
+import pytest
+from edge_cl_fleet import merged
+
+from edge_cl import encoders
+from edge_cl.bundle import Bundle, npz_bytes, write_bundle
+from edge_cl.config import settings_from
+from edge_cl.encoders import choice as choices
+from edge_cl.encoders import measuring
+from edge_cl.encoders.choice import Measured, is_current, misfit, read_choice, write_choice
+from edge_cl.release import encoder_hash
+from tests.devices import edge_cl
+
+WRIST = files("edge_cl") / "assets" / "wrist.ecl"
+
+
+def measured(runtime, precision, p50_us, failed=""):
+    return Measured(runtime=runtime, precision=precision, p50_us=p50_us, failed=failed, parity=0.0)
+
+
+SOME = [
+    measured("litert", "float32", 40.0),
+    measured("litert", "int8", 30.0),
+    measured("onnx", "float32", 90.0),
+]
+
+
+@pytest.fixture(scope="module")
+def bundle():
+    return Bundle.load(WRIST)
+
+
+@pytest.fixture
+def choice():
+    return measuring.choose(WRIST, SOME)
+
+
+def altered(bundle, to, *, members=None, **change):
+    manifest = msgspec.structs.replace(bundle.manifest, **change)
+    return write_bundle(
+        to, manifest, {n: bundle.member(n) for n in bundle.manifest.members} | (members or {})
+    )
+
+
+@pytest.mark.parametrize(
+    ("found", "chosen"),
+    [
+        (SOME, ("litert", "int8")),
+        ([measured("litert", "float32", 40.0), measured("litert", "int8", 38.5)], ("litert", "float32")),
+        ([measured("onnx", "float32", 90.0), measured("onnx", "int8", 50.0, "wrong")], ("onnx", "float32")),
+        ([measured("onnx", "float32", 90.0, "crashed"), measured("onnx", "int8", 95.0)], ("onnx", "int8")),
+        ([measured("onnx", "float32", 90.0), measured("litert", "float32", 89.0)], ("litert", "float32")),
+    ],
+)
+def test_the_fastest_that_is_right_is_chosen_and_int8_only_where_it_clearly_wins(found, chosen):
+    choice = measuring.choose(WRIST, found)
+    assert (choice.runtime, choice.precision) == chosen
+
+
+def test_nothing_is_chosen_where_nothing_works():
+    assert measuring.choose(WRIST, [measured("onnx", "float32", 0.0, "crashed")]) is None
+
+
+def test_a_choice_is_used(bundle, choice, caplog):
+    caplog.set_level(logging.INFO)
+    encoder = encoders.create(bundle, choice=choice)
+    assert (encoder.form.format, encoder.form.precision) == ("tflite", "int8")
+    assert "as measured here" in caplog.text
+
+
+def test_settings_go_before_a_choice(bundle, choice):
+    settings = settings_from({"encoder": {"precision": "float32"}}).encoder
+    assert encoders.create(bundle, settings, choice).form.precision == "float32"
+    settings = settings_from({"encoder": {"runtime": "onnx"}}).encoder
+    assert encoders.create(bundle, settings, choice).form.format == "onnx"
+    settings = settings_from({"encoder": {"runtime": "litert"}}).encoder
+    assert encoders.create(bundle, settings, choice).form.precision == "int8", (
+        "what they leave open is chosen"
+    )
+
+
+def test_it_holds_for_another_bundle_with_the_same_encoder(bundle, choice, tmp_path):
+    """A merge keeps every variant: the devices that take it go on with the same features."""
+    made, _ = merged.write(tmp_path / "merged.ecl", bundle, [])
+    assert made.bundle_id != bundle.bundle_id and made.manifest.variants == bundle.manifest.variants
+    assert encoder_hash(made) == encoder_hash(bundle)
+    assert misfit(choice, made, 1) == "" and not is_current(choice, made, 1)
+    assert encoders.create(made, choice=choice).form.precision == "int8"
+
+
+def test_it_does_not_hold_for_another_encoder_version_machine_or_number_of_threads(
+    bundle, choice, tmp_path, monkeypatch
+):
+    other = altered(bundle, tmp_path / "b.ecl", members={"encoder.onnx": bundle.member("encoder.int8.onnx")})
+    assert "another encoder" in misfit(choice, other, 1)
+    without = altered(bundle, tmp_path / "c.ecl", variants=())
+    assert "another encoder" in misfit(choice, without, 1)
+    assert "threads" in misfit(choice, bundle, 2)
+    assert is_current(choice, bundle, 1)
+    versions = {**choice.versions, "litert": "1.0"}
+    assert "litert 1.0" in misfit(msgspec.structs.replace(choice, versions=versions), bundle, 1)
+    versions = {**choice.versions, "onnx": "1.0"}
+    onnx_was_updated = msgspec.structs.replace(choice, versions=versions)
+    assert misfit(onnx_was_updated, bundle, 1) == "" and not is_current(onnx_was_updated, bundle, 1)
+    monkeypatch.setattr(choices, "machine", lambda: {"arch": "aarch64"})
+    assert "aarch64" in misfit(choice, bundle, 1)
+
+
+def test_one_that_fails_its_self_test_falls_back_to_float32_with_a_warning(bundle, choice, tmp_path, caplog):
+    inputs, features = bundle.golden()
+    _, of_int8 = bundle.golden("tflite_int8")
+    golden = npz_bytes(inputs=inputs, features=features, onnx_int8=features, tflite_int8=of_int8 + 1)
+    wrong = altered(bundle, tmp_path / "b.ecl", members={"golden.npz": golden})
+    assert encoders.create(wrong, choice=choice).form.precision == "float32"
+    assert "features differ from the exporter's" in caplog.text and "verify --bench" in caplog.text
+
+
+def test_one_whose_golden_features_are_missing_falls_back(bundle, choice, tmp_path, caplog):
+    inputs, features = bundle.golden()
+    lean = altered(
+        bundle, tmp_path / "b.ecl", members={"golden.npz": npz_bytes(inputs=inputs, features=features)}
+    )
+    assert encoders.create(lean, choice=choice).form.precision == "float32"
+    assert "tflite_int8" in caplog.text
+
+
+def test_one_whose_runtime_is_gone_falls_back(bundle, choice, monkeypatch, caplog):
+    installed = choices.installed_versions()
+    del installed["litert"]
+    monkeypatch.setattr(choices, "installed_versions", lambda: installed)
+    assert encoders.create(bundle, choice=choice).form.precision == "float32"
+    assert "litert none" in caplog.text
+
+
+def test_a_choice_survives_the_disk_and_a_damaged_one_is_none(choice, tmp_path, caplog):
+    write_choice(tmp_path, choice)
+    assert read_choice(tmp_path) == choice
+    unknown = (tmp_path / choices.FILE).read_bytes().replace(b'"litert"', b'"other"')
+    for damaged in (b"", b"{", b"[]", b'{"format": "other"}', unknown, b"\xff\xfe"):
+        (tmp_path / choices.FILE).write_bytes(damaged)
+        assert read_choice(tmp_path) is None
+    assert "verify --bench" in caplog.text
+    assert read_choice(tmp_path / "nowhere") is None
+
+
+def test_the_command_measures_chooses_writes_and_does_not_do_it_twice(tmp_path):
+    state = tmp_path / "s"
+    done = edge_cl("verify", WRIST, "--bench", "--state", state, "--windows", 20, "--json")
+    assert done.returncode == 0, done.stderr
+    choice = json.loads(done.stdout)
+    assert choice == json.loads((state / "encoder.json").read_text())
+    kinds = {(one["runtime"], one["precision"]) for one in choice["measured"]}
+    assert kinds >= {(r, p) for r in ("onnx", "litert") for p in ("float32", "int8")}
+    for one in choice["measured"]:
+        if not one.get("failed"):
+            assert one["parity"] < encoders.GOLDEN_TOLERANCE and 0 < one["p50_us"] <= one["p99_us"]
+            assert 20 < one["resident_mb"] < 200
+
+    choice["measured"] = []
+    (state / "encoder.json").write_text(json.dumps(choice))
+    again = edge_cl("verify", WRIST, "--bench", "--state", state, "--if-changed", "--json")
+    assert json.loads(again.stdout)["measured"] == [], "it was measured again"
+
+    X = np.random.default_rng(0).normal(size=(3, 100, 6)).round(3).tolist()
+    lines = "".join(json.dumps({"t": k, "id": f"r{k}", "window": x}) + "\n" for k, x in enumerate(X))
+    run = edge_cl("run", WRIST, "--state", state, stdin=lines.encode())
+    assert run.returncode == 0 and run.stdout.count('"decision"') == 3
+    assert f"{choice['precision']} in {choice['runtime']}" in run.stderr and "as measured here" in run.stderr
+
+
+def test_a_process_that_crashes_takes_nothing_along(bundle, monkeypatch):
+    form = encoders.forms(bundle)[0]
+    monkeypatch.setattr(measuring.sys, "executable", "/bin/false")
+    found = measuring._in_a_process(WRIST, form, "onnx", "cpu", (1, 10))
+    assert found.failed.startswith("its process ended with 1")
