@@ -25,7 +25,7 @@ from edge_cl.records import Event, Label
 from edge_cl.sensing.drivers import Sensor
 from edge_cl.sensing.flags import Flags
 from edge_cl.sensing.labelling import LabelSchedule
-from edge_cl.sensing.lines import Item, Labelled, Samples
+from edge_cl.sensing.lines import Interrupted, Item, Labelled, Samples
 from edge_cl.sensing.stream import TICK_S, Assembler
 
 QUEUE_BYTES = 1024 * 1024
@@ -182,6 +182,8 @@ class LiveStream:
         n_channels = self._manifest.n_channels
         if isinstance(item, BadReading):
             self._bad_s = time.monotonic()
+            if isinstance(item, Interrupted):
+                self._flags.interrupt()
             return
         self._good_s = time.monotonic()
         if isinstance(item, Samples) and item.values.shape[1:] == (n_channels,):
@@ -320,5 +322,6 @@ class _Queue:
 
 def _size(item: Item | BadReading) -> int:
     if isinstance(item, Samples):
-        return int(item.values.nbytes + 10 * item.t_s.nbytes)
+        labels = 60 * len(item.labels) if any(item.labels) else 0
+        return int(item.values.nbytes + 2 * item.t_s.nbytes + labels) + 500
     return int(item.window.nbytes) if isinstance(item, Labelled) else 500
