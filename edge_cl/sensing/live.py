@@ -95,7 +95,7 @@ class LiveStream:
         self._more = self._closed = False
         self._closing = threading.Event()
         self._called_s: float | None = None
-        self._gone = ""
+        self._gone, self._seen = "", False
         self._ceiling_s = waits.shortest_s
         self._flags = self._new_flags(None)
         self._failure: BaseException | None = None
@@ -255,7 +255,9 @@ class LiveStream:
         """It was read `for_s` seconds after it was opened."""
         if self._gone:
             _log.warning("%s is there again", self._name)
-        self._gone = ""
+        elif not self._seen:
+            _log.info("%s is there", self._name)
+        self._gone, self._seen = "", True
         if for_s > STEADY_S:
             self._ceiling_s = self._waits.shortest_s
 
