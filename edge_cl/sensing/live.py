@@ -108,14 +108,17 @@ class LiveStream:
     def __iter__(self) -> Iterator[Event]:
         if not self._thread.is_alive() and not self._closed:
             self._thread.start()
+        told_s = time.monotonic()
         while not self._closed:
             arrived = self._queue.take(TICK_S)
-            if arrived is None:
-                if self._failure is not None:
-                    raise self._failure
+            if arrived is None and self._failure is not None:
+                raise self._failure
+            for event in () if arrived is None else self._handed_out(arrived):
+                yield event
+                told_s = time.monotonic()
+            if time.monotonic() - told_s >= TICK_S:  # also while samples come that complete no window
                 yield None
-                continue
-            yield from self._handed_out(arrived)
+                told_s = time.monotonic()
 
     def waiting(self) -> bool:
         """Whether something has arrived that was not handed out yet."""

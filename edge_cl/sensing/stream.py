@@ -250,12 +250,15 @@ class PipeStream(_Lines):
     def __iter__(self) -> Iterator[Event]:
         threading.Thread(target=self._read, name="edge-cl-stdin", daemon=True).start()
         ended = False
+        told_s = time.monotonic()
         while not ended:
             chunk, ended = self._arrived()
-            if chunk:
-                yield from self._handed_out(self.assembler.feed(chunk))
-            elif not ended:
+            for event in self._handed_out(self.assembler.feed(chunk)):
+                yield event
+                told_s = time.monotonic()
+            if not ended and time.monotonic() - told_s >= TICK_S:  # also while no line completes a window
                 yield None
+                told_s = time.monotonic()
         yield from self.assembler.finish()
 
     def _handed_out(self, events: Iterator[Event]) -> Iterator[Event]:

@@ -65,6 +65,17 @@ def test_blocks_become_windows_and_ticks_come_between(sensor, stream):
     assert next(events) is None and not stream.waiting()
 
 
+def test_ticks_come_while_samples_complete_no_window(sensor, stream):
+    class Noisy(Played):
+        def read(self):
+            time.sleep(0.002)
+            return [BadReading("noise")]
+
+    stream._make = Noisy()
+    events = iter(stream)
+    assert [next(events) for _ in range(3)] == [None] * 3 and stream.n_bad > 0
+
+
 def test_no_window_spans_the_time_without_the_sensor(sensor, stream, caplog):
     caplog.set_level(logging.WARNING)
     events = iter(stream)
