@@ -77,6 +77,15 @@ def test_samples_in_physical_units(kind, plugged):
     assert bus.n_open == 0
 
 
+def test_both_parts_of_a_row_are_of_the_same_moment(kind, plugged):
+    driver, chip, _ = plugged
+    sensor = driver(motion("acc_x", "gyro_x"), {})
+    values, _ = values_of(sensor, chip, [[k, 0, 0, k, 0, 0] for k in range(100, 140)])
+    ratios = values[:, 0] / values[:, 1]
+    np.testing.assert_allclose(ratios, ratios[0], rtol=1e-5)
+    assert len(values) >= 37
+
+
 def test_registers_are_set_as_the_data_sheets_say(monkeypatch):
     mpu, lsm = fake_i2c.Mpu6050(), fake_i2c.Lsm6dsox()
     fake_i2c.plug(monkeypatch, at_69=mpu, at_6a=lsm)

@@ -50,11 +50,17 @@ def test_a_sensor_that_is_dead_from_the_start_is_found(flags):
     assert seen[-1].startswith("every channel stayed the same for")
 
 
+def coarse(step_s):
+    return lambda t: np.stack([np.sin(t), np.floor(t / step_s) % 2], axis=1)
+
+
 def test_a_coarse_channel_that_lives_is_not_dead(flags):
-    t, seen = fed(flags, 0.0, 120.0, lambda t: np.stack([np.sin(t), np.floor(t / 4) % 2], axis=1))
+    t, seen = fed(flags, 0.0, 48.0, coarse(4))
     assert set(seen) == {""}, "it keeps every value for four seconds"
-    t, seen = fed(flags, t, 60.0, half_dead)
-    assert "acc_y" in seen[-1], "but not for a minute"
+    t, seen = fed(flags, t, 120.0, coarse(12))
+    assert set(seen) == {""}, "and sometimes for twelve"
+    t, seen = fed(flags, t, 130.0, half_dead)
+    assert "acc_y" in seen[-1], "but not for two minutes"
 
 
 def test_saturation_is_said_by_its_share_and_does_not_flap(flags):

@@ -13,8 +13,8 @@ import pytest
 
 from edge_cl.errors import BadReading, SensorUnavailable
 from edge_cl.records import Label, Reading
-from edge_cl.sensing.lines import Labelled, Samples
-from edge_cl.sensing.live import LiveStream, Waits
+from edge_cl.sensing.lines import Interrupted, Labelled, Samples
+from edge_cl.sensing.live import LiveStream, Waits, _Arrived, _Queue, _size
 from tests.mosquitto import wait_until
 from tests.sensing.sensors import Played, manifest_of, samples
 
@@ -98,6 +98,32 @@ def test_an_absent_sensor_is_said_once_and_is_not_stuck(sensor, stream, caplog):
     sensor.script.append([samples(0, 10)])
     until(events, readings(1))
     assert stream.alarm == "" and len(caplog.records) == 2
+
+
+def test_waiting_for_a_sensor_is_not_hanging(sensor):
+    sensor.there = False
+    live = LiveStream(sensor, manifest_of(), waits=Waits(1000.0, 1000.0))
+    next(iter(live))
+    wait_until(lambda: live.alarm, "it was tried")
+    assert live.stuck_s() == 0
+    live.close()
+    assert not live._thread.is_alive(), "it does not wait to the end"
+
+
+def test_lost_samples_begin_a_new_window_however_few(sensor, stream):
+    events = iter(stream)
+    sensor.script.append([samples(0, 7), Interrupted("one is lost"), samples(8, 10)])
+    (reading,) = until(events, readings(1))
+    np.testing.assert_allclose(reading.window[:, 0], np.arange(8, 18))
+    assert stream.n_bad == 1 and "one is lost; skipped" in stream.assembler.last_problem
+
+
+def test_what_comes_after_a_dropped_block_begins_anew():
+    blocks = _Queue(2 * _size(samples(0, 2)))
+    for k in range(3):
+        blocks.put(_Arrived([samples(2 * k, 2)], False, None))
+    assert blocks.n_dropped == 1
+    assert [blocks.take(0).fresh for _ in range(2)] == [True, False] and blocks.take(0) is None
 
 
 def test_a_read_that_hangs_is_stuck(sensor, stream):
