@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from edge_cl.records import FloatArray
 
-CONSTANT_S = 5.0
+CONSTANT_S, CONSTANT_SAMPLES = 5.0, 20
 """A channel that stays exactly the same for longer is dead, unless it is a coarse one."""
 COARSE = 10.0
 """A coarse channel may keep a value for so many times as long as it usually does."""
@@ -19,8 +19,8 @@ SATURATED, NOT_SATURATED = 0.10, 0.03
 """Share of samples at full scale from which a channel is flagged, and below which it is not any more."""
 OFF_RATE, RIGHT_RATE = 0.05, 0.04
 """Likewise for how far the rate is off."""
-MEASURED_S = 10.0
-"""Over so many seconds is the rate measured."""
+MEASURED_S, MEASURED_SAMPLES = 10.0, 50
+"""Over so many seconds is the rate measured, and at least so many samples."""
 CLEAR_S = 3.0
 """What was flagged must be well for so long."""
 SHARE_S = 2.0
@@ -71,6 +71,8 @@ class Flags:
     def __init__(self, names: Sequence[str], rate_hz: float, full_scale: FloatArray | None = None) -> None:
         self._names, self._rate_hz, self._full_scale = list(names), rate_hz, full_scale
         n = len(self._names)
+        self._constant_s = max(CONSTANT_S, CONSTANT_SAMPLES / rate_hz)
+        self._measured_s = max(MEASURED_S, MEASURED_SAMPLES / rate_hz)
         self._last: FloatArray | None = None
         self._t_s = 0.0
         self._since_s, self._hold_s = np.zeros(n), np.zeros(n)
@@ -114,7 +116,7 @@ class Flags:
             dead = np.flatnonzero(constant)
             value = f"exactly {self._last[dead[0]]:g}" if len(dead) == 1 else "the same"
             said.append(
-                f"{self._channels(constant)} stayed {value} for {max(held_s, CONSTANT_S):.0f} s: "
+                f"{self._channels(constant)} stayed {value} for {max(held_s, self._constant_s):.0f} s: "
                 "is a wire loose, or the sensor asleep? check the wiring, then switch its power off and on"
             )
         if saturated.any() and self._full_scale is not None:
@@ -143,17 +145,17 @@ class Flags:
             self._counted.append((float(t[0]), 0))
             self._n = -1
         self._n += len(t)
-        if float(t[-1]) - self._counted[-1][0] >= MEASURED_S / 20:
+        if float(t[-1]) - self._counted[-1][0] >= self._measured_s / 20:
             self._counted.append((float(t[-1]), self._n))
-        while len(self._counted) > 2 and self._counted[1][0] <= float(t[-1]) - MEASURED_S:
+        while len(self._counted) > 2 and self._counted[1][0] <= float(t[-1]) - self._measured_s:
             self._counted.popleft()
         (from_s, from_n), (to_s, to_n) = self._counted[0], self._counted[-1]
-        if to_s - from_s >= MEASURED_S / 2:
+        if to_s - from_s >= self._measured_s / 2:
             self._measured_hz = (to_n - from_n) / (to_s - from_s)
 
     def _judge(self) -> None:
         held_s = self._t_s - self._since_s
-        limit_s = np.clip(COARSE * self._hold_s, CONSTANT_S, MOST_CONSTANT_S)
+        limit_s = np.clip(COARSE * self._hold_s, self._constant_s, MOST_CONSTANT_S)
         off = abs(self._measured_hz / self._rate_hz - 1) if self._measured_hz else 0.0
         was = self._flagged
         now = np.stack(

@@ -33,6 +33,8 @@ QUEUE_BYTES = 1024 * 1024
 QUEUE_BLOCKS = 1024
 USELESS_S = 5.0
 """So long may all that comes be unusable before it is said."""
+SILENT_S, SILENT_HOPS = 30.0, 5
+"""A sensor that is there and gives nothing for longer, and for so many hops of the bundle, is named."""
 SLOW_S = 10.0
 """So long is it said that blocks were dropped."""
 STEADY_S = 5.0
@@ -100,7 +102,8 @@ class LiveStream:
         self._flags = self._new_flags(None)
         self._failure: BaseException | None = None
         self._dropped = (0, -SLOW_S)
-        self._good_s = self._bad_s = time.monotonic()
+        self._good_s = self._bad_s = self._there_s = time.monotonic()
+        self._silent_s = max(SILENT_S, SILENT_HOPS * manifest.hop_samples / manifest.rate_hz)
         self._thread = threading.Thread(target=self._work, name=f"edge-cl-{name}", daemon=True)
 
     # ------------------------------------------------------------------ for the run loop
@@ -142,6 +145,9 @@ class LiveStream:
         slow = ""
         if self._bad_s - self._good_s > USELESS_S:
             return f"{self._name}: nothing that comes can be used ({self.assembler.last_problem})"
+        silent_s = time.monotonic() - max(self._good_s, self._there_s)
+        if silent_s > self._silent_s:
+            return f"{self._name} is there but has given nothing for {silent_s:.0f} s: does it send?"
         if time.monotonic() - self._dropped[1] < SLOW_S:
             slow = (
                 f"{self._name} gives more than can be answered, {self._dropped[0]} blocks were dropped: "
@@ -218,6 +224,7 @@ class LiveStream:
         if sensor is None:
             return
         began_s, fresh = time.monotonic(), True
+        self._there_s = began_s
         try:
             while not self._closing.is_set():
                 block = self._read(sensor)

@@ -88,6 +88,18 @@ def test_four_percent_is_no_alarm_and_what_is_missing_is_no_rate(flags):
     assert set(seen) == {""}
 
 
+def test_a_slow_sensor_is_given_more_time():
+    flags = Flags(["celsius"], 0.5)
+    rng = np.random.default_rng(0)
+    t = 2.0 * np.arange(200) + rng.uniform(-0.4, 0.4, 200)
+    for k in range(200):
+        flags.note(t[k : k + 1], np.array([[float(rng.integers(3))]]))
+        assert flags.alarm == ""
+    for k in range(200, 300):
+        flags.note(np.array([2.0 * k]), np.array([[7.0]]))
+    assert flags.alarm.startswith("channel celsius stayed exactly 7 for")
+
+
 def test_pure_parts():
     t, x = np.arange(4.0), np.array([[1, 5], [2, 5], [2, 5], [2, 6]])
     since, changed = held_since(t, x, np.array([1, 5]), np.array([-9.0, -9.0]))

@@ -13,6 +13,7 @@ import pytest
 
 from edge_cl.errors import BadReading, SensorUnavailable
 from edge_cl.records import Label, Reading
+from edge_cl.sensing import live as live_module
 from edge_cl.sensing.lines import Interrupted, Labelled, Samples
 from edge_cl.sensing.live import LiveStream, Waits, _Arrived, _Queue, _size
 from tests.mosquitto import wait_until
@@ -124,6 +125,16 @@ def test_what_comes_after_a_dropped_block_begins_anew():
         blocks.put(_Arrived([samples(2 * k, 2)], False, None))
     assert blocks.n_dropped == 1
     assert [blocks.take(0).fresh for _ in range(2)] == [True, False] and blocks.take(0) is None
+
+
+def test_a_sensor_that_says_nothing_is_named(sensor, monkeypatch):
+    monkeypatch.setattr(live_module, "SILENT_S", 0.1)
+    live = LiveStream(sensor, manifest_of(rate_hz=1000.0))
+    events = iter(live)
+    wait_until(lambda: [next(events)] and "sensor is there but has given nothing" in live.alarm, "it is said")
+    sensor.script.append([samples(0, 1)])
+    wait_until(lambda: [next(events)] and not live.alarm, "it is taken back")
+    live.close()
 
 
 def test_a_read_that_hangs_is_stuck(sensor, stream):
