@@ -239,6 +239,37 @@ def test_ready_windows_pass_and_a_picture_that_stands_still_is_said(sensor, stre
     assert "sensor: every channel stayed the same for 11 s" in stream.alarm
 
 
+def test_a_sensor_that_runs_fast_is_said_and_its_windows_stay_right(sensor):
+    manifest = manifest_of(rate_hz=50.0, window_samples=50, hop_samples=50)
+    t = np.arange(0, 30 * 55) / 55
+    values = np.stack([np.sin(2 * t), np.cos(3 * t)], axis=1)
+    sensor.full_scale = np.array([4.0, 4.0])
+    sensor.script.extend(
+        [Samples(t[part], values[part], [""] * len(part))] for part in np.split(np.arange(len(t)), 330)
+    )
+    live = LiveStream(sensor, manifest, name="imu")
+    seen = until(iter(live), readings(29))
+    for reading in seen:
+        grid = reading.t_s - np.arange(49, -1, -1) / 50
+        np.testing.assert_allclose(
+            reading.window, np.stack([np.sin(2 * grid), np.cos(3 * grid)], axis=1), atol=1e-3
+        )
+    assert live.alarm.startswith("imu: samples come at 55 Hz, expected 50 Hz")
+    live.close()
+
+
+def test_dead_and_saturated_channels_are_said(sensor):
+    t = np.arange(0, 20, 0.02)
+    values = np.stack([np.full_like(t, 0.5), np.clip(9 * np.sin(t), -4, 4)], axis=1)
+    sensor.full_scale, sensor.rate_hz = np.array([4.0, 4.0]), 50.0
+    sensor.script.extend([Samples(t[k : k + 5], values[k : k + 5], [""] * 5)] for k in range(0, len(t), 5))
+    live = LiveStream(sensor, manifest_of(), name="imu")
+    until(iter(live), lambda _: not sensor.script and not live.waiting())
+    assert "imu: channel c0 stayed exactly 0.5 for" in live.alarm
+    assert "channel c1 is at the end of its range in" in live.alarm and "expected" not in live.alarm
+    live.close()
+
+
 def test_the_wall_clock_may_jump(sensor, stream, monkeypatch):
     monkeypatch.setattr(time, "time", itertools.cycle([0.0, 4e9, -1e9]).__next__)
     events = iter(stream)
