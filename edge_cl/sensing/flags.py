@@ -19,6 +19,8 @@ SATURATED, NOT_SATURATED = 0.10, 0.03
 """Share of samples at full scale from which a channel is flagged, and below which it is not any more."""
 OFF_RATE, RIGHT_RATE = 0.05, 0.04
 """Likewise for how far the rate is off."""
+OTHER_RATE = 0.03
+"""So much must it change to be told anew."""
 MEASURED_S, MEASURED_SAMPLES = 10.0, 50
 """Over so many seconds is the rate measured, and at least so many samples."""
 CLEAR_S = 3.0
@@ -76,10 +78,10 @@ class Flags:
         self._last: FloatArray | None = None
         self._t_s = 0.0
         self._since_s, self._hold_s = np.zeros(n), np.zeros(n)
-        self._share = np.zeros(n)
+        self._share, self._dead = np.zeros(n), np.zeros(n)
         self._counted: deque[tuple[float, int]] = deque()
         self._n = 0
-        self._measured_hz = 0.0
+        self._measured_hz = self._said_hz = 0.0
         self._flagged = np.zeros((3, n), np.bool_)
         self._seen_s = np.full((3, n), -np.inf)
 
@@ -108,26 +110,24 @@ class Flags:
 
     @property
     def alarm(self) -> str:
-        """What was found and what to do, "" when all is well."""
+        """What was found and what to do, "" when all is well; the same words as long as it stays so."""
         constant, saturated, off = self._flagged
         said = []
-        if constant.any() and self._last is not None:
-            held_s = float(np.min((self._t_s - self._since_s)[constant]))
+        if constant.any():
             dead = np.flatnonzero(constant)
-            value = f"exactly {self._last[dead[0]]:g}" if len(dead) == 1 else "the same"
+            value = f"exactly {self._dead[dead[0]]:g}" if len(dead) == 1 else "the same"
             said.append(
-                f"{self._channels(constant)} stayed {value} for {max(held_s, self._constant_s):.0f} s: "
+                f"{self._channels(constant)} stays {value} for more than {self._constant_s:g} s: "
                 "is a wire loose, or the sensor asleep? check the wiring, then switch its power off and on"
             )
-        if saturated.any() and self._full_scale is not None:
-            share = 100 * float(self._share[saturated].max())
+        if saturated.any():
             said.append(
-                f"{self._channels(saturated)} is at the end of its range in {share:.0f} % of the samples: "
+                f"{self._channels(saturated)} is often at the end of its range: "
                 "set a larger range in the sensor's options, or look for a short circuit"
             )
         if off.any():
             said.append(
-                f"samples come at {self._measured_hz:.4g} Hz, expected {self._rate_hz:.4g} Hz: "
+                f"samples come at {self._said_hz:.3g} Hz, expected {self._rate_hz:.4g} Hz: "
                 "set the sensor to that rate, or look for lost samples; windows are still right in time"
             )
         return "; ".join(said)
@@ -152,6 +152,8 @@ class Flags:
         (from_s, from_n), (to_s, to_n) = self._counted[0], self._counted[-1]
         if to_s - from_s >= self._measured_s / 2:
             self._measured_hz = (to_n - from_n) / (to_s - from_s)
+            if abs(self._measured_hz - self._said_hz) > OTHER_RATE * self._measured_hz:
+                self._said_hz = self._measured_hz
 
     def _judge(self) -> None:
         held_s = self._t_s - self._since_s
@@ -166,6 +168,7 @@ class Flags:
             ]
         )
         self._seen_s[now] = self._t_s
+        self._dead = np.where(now[0], self._last, self._dead)
         self._flagged = now | (was & (self._t_s - self._seen_s <= CLEAR_S))
 
     def _channels(self, which: NDArray[np.bool_]) -> str:

@@ -97,7 +97,7 @@ class LiveStream:
         self._more = self._closed = False
         self._closing = threading.Event()
         self._called_s: float | None = None
-        self._gone, self._seen = "", False
+        self._gone, self._seen, self._useless = "", False, ""
         self._ceiling_s = waits.shortest_s
         self._flags = self._new_flags(None)
         self._failure: BaseException | None = None
@@ -144,13 +144,16 @@ class LiveStream:
             return self._gone
         slow = ""
         if self._bad_s - self._good_s > USELESS_S:
-            return f"{self._name}: nothing that comes can be used ({self.assembler.last_problem})"
-        silent_s = time.monotonic() - max(self._good_s, self._there_s)
-        if silent_s > self._silent_s:
-            return f"{self._name} is there but has given nothing for {silent_s:.0f} s: does it send?"
+            self._useless = self._useless or self.assembler.last_problem
+            return f"{self._name}: nothing that comes can be used ({self._useless})"
+        self._useless = ""
+        if time.monotonic() - max(self._good_s, self._there_s) > self._silent_s:
+            return (
+                f"{self._name} is there but gives nothing for more than {self._silent_s:g} s: does it send?"
+            )
         if time.monotonic() - self._dropped[1] < SLOW_S:
             slow = (
-                f"{self._name} gives more than can be answered, {self._dropped[0]} blocks were dropped: "
+                f"{self._name} gives more than can be answered, the oldest samples are dropped: "
                 "take a bundle with a longer hop or a smaller encoder"
             )
         flags = self._flags.alarm
