@@ -265,8 +265,10 @@ class LabelSource(Protocol):
 class LabelDriver(LabelSource, Protocol):
     """A button, a web page, a topic: gives labels, hears answers, is let go in the end."""
 
-    alarm: str
-    """What is wrong with it, "" when nothing is."""
+    @property
+    def alarm(self) -> str:
+        """What is wrong with it, "" when nothing is."""
+        ...
 
     def hear(self, answer: Answer) -> None:
         """Every Decision, Receipt, SleepReport and Status, in the run loop's thread; never blocks."""

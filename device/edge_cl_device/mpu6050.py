@@ -20,7 +20,7 @@ from edge_cl_device.i2c import Chip
 from edge_cl_device.imu import Axes, Buffered, G, ImuOptions, check_chip, overflowed
 
 SMPLRT_DIV, CONFIG, GYRO_CONFIG, ACCEL_CONFIG, FIFO_EN = 0x19, 0x1A, 0x1B, 0x1C, 0x23
-INT_STATUS, SIGNAL_PATH_RESET, USER_CTRL, PWR_MGMT_1 = 0x3A, 0x68, 0x6A, 0x6B
+INT_ENABLE, INT_STATUS, SIGNAL_PATH_RESET, USER_CTRL, PWR_MGMT_1 = 0x38, 0x3A, 0x68, 0x6A, 0x6B
 FIFO_COUNT, FIFO_R_W, WHO_AM_I = 0x72, 0x74, 0x75
 
 IDENTITY = 0x68
@@ -31,6 +31,7 @@ FIFO_ON, FIFO_RESET = 0x40, 0x04
 FIFO_OF_ALL = 0x78
 """Gyroscope x, y, z and accelerometer; not the temperature."""
 FIFO_OVERFLOW = 0x10
+FIFO_BYTES = 1024
 GYRO_RATE_HZ = 1000.0
 """With the low-pass filter on, before the divider."""
 BANDWIDTHS_HZ = {1: 184, 2: 94, 3: 44, 4: 21, 5: 10, 6: 5}
@@ -87,14 +88,17 @@ class Mpu6050:
         chip.write(SMPLRT_DIV, divider - 1)
         chip.write(GYRO_CONFIG, (250, 500, 1000, 2000).index(asked.range_dps) << 3)
         chip.write(ACCEL_CONFIG, (2, 4, 8, 16).index(asked.range_g) << 3)
+        chip.write(INT_ENABLE, FIFO_OVERFLOW)
         chip.write(USER_CTRL, FIFO_RESET)
         chip.write(FIFO_EN, FIFO_OF_ALL)
         chip.write(USER_CTRL, FIFO_ON)
 
     def _take(self) -> tuple[range, NDArray[np.int16]]:
-        if self._chip.read(INT_STATUS)[0] & FIFO_OVERFLOW:
+        full = self._chip.read(INT_STATUS)[0] & FIFO_OVERFLOW
+        held = int.from_bytes(self._chip.read(FIFO_COUNT, 2), "big")
+        if full or held > FIFO_BYTES - ROW:  # the next sample would not fit, and rows begin anywhere
             raise overflowed()
-        n = int.from_bytes(self._chip.read(FIFO_COUNT, 2), "big") // ROW
+        n = held // ROW
         data = self._chip.read(FIFO_R_W, n * ROW) if n else b""
         self._n += n
         return range(self._n - n, self._n), np.frombuffer(data, ">i2").astype(np.int16).reshape(n, 6)

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import errno
 import time
-from collections.abc import Sequence
-from typing import Annotated, Any, Literal, Protocol, TypeAlias
+from typing import Annotated, Any, Literal, Protocol
 
 import msgspec
 import numpy as np
@@ -20,14 +19,13 @@ from edge_cl.bundle import Manifest
 from edge_cl.errors import BadReading, ConfigError, SensorUnavailable
 from edge_cl.records import FloatArray
 from edge_cl.sensing.drivers import read_options
-from edge_cl.sensing.host_clock import HostClock
-from edge_cl.sensing.lines import CsvDecoder, Item, JsonDecoder, Labelled, Samples
+from edge_cl.sensing.lines import CsvDecoder, Item, JsonDecoder, Samples
+from edge_cl_device.clocks import Clocks, Found
 from edge_cl_device.frames import Frame, FrameParser
 from edge_cl_device.i2c import current_user
 
 TIMEOUT_S = 0.1
 MOST_LINE_BYTES = 1024 * 1024
-Found: TypeAlias = list[Item | BadReading]
 
 
 class SerialOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -61,7 +59,7 @@ class SerialLine:
         asked = read_options("sensor serial", options, SerialOptions)
         self.rate_hz = asked.rate_hz
         self.full_scale: FloatArray | None = None
-        clocks = _Clocks(asked.rate_hz or manifest.rate_hz)
+        clocks = Clocks(asked.rate_hz or manifest.rate_hz)
         self._parser: _Parser
         if asked.format == "frames":
             scale = _scale(asked, manifest.n_channels)
@@ -96,50 +94,10 @@ class _LineDecoder(Protocol):
     def decode(self, line: bytes) -> Item | None: ...
 
 
-class _Clocks:
-    """Places samples in time: counted ones, and those that bring their own time."""
-
-    def __init__(self, rate_hz: float) -> None:
-        self._counted, self._timed = HostClock(1 / rate_hz), HostClock(1.0)
-        self._n = 0
-
-    def place(self, items: Found, now_s: float) -> Found:
-        """The items with host times; neighbouring samples become one block."""
-        placed: Found = []
-        run: list[Samples] = []
-        for item in items:
-            if isinstance(item, Samples):
-                run.append(item)
-                continue
-            placed += self._block(run, now_s)
-            run = []
-            placed.append(self._window(item, now_s) if isinstance(item, Labelled) else item)
-        return placed + self._block(run, now_s)
-
-    def count(self, first: FloatArray, now_s: float) -> FloatArray:
-        """Host times of samples with these numbers of the sender's."""
-        return self._counted.times(first, now_s)
-
-    def _window(self, item: Labelled, now_s: float) -> Labelled:
-        return msgspec.structs.replace(item, t_s=float(self._timed.times([item.t_s], now_s)[0]))
-
-    def _block(self, run: Sequence[Samples], now_s: float) -> Found:
-        if not run:
-            return []
-        t_s = np.concatenate([part.t_s for part in run])
-        if np.isnan(t_s).any():  # none, or not all, brought a time
-            times = self._counted.times(np.arange(self._n, self._n + len(t_s), dtype=np.float64), now_s)
-            self._n += len(t_s)
-        else:
-            times = _rising(self._timed, t_s, now_s)
-        labels = [label for part in run for label in part.labels]
-        return [Samples(times, np.concatenate([part.values for part in run]), labels)]
-
-
 class _Lines:
     """Lines of text; what comes before the first end of a line is the rest of one that nobody saw begin."""
 
-    def __init__(self, decoder: _LineDecoder, clocks: _Clocks) -> None:
+    def __init__(self, decoder: _LineDecoder, clocks: Clocks) -> None:
         self._decoder, self._clocks = decoder, clocks
         self._buffer = bytearray()
         self._begun = False
@@ -166,7 +124,7 @@ class _Lines:
 class _Frames:
     """Binary frames."""
 
-    def __init__(self, parser: FrameParser, scale: FloatArray, clocks: _Clocks) -> None:
+    def __init__(self, parser: FrameParser, scale: FloatArray, clocks: Clocks) -> None:
         self._parser, self._scale, self._clocks = parser, scale, clocks
 
     def feed(self, data: bytes, now_s: float) -> Found:
@@ -214,15 +172,6 @@ def _line_decoder(asked: SerialOptions, manifest: Manifest) -> _LineDecoder:
     if asked.format == "csv":
         return _Rows(manifest, asked.columns)
     return JsonDecoder(manifest, timed=False)
-
-
-def _rising(clock: HostClock, t_s: FloatArray, now_s: float) -> FloatArray:
-    """Host times of a sender's own times, as far as those rise; the others are left to be dropped."""
-    newest = np.maximum.accumulate(np.concatenate([[-np.inf], t_s]))[:-1]
-    rises = (t_s > newest) & np.isfinite(t_s)
-    times = np.full(len(t_s), -np.inf)
-    times[rises] = clock.times(t_s[rises], now_s)
-    return np.where(rises, times, np.nan)
 
 
 def _scale(asked: SerialOptions, n_channels: int) -> FloatArray:

@@ -35,8 +35,8 @@ class Sensor(Protocol):
     def read(self) -> list[Item | BadReading]:
         """What has come, after waiting at most about 0.1 s; times in seconds of ``time.monotonic()``.
 
-        A `BadReading` among it is counted and logged; :class:`edge_cl.sensing.host_clock.HostClock` makes
-        times of a sensor's own count.
+        A `BadReading` among it is counted and logged, an `Interrupted` says that samples are missing.
+        :class:`edge_cl.sensing.host_clock.HostClock` makes times of a sensor's own count.
 
         Raises
         ------

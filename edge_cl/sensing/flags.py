@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from edge_cl.records import FloatArray
 
-CONSTANT_S = 5.0
+CONSTANT_S, CONSTANT_SAMPLES = 5.0, 20
 """A channel that stays exactly the same for longer is dead, unless it is a coarse one."""
 COARSE = 10.0
 """A coarse channel may keep a value for so many times as long as it usually does."""
@@ -19,8 +19,10 @@ SATURATED, NOT_SATURATED = 0.10, 0.03
 """Share of samples at full scale from which a channel is flagged, and below which it is not any more."""
 OFF_RATE, RIGHT_RATE = 0.05, 0.04
 """Likewise for how far the rate is off."""
-MEASURED_S = 10.0
-"""Over so many seconds is the rate measured."""
+OTHER_RATE = 0.03
+"""So much must it change to be told anew."""
+MEASURED_S, MEASURED_SAMPLES = 10.0, 50
+"""Over so many seconds is the rate measured, and at least so many samples."""
 CLEAR_S = 3.0
 """What was flagged must be well for so long."""
 SHARE_S = 2.0
@@ -71,13 +73,15 @@ class Flags:
     def __init__(self, names: Sequence[str], rate_hz: float, full_scale: FloatArray | None = None) -> None:
         self._names, self._rate_hz, self._full_scale = list(names), rate_hz, full_scale
         n = len(self._names)
+        self._constant_s = max(CONSTANT_S, CONSTANT_SAMPLES / rate_hz)
+        self._measured_s = max(MEASURED_S, MEASURED_SAMPLES / rate_hz)
         self._last: FloatArray | None = None
         self._t_s = 0.0
         self._since_s, self._hold_s = np.zeros(n), np.zeros(n)
-        self._share = np.zeros(n)
+        self._share, self._dead = np.zeros(n), np.zeros(n)
         self._counted: deque[tuple[float, int]] = deque()
         self._n = 0
-        self._measured_hz = 0.0
+        self._measured_hz = self._said_hz = 0.0
         self._flagged = np.zeros((3, n), np.bool_)
         self._seen_s = np.full((3, n), -np.inf)
 
@@ -106,26 +110,24 @@ class Flags:
 
     @property
     def alarm(self) -> str:
-        """What was found and what to do, "" when all is well."""
+        """What was found and what to do, "" when all is well; the same words as long as it stays so."""
         constant, saturated, off = self._flagged
         said = []
-        if constant.any() and self._last is not None:
-            held_s = float(np.min((self._t_s - self._since_s)[constant]))
+        if constant.any():
             dead = np.flatnonzero(constant)
-            value = f"exactly {self._last[dead[0]]:g}" if len(dead) == 1 else "the same"
+            value = f"exactly {self._dead[dead[0]]:g}" if len(dead) == 1 else "the same"
             said.append(
-                f"{self._channels(constant)} stayed {value} for {max(held_s, CONSTANT_S):.0f} s: "
+                f"{self._channels(constant)} stays {value} for more than {self._constant_s:g} s: "
                 "is a wire loose, or the sensor asleep? check the wiring, then switch its power off and on"
             )
-        if saturated.any() and self._full_scale is not None:
-            share = 100 * float(self._share[saturated].max())
+        if saturated.any():
             said.append(
-                f"{self._channels(saturated)} is at the end of its range in {share:.0f} % of the samples: "
+                f"{self._channels(saturated)} is often at the end of its range: "
                 "set a larger range in the sensor's options, or look for a short circuit"
             )
         if off.any():
             said.append(
-                f"samples come at {self._measured_hz:.4g} Hz, expected {self._rate_hz:.4g} Hz: "
+                f"samples come at {self._said_hz:.3g} Hz, expected {self._rate_hz:.4g} Hz: "
                 "set the sensor to that rate, or look for lost samples; windows are still right in time"
             )
         return "; ".join(said)
@@ -143,17 +145,19 @@ class Flags:
             self._counted.append((float(t[0]), 0))
             self._n = -1
         self._n += len(t)
-        if float(t[-1]) - self._counted[-1][0] >= MEASURED_S / 20:
+        if float(t[-1]) - self._counted[-1][0] >= self._measured_s / 20:
             self._counted.append((float(t[-1]), self._n))
-        while len(self._counted) > 2 and self._counted[1][0] <= float(t[-1]) - MEASURED_S:
+        while len(self._counted) > 2 and self._counted[1][0] <= float(t[-1]) - self._measured_s:
             self._counted.popleft()
         (from_s, from_n), (to_s, to_n) = self._counted[0], self._counted[-1]
-        if to_s - from_s >= MEASURED_S / 2:
+        if to_s - from_s >= self._measured_s / 2:
             self._measured_hz = (to_n - from_n) / (to_s - from_s)
+            if abs(self._measured_hz - self._said_hz) > OTHER_RATE * self._measured_hz:
+                self._said_hz = self._measured_hz
 
     def _judge(self) -> None:
         held_s = self._t_s - self._since_s
-        limit_s = np.clip(COARSE * self._hold_s, CONSTANT_S, MOST_CONSTANT_S)
+        limit_s = np.clip(COARSE * self._hold_s, self._constant_s, MOST_CONSTANT_S)
         off = abs(self._measured_hz / self._rate_hz - 1) if self._measured_hz else 0.0
         was = self._flagged
         now = np.stack(
@@ -164,6 +168,7 @@ class Flags:
             ]
         )
         self._seen_s[now] = self._t_s
+        self._dead = np.where(now[0], self._last, self._dead)
         self._flagged = now | (was & (self._t_s - self._seen_s <= CLEAR_S))
 
     def _channels(self, which: NDArray[np.bool_]) -> str:

@@ -36,6 +36,10 @@ class Labelled(msgspec.Struct, frozen=True):
     urgent: bool = False
 
 
+class Interrupted(BadReading):
+    """A driver's word that samples were lost: what comes next has nothing to do with what came before."""
+
+
 Item: TypeAlias = Samples | Labelled | Label
 
 

@@ -25,7 +25,7 @@ from edge_cl.records import Event, Label
 from edge_cl.sensing.drivers import Sensor
 from edge_cl.sensing.flags import Flags
 from edge_cl.sensing.labelling import LabelSchedule
-from edge_cl.sensing.lines import Item, Labelled, Samples
+from edge_cl.sensing.lines import Interrupted, Item, Labelled, Samples
 from edge_cl.sensing.stream import TICK_S, Assembler
 
 QUEUE_BYTES = 1024 * 1024
@@ -33,6 +33,8 @@ QUEUE_BYTES = 1024 * 1024
 QUEUE_BLOCKS = 1024
 USELESS_S = 5.0
 """So long may all that comes be unusable before it is said."""
+SILENT_S, SILENT_HOPS = 30.0, 5
+"""A sensor that is there and gives nothing for longer, and for so many hops of the bundle, is named."""
 SLOW_S = 10.0
 """So long is it said that blocks were dropped."""
 STEADY_S = 5.0
@@ -95,12 +97,13 @@ class LiveStream:
         self._more = self._closed = False
         self._closing = threading.Event()
         self._called_s: float | None = None
-        self._gone = ""
+        self._gone, self._seen, self._useless = "", False, ""
         self._ceiling_s = waits.shortest_s
         self._flags = self._new_flags(None)
         self._failure: BaseException | None = None
         self._dropped = (0, -SLOW_S)
-        self._good_s = self._bad_s = time.monotonic()
+        self._good_s = self._bad_s = self._there_s = time.monotonic()
+        self._silent_s = max(SILENT_S, SILENT_HOPS * manifest.hop_samples / manifest.rate_hz)
         self._thread = threading.Thread(target=self._work, name=f"edge-cl-{name}", daemon=True)
 
     # ------------------------------------------------------------------ for the run loop
@@ -108,14 +111,17 @@ class LiveStream:
     def __iter__(self) -> Iterator[Event]:
         if not self._thread.is_alive() and not self._closed:
             self._thread.start()
+        told_s = time.monotonic()
         while not self._closed:
             arrived = self._queue.take(TICK_S)
-            if arrived is None:
-                if self._failure is not None:
-                    raise self._failure
+            if arrived is None and self._failure is not None:
+                raise self._failure
+            for event in () if arrived is None else self._handed_out(arrived):
+                yield event
+                told_s = time.monotonic()
+            if time.monotonic() - told_s >= TICK_S:  # also while samples come that complete no window
                 yield None
-                continue
-            yield from self._handed_out(arrived)
+                told_s = time.monotonic()
 
     def waiting(self) -> bool:
         """Whether something has arrived that was not handed out yet."""
@@ -138,10 +144,16 @@ class LiveStream:
             return self._gone
         slow = ""
         if self._bad_s - self._good_s > USELESS_S:
-            return f"{self._name}: nothing that comes can be used ({self.assembler.last_problem})"
+            self._useless = self._useless or self.assembler.last_problem
+            return f"{self._name}: nothing that comes can be used ({self._useless})"
+        self._useless = ""
+        if time.monotonic() - max(self._good_s, self._there_s) > self._silent_s:
+            return (
+                f"{self._name} is there but gives nothing for more than {self._silent_s:g} s: does it send?"
+            )
         if time.monotonic() - self._dropped[1] < SLOW_S:
             slow = (
-                f"{self._name} gives more than can be answered, {self._dropped[0]} blocks were dropped: "
+                f"{self._name} gives more than can be answered, the oldest samples are dropped: "
                 "take a bundle with a longer hop or a smaller encoder"
             )
         flags = self._flags.alarm
@@ -182,6 +194,8 @@ class LiveStream:
         n_channels = self._manifest.n_channels
         if isinstance(item, BadReading):
             self._bad_s = time.monotonic()
+            if isinstance(item, Interrupted):
+                self._flags.interrupt()
             return
         self._good_s = time.monotonic()
         if isinstance(item, Samples) and item.values.shape[1:] == (n_channels,):
@@ -213,6 +227,7 @@ class LiveStream:
         if sensor is None:
             return
         began_s, fresh = time.monotonic(), True
+        self._there_s = began_s
         try:
             while not self._closing.is_set():
                 block = self._read(sensor)
@@ -253,7 +268,9 @@ class LiveStream:
         """It was read `for_s` seconds after it was opened."""
         if self._gone:
             _log.warning("%s is there again", self._name)
-        self._gone = ""
+        elif not self._seen:
+            _log.info("%s is there", self._name)
+        self._gone, self._seen = "", True
         if for_s > STEADY_S:
             self._ceiling_s = self._waits.shortest_s
 
@@ -320,5 +337,6 @@ class _Queue:
 
 def _size(item: Item | BadReading) -> int:
     if isinstance(item, Samples):
-        return int(item.values.nbytes + 10 * item.t_s.nbytes)
+        labels = 60 * len(item.labels) if any(item.labels) else 0
+        return int(item.values.nbytes + 2 * item.t_s.nbytes + labels) + 500
     return int(item.window.nbytes) if isinstance(item, Labelled) else 500

@@ -24,7 +24,7 @@ from edge_cl.bundle import Manifest
 from edge_cl.errors import BadReading, SensorUnavailable
 from edge_cl.records import Event, Label, Reading
 from edge_cl.sensing.labelling import LabelSchedule, LabelTrack
-from edge_cl.sensing.lines import CsvDecoder, Item, JsonDecoder, Labelled, Samples
+from edge_cl.sensing.lines import CsvDecoder, Interrupted, Item, JsonDecoder, Labelled, Samples
 from edge_cl.sensing.windowing import Windower
 
 MAX_LINE_BYTES = 4 * 1024 * 1024
@@ -82,6 +82,10 @@ class Assembler:
             elif isinstance(item, BadReading):
                 self._n_bad_items += 1
                 self._note(f"{item}; skipped")
+                if isinstance(item, Interrupted):
+                    yield from self._windows(block)
+                    block = []
+                    self.restart()
             else:
                 yield from self._windows(block)
                 block = []
@@ -246,12 +250,15 @@ class PipeStream(_Lines):
     def __iter__(self) -> Iterator[Event]:
         threading.Thread(target=self._read, name="edge-cl-stdin", daemon=True).start()
         ended = False
+        told_s = time.monotonic()
         while not ended:
             chunk, ended = self._arrived()
-            if chunk:
-                yield from self._handed_out(self.assembler.feed(chunk))
-            elif not ended:
+            for event in self._handed_out(self.assembler.feed(chunk)):
+                yield event
+                told_s = time.monotonic()
+            if not ended and time.monotonic() - told_s >= TICK_S:  # also while no line completes a window
                 yield None
+                told_s = time.monotonic()
         yield from self.assembler.finish()
 
     def _handed_out(self, events: Iterator[Event]) -> Iterator[Event]:

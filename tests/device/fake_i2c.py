@@ -79,7 +79,7 @@ class Mpu6050(Chip):
         if register == 0x74:
             return self.fifo.popleft() if self.fifo else 0
         if register == 0x3A:
-            found, self.overrun = 0x10 * self.overrun | 0x01, False
+            found, self.overrun = 0x10 * self.overrun & self.registers[0x38] | 0x01, False
             return found
         return super().get(register)
 

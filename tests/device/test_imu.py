@@ -77,12 +77,32 @@ def test_samples_in_physical_units(kind, plugged):
     assert bus.n_open == 0
 
 
+def test_both_parts_of_a_row_are_of_the_same_moment(kind, plugged):
+    driver, chip, _ = plugged
+    sensor = driver(motion("acc_x", "gyro_x"), {})
+    values, _ = values_of(sensor, chip, [[k, 0, 0, k, 0, 0] for k in range(100, 140)])
+    ratios = values[:, 0] / values[:, 1]
+    np.testing.assert_allclose(ratios, ratios[0], rtol=1e-5)
+    assert len(values) >= 37
+
+
 def test_registers_are_set_as_the_data_sheets_say(monkeypatch):
     mpu, lsm = fake_i2c.Mpu6050(), fake_i2c.Lsm6dsox()
     fake_i2c.plug(monkeypatch, at_69=mpu, at_6a=lsm)
     sensor = mpu6050.Mpu6050(motion(), {"address": 0x69, "range_g": 16, "range_dps": 2000})
-    found = {register: mpu.registers[register] for register in (0x19, 0x1A, 0x1B, 0x1C, 0x23, 0x6A, 0x6B)}
-    assert found == {0x19: 19, 0x1A: 4, 0x1B: 0x18, 0x1C: 0x18, 0x23: 0x78, 0x6A: 0x40, 0x6B: 0x01}
+    found = {
+        register: mpu.registers[register] for register in (0x19, 0x1A, 0x1B, 0x1C, 0x23, 0x38, 0x6A, 0x6B)
+    }
+    assert found == {
+        0x19: 19,
+        0x1A: 4,
+        0x1B: 0x18,
+        0x1C: 0x18,
+        0x23: 0x78,
+        0x38: 0x10,
+        0x6A: 0x40,
+        0x6B: 0x01,
+    }
     assert sensor.rate_hz == 50
     sensor = lsm6dsox.Lsm6dsox(motion(), {"range_g": 16, "range_dps": 125})
     found = {register: lsm.registers[register] for register in (0x09, 0x0A, 0x10, 0x11, 0x12, 0x18)}

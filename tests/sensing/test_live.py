@@ -13,8 +13,9 @@ import pytest
 
 from edge_cl.errors import BadReading, SensorUnavailable
 from edge_cl.records import Label, Reading
-from edge_cl.sensing.lines import Labelled, Samples
-from edge_cl.sensing.live import LiveStream, Waits
+from edge_cl.sensing import live as live_module
+from edge_cl.sensing.lines import Interrupted, Labelled, Samples
+from edge_cl.sensing.live import LiveStream, Waits, _Arrived, _Queue, _size
 from tests.mosquitto import wait_until
 from tests.sensing.sensors import Played, manifest_of, samples
 
@@ -65,6 +66,17 @@ def test_blocks_become_windows_and_ticks_come_between(sensor, stream):
     assert next(events) is None and not stream.waiting()
 
 
+def test_ticks_come_while_samples_complete_no_window(sensor, stream):
+    class Noisy(Played):
+        def read(self):
+            time.sleep(0.002)
+            return [BadReading("noise")]
+
+    stream._make = Noisy()
+    events = iter(stream)
+    assert [next(events) for _ in range(3)] == [None] * 3 and stream.n_bad > 0
+
+
 def test_no_window_spans_the_time_without_the_sensor(sensor, stream, caplog):
     caplog.set_level(logging.WARNING)
     events = iter(stream)
@@ -87,6 +99,45 @@ def test_an_absent_sensor_is_said_once_and_is_not_stuck(sensor, stream, caplog):
     sensor.script.append([samples(0, 10)])
     until(events, readings(1))
     assert stream.alarm == "" and len(caplog.records) == 2
+
+
+def test_waiting_for_a_sensor_is_not_hanging(sensor):
+    sensor.there = False
+    live = LiveStream(sensor, manifest_of(), waits=Waits(1000.0, 1000.0))
+    next(iter(live))
+    wait_until(lambda: live.alarm, "it was tried")
+    assert live.stuck_s() == 0
+    live.close()
+    assert not live._thread.is_alive(), "it does not wait to the end"
+
+
+def test_lost_samples_begin_a_new_window_however_few(sensor, stream):
+    events = iter(stream)
+    sensor.script.append([samples(0, 7), Interrupted("one is lost"), samples(8, 10)])
+    (reading,) = until(events, readings(1))
+    np.testing.assert_allclose(reading.window[:, 0], np.arange(8, 18))
+    assert stream.n_bad == 1 and "one is lost; skipped" in stream.assembler.last_problem
+
+
+def test_what_comes_after_a_dropped_block_begins_anew():
+    blocks = _Queue(2 * _size(samples(0, 2)))
+    for k in range(3):
+        blocks.put(_Arrived([samples(2 * k, 2)], False, None))
+    assert blocks.n_dropped == 1
+    assert [blocks.take(0).fresh for _ in range(2)] == [True, False] and blocks.take(0) is None
+
+
+def test_a_sensor_that_says_nothing_is_named(sensor, monkeypatch):
+    monkeypatch.setattr(live_module, "SILENT_S", 0.1)
+    live = LiveStream(sensor, manifest_of(rate_hz=1000.0))
+    events = iter(live)
+    wait_until(
+        lambda: [next(events)] and "sensor is there but gives nothing for more than 0.1 s" in live.alarm,
+        "it is said",
+    )
+    sensor.script.append([samples(0, 1)])
+    wait_until(lambda: [next(events)] and not live.alarm, "it is taken back")
+    live.close()
 
 
 def test_a_read_that_hangs_is_stuck(sensor, stream):
@@ -156,7 +207,7 @@ def test_a_slow_loop_costs_the_oldest_blocks_and_no_memory(sensor):
     for reading in seen:
         if isinstance(reading, Reading):
             assert set(np.diff(reading.window[:, 0])) == {1.0}, "no window spans what was dropped"
-    assert "blocks were dropped" in live.alarm
+    assert "the oldest samples are dropped" in live.alarm
 
 
 def test_bad_readings_are_counted_and_said(sensor, stream, caplog):
@@ -188,7 +239,38 @@ def test_ready_windows_pass_and_a_picture_that_stands_still_is_said(sensor, stre
     np.testing.assert_array_equal(seen[3].window, frames[3])
     assert stream.alarm == ""
     until(events, readings(12))
-    assert "sensor: every channel stayed the same for 11 s" in stream.alarm
+    assert "sensor: every channel stays the same for more than 5 s" in stream.alarm
+
+
+def test_a_sensor_that_runs_fast_is_said_and_its_windows_stay_right(sensor):
+    manifest = manifest_of(rate_hz=50.0, window_samples=50, hop_samples=50)
+    t = np.arange(0, 30 * 55) / 55
+    values = np.stack([np.sin(2 * t), np.cos(3 * t)], axis=1)
+    sensor.full_scale = np.array([4.0, 4.0])
+    sensor.script.extend(
+        [Samples(t[part], values[part], [""] * len(part))] for part in np.split(np.arange(len(t)), 330)
+    )
+    live = LiveStream(sensor, manifest, name="imu")
+    seen = until(iter(live), readings(29))
+    for reading in seen:
+        grid = reading.t_s - np.arange(49, -1, -1) / 50
+        np.testing.assert_allclose(
+            reading.window, np.stack([np.sin(2 * grid), np.cos(3 * grid)], axis=1), atol=1e-3
+        )
+    assert live.alarm.startswith("imu: samples come at 55 Hz, expected 50 Hz")
+    live.close()
+
+
+def test_dead_and_saturated_channels_are_said(sensor):
+    t = np.arange(0, 20, 0.02)
+    values = np.stack([np.full_like(t, 0.5), np.clip(9 * np.sin(t), -4, 4)], axis=1)
+    sensor.full_scale, sensor.rate_hz = np.array([4.0, 4.0]), 50.0
+    sensor.script.extend([Samples(t[k : k + 5], values[k : k + 5], [""] * 5)] for k in range(0, len(t), 5))
+    live = LiveStream(sensor, manifest_of(), name="imu")
+    until(iter(live), lambda _: not sensor.script and not live.waiting())
+    assert "imu: channel c0 stays exactly 0.5 for more than 5 s" in live.alarm
+    assert "channel c1 is often at the end of its range" in live.alarm and "expected" not in live.alarm
+    live.close()
 
 
 def test_the_wall_clock_may_jump(sensor, stream, monkeypatch):

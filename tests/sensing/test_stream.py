@@ -4,6 +4,7 @@ import io
 import itertools
 import json
 import os
+import threading
 
 import numpy as np
 import pytest
@@ -231,6 +232,24 @@ def test_a_pipe_ticks_while_nothing_arrives(manifest):
         writer.close()
         rest = [event for event in events if event is not None]
     assert [event.label for event in rest] == ["walk"]
+
+
+def test_a_pipe_ticks_while_no_line_completes_a_window(manifest):
+    ours, theirs = os.pipe()
+    stop = threading.Event()
+
+    def babble(writer):
+        while not stop.wait(0.002):
+            writer.write(b"noise\n")
+
+    with open(ours, "rb") as reader, open(theirs, "wb", buffering=0) as writer:  # noqa: PTH123
+        thread = threading.Thread(target=babble, args=(writer,))
+        thread.start()
+        stream = PipeStream(manifest, file=reader)
+        events = iter(stream)
+        assert [next(events) for _ in range(3)] == [None] * 3 and stream.n_bad > 0
+        stop.set()
+        thread.join()
 
 
 def test_a_pipe_that_ends_ends_the_stream(manifest):
