@@ -175,6 +175,24 @@ def test_a_broker_that_is_not_there() -> None:
     assert said["broker-port"].level == "problem" and "broker-login" not in said
 
 
+@pytest.mark.broker
+def test_the_command_asks_the_broker(broker: Broker, tmp_path: Path) -> None:
+    """The same settings, with a broker that runs and with it stopped."""
+    config = tmp_path / "config.toml"
+    config.write_text(f'[device]\nname = "porch"\n[mqtt]\nurl = "{broker.url}"\n')
+    options = ["--config", str(config), "--state", str(tmp_path), "--json"]
+
+    def said() -> dict[str, str]:
+        done = CliRunner().invoke(doctor, options)
+        return {f["id"]: f["level"] for f in json.loads(done.output)["findings"]}
+
+    there = said()
+    broker.stop()
+    gone = said()
+    assert there["broker-login"] == "ok" and there["device-name"] == "ok"
+    assert gone["broker-port"] == "problem"
+
+
 def test_a_broker_whose_name_nobody_knows() -> None:
     assert asked("mqtts://broker.invalid")["broker-name"].level == "problem"
 

@@ -44,7 +44,8 @@ BOARDS = {
     ),
     "jetson-jetpack6-gpu": Fake(
         "NVIDIA Jetson Orin Nano Developer Kit", UBUNTU.format("22.04", "jammy"), "3.11",
-        ("--jetson-index", "https://index.example/jp6/cu126", "--with", "serial", "--extras", "signed"), jetson=True,
+        ("--jetson-index", "https://index.example/jp6/cu126", "--with", "serial", "--extras", "signed"),
+        jetson=True,
     ),
     "jetson-jetpack7-cpu": Fake(
         "NVIDIA Jetson Orin Nano Developer Kit", UBUNTU.format("24.04", "noble"), "3.12",
