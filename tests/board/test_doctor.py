@@ -73,10 +73,21 @@ def test_life_and_spare_blocks_are_judged_apart(tmp_path: Path) -> None:
         ("0x01 0x01", "0x01", "ok"),
         ("0x09 0x02", "0x01", "warning"),
         ("0x01 0x01", "0x03", "problem"),
+        ("0x0b 0x01", "0x01", "problem"),
     ]:
         plot.write(f"{card}/life_time", life)
         plot.write(f"{card}/pre_eol_info", spare)
         assert levels(plot.examine())["card-worn"] == level, (life, spare)
+
+
+def test_the_nearest_mount_counts_whatever_their_order(tmp_path: Path) -> None:
+    plot = Plot(tmp_path)
+    plot.write("proc/self/mounts", "tmpfs /var/lib/edge-cl tmpfs rw 0 0\n/dev/mmcblk0p2 /var ext4 rw 0 0\n")
+    assert levels(plot.examine())["state-volatile"] == "problem"
+    plot.write(
+        "proc/self/mounts", "tmpfs /var/lib tmpfs rw 0 0\n/dev/mmcblk0p3 /var/lib/edge-cl ext4 rw 0 0\n"
+    )
+    assert levels(plot.examine())["state-volatile"] == "ok"
 
 
 def test_under_voltage_earlier_is_a_warning(tmp_path: Path) -> None:
