@@ -84,9 +84,7 @@ def test_the_nearest_mount_counts_whatever_their_order(tmp_path: Path) -> None:
     plot = Plot(tmp_path)
     plot.write("proc/self/mounts", "tmpfs /var/lib/edge-cl tmpfs rw 0 0\n/dev/mmcblk0p2 /var ext4 rw 0 0\n")
     assert levels(plot.examine())["state-volatile"] == "problem"
-    plot.write(
-        "proc/self/mounts", "tmpfs /var/lib tmpfs rw 0 0\n/dev/mmcblk0p3 /var/lib/edge-cl ext4 rw 0 0\n"
-    )
+    plot.write("proc/self/mounts", "tmpfs /var/lib tmpfs rw 0 0\n/dev/sda3 /var/lib/edge-cl ext4 rw 0 0\n")
     assert levels(plot.examine())["state-volatile"] == "ok"
 
 
