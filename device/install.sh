@@ -393,6 +393,9 @@ finish() {
     if [ "$board" = jetson ] && ! gpu; then
         say "the encoder runs on the processor; for the GPU: --jetson-index URL (docs/boards.md)"
     fi
+    if ! has "$runtimes" litert; then
+        say "for less memory, where the bundle has a .tflite encoder (edge-cl verify FILE): --runtime litert"
+    fi
     say "installed, Python $python_version, $(all_extras). Next: set a name and a sensor in" \
         "/etc/edge-cl/config.toml, and look: edge-cl doctor"
 }
