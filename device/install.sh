@@ -219,8 +219,17 @@ install_apt() {
     done
     [ -n "$missing" ] || return 0
     run apt-get update -qq
+    known=''
+    for package in $missing; do
+        if [ -n "$dry" ] || apt-cache show "$package" >/dev/null 2>&1; then
+            known="$known $package"
+        else
+            say "note: this system has no package $package; Raspberry Pi OS has"
+        fi
+    done
+    [ -n "$known" ] || return 0
     # shellcheck disable=SC2086  # a list of names
-    run env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing
+    run env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $known
 }
 
 make_venv() {
