@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import msgspec
 from edge_cl.bundle import Bundle
 from edge_cl.config import Settings
 from edge_cl_device.board import Board, read_board, read_text
+from edge_cl_device.measurements import NO_STATISTICS
 
 SERVICE_USER = "edge-cl"
 VENV = "opt/edge-cl"
@@ -122,7 +124,9 @@ class Scene:
             return None
         command = [self.python, "-m", PROBE, module, *arguments]
         try:
-            done = subprocess.run(command, capture_output=True, timeout=COMMAND_S)
+            done = subprocess.run(
+                command, capture_output=True, timeout=COMMAND_S, env=os.environ | NO_STATISTICS
+            )
         except (OSError, subprocess.TimeoutExpired) as error:
             return Probed(error=str(error))
         try:
