@@ -326,7 +326,7 @@ write_settings() {
         run_to "$etc/config.toml.new" 0644 <"$here/config/config.toml"
     fi
     if [ ! -f "$etc/secrets.env" ]; then
-        printf '# EDGE_CL_MQTT_PASSWORD=...\n' | run_to "$etc/secrets.env" 0600
+        printf '# EDGE_CL_MQTT_PASSWORD=...\n# EDGE_CL_HTTP_TOKEN=...\n' | run_to "$etc/secrets.env" 0600
     fi
     # doctor compares: another number means that the card was copied
     if [ -n "$serial" ] && [ ! -f "$etc/board" ]; then

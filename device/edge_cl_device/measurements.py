@@ -22,7 +22,7 @@ from edge_cl.errors import EdgeCLError
 PACKAGED = "wrist.ecl"
 MEASURING = "edge_cl_device.measuring"
 NO_STATISTICS = {"ORT_DISABLE_TELEMETRY": "1"}
-"""As the service has it: newer releases of onnxruntime else keep a number of the device and send statistics."""
+"""As the service has it: onnxruntime 1.31 else keeps a number of the device and sends statistics."""
 MOST_CLASSES = 1000
 """More are not counted."""
 TIMEOUT_S = 300.0

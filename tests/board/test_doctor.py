@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import socket
 import subprocess
 import sys
@@ -177,6 +178,35 @@ def test_tls_and_a_certificate_that_ends(days: int, level: str, tmp_path: Path) 
     assert said["broker-tls" if level == "ok" else "broker-certificate"].level == level
     assert said["broker-login"].level == "ok"
     assert stranger["broker-tls"].level == "problem" and "broker-login" not in stranger
+
+
+@pytest.mark.broker
+def test_the_password_is_that_of_the_service(
+    stopped_broker: Broker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Root may read the file that systemd gives to the device; what is in the environment goes before."""
+    program = shutil.which("mosquitto_passwd")
+    if program is None:
+        pytest.skip("mosquitto_passwd is not installed; on Debian: apt-get install mosquitto")
+    monkeypatch.delenv("EDGE_CL_MQTT_PASSWORD", raising=False)
+    passwords = tmp_path / "passwords"
+    subprocess.run([program, "-b", "-c", str(passwords), "porch", "s3cret"], check=True, capture_output=True)
+    passwords.chmod(0o644)
+    conf = stopped_broker._folder / "mosquitto.conf"
+    closed = f"allow_anonymous false\npassword_file {passwords}"
+    conf.write_text(conf.read_text().replace("allow_anonymous true", closed))
+    stopped_broker.start()
+    plot = Plot(tmp_path / "root")
+    settings = settings_from({"mqtt": {"url": stopped_broker.url, "username": "porch"}})
+
+    def login() -> Finding:
+        found = broker_checks.check(Scene(root=plot.root, settings=settings))
+        return next(f for f in found if f.id == "broker-login")
+
+    plot.write("etc/edge-cl/secrets.env", 'EDGE_CL_MQTT_PASSWORD="wrong"\n')
+    assert login().level == "problem" and "wrong" not in str(login())
+    plot.write("etc/edge-cl/secrets.env", 'EDGE_CL_MQTT_PASSWORD="s3cret"\n')
+    assert login().level == "ok"
 
 
 def test_a_broker_that_is_not_there() -> None:

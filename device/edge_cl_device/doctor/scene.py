@@ -20,6 +20,7 @@ from edge_cl_device.measurements import NO_STATISTICS
 
 SERVICE_USER = "edge-cl"
 VENV = "opt/edge-cl"
+SECRETS = "etc/edge-cl/secrets.env"
 PROBE = "edge_cl_device.doctor.probe"
 COMMAND_S = 20.0
 

@@ -8,12 +8,11 @@ from collections.abc import Iterator
 
 from edge_cl import __version__
 from edge_cl_device.doctor.findings import Finding, note, ok, problem, warning
-from edge_cl_device.doctor.scene import Scene
+from edge_cl_device.doctor.scene import SECRETS, Scene
 
 UNIT = "etc/systemd/system/edge-cl.service"
 WANTED = "etc/systemd/system/multi-user.target.wants/edge-cl.service"
 STATISTICS = "var/lib/edge-cl/.cache/Microsoft/DeveloperTools/.onnxruntime"
-SECRETS = "etc/edge-cl/secrets.env"
 _VERSION = re.compile(r"^X-EdgeCL-Version=(\S+)", re.MULTILINE)
 
 
