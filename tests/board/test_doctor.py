@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from edge_cl_device.doctor import broker as broker_checks
 from edge_cl_device.doctor.command import doctor
 from edge_cl_device.doctor.findings import Finding
 from edge_cl_device.doctor.scene import Scene
+from edge_cl_device.measurements import packaged_bundle
 
 from edge_cl.config import settings_from
 from tests.board.planted import MOUNTS, PLANTED, PYTHON, Planted, Plot, found
@@ -108,6 +111,36 @@ def test_the_command_exits_with_1_for_a_problem_and_speaks_json(tmp_path: Path) 
     assert said["counts"]["problem"] == 1
     (missing,) = [f for f in said["findings"] if f["level"] == "problem"]
     assert missing["id"] == "i2c-missing" and "raspi-config" in missing["mend"]
+
+
+AS_NOBODY = """
+import os, sys
+from click.testing import CliRunner
+from edge_cl_device.doctor.command import doctor
+CliRunner().invoke(doctor, sys.argv[1:])  # loads everything: this interpreter may be closed to others
+os.setgroups([]); os.setresgid(65534, 65534, 65534); os.setresuid(65534, 65534, 65534)
+doctor()
+"""
+
+
+def test_another_user_than_root_sees_less_and_is_told_so() -> None:
+    """What belongs to the device is closed to others."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root, to become another user")
+    folder = Path(tempfile.mkdtemp(prefix="edge-cl-doctor-", dir="/var/tmp"))
+    try:
+        folder.chmod(0o755)
+        plot = Plot(folder / "root")
+        plot.write("etc/edge-cl/secrets.env", "EDGE_CL_MQTT_PASSWORD=x\n", mode=0o600)
+        plot.write("var/lib/edge-cl/bundles/current.ecl", packaged_bundle().read_bytes())
+        (plot.root / "var/lib/edge-cl").chmod(0o750)
+        options = ["--root", str(plot.root), "--offline", "--json"]
+        command = [sys.executable, "-c", AS_NOBODY, *options]
+        done = subprocess.run(command, capture_output=True, timeout=60)
+    finally:
+        shutil.rmtree(folder)
+    said = {f["id"]: f for f in json.loads(done.stdout)["findings"]}
+    assert said["bundle"]["mend"] == "sudo edge-cl doctor" and said["state-volatile"]["level"] == "ok"
 
 
 def test_wrong_settings_and_a_damaged_bundle_are_findings_and_stop_nothing(tmp_path: Path) -> None:

@@ -188,7 +188,7 @@ def _choice(scene: Scene) -> Iterator[Finding]:
     """Whether it was measured here which of several encoders is the best."""
     if scene.bundle is None or not scene.bundle.manifest.variants:
         return
-    if (scene.path(scene.state) / CHOICE).exists():
+    if scene.exists(scene.state / CHOICE):
         yield ok("encoder-choice", "the encoder's runtime and form were chosen by measurement")
     else:
         yield note(

@@ -84,6 +84,13 @@ class Scene:
         """An absolute path of the machine that is looked at."""
         return self.root / str(name).lstrip("/")
 
+    def exists(self, name: str | Path) -> bool:
+        """Whether it is there, as far as this user can see."""
+        try:
+            return self.path(name).exists()
+        except OSError:
+            return False
+
     def text(self, name: str | Path) -> str:
         """A small file's text, "" when it cannot be read."""
         return read_text(self.path(name))
