@@ -123,16 +123,6 @@ def read_power(root: Path = Path("/"), vcgencmd: str = "") -> Power:
     )
 
 
-def hottest_celsius(root: Path = Path("/")) -> float | None:
-    """Of the thermal zones, leaving out what no sensor can have measured and a Jetson's constant one."""
-    found = []
-    for zone in (root / "sys/class/thermal").glob("thermal_zone*"):
-        text = read_text(zone / "temp")
-        if text.lstrip("-").isdigit() and not read_text(zone / "type").startswith("PMIC"):
-            found.append(int(text) / 1000)
-    return max((celsius for celsius in found if -60 < celsius < 200), default=None)
-
-
 def read_text(path: Path) -> str:
     """A small file's text without the zero byte of the device tree; "" when it cannot be read."""
     try:

@@ -36,6 +36,7 @@ UNITS = {
     "times_slower": "",
     "onnx_encode_ms": "ms",
     "litert_encode_ms": "ms",
+    "tflite_encode_ms": "ms",
     "predict_ms": "ms",
     "learn_ms": "ms",
     "sleep_s": "s",
@@ -43,6 +44,7 @@ UNITS = {
     "mqtt_mb": "MB",
     "onnx_mb": "MB",
     "litert_mb": "MB",
+    "tflite_mb": "MB",
     "installed_mb": "MB",
 }
 """Figures that a file may give. Times are those of the bundle that comes with the package, its largest head,

@@ -180,7 +180,7 @@ def _memory(
 def _memory_source(board: BoardFile) -> str:
     if "base_mb" in board.figures:
         return f"measured: {board.figures['base_mb'].source}"
-    return "measured on this machine; other 64-bit processors differ by some MB"
+    return "measured on this machine; another Python or another processor may differ by 15 %"
 
 
 def _value(figure: Figure | None) -> float | None:

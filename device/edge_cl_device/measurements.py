@@ -21,6 +21,8 @@ from edge_cl.errors import EdgeCLError
 
 PACKAGED = "wrist.ecl"
 MEASURING = "edge_cl_device.measuring"
+NO_STATISTICS = {"ORT_DISABLE_TELEMETRY": "1"}
+"""As the service has it: onnxruntime 1.31 else keeps a number of the device and sends statistics."""
 MOST_CLASSES = 1000
 """More are not counted."""
 TIMEOUT_S = 300.0
@@ -85,7 +87,7 @@ def measure(bundle: Path, config: Path | None = None) -> Measured:
     """
     command = [sys.executable, "-m", MEASURING, str(bundle), *([str(config)] if config else [])]
     try:
-        done = subprocess.run(command, capture_output=True, timeout=TIMEOUT_S)
+        done = subprocess.run(command, capture_output=True, timeout=TIMEOUT_S, env=os.environ | NO_STATISTICS)
     except subprocess.TimeoutExpired as error:
         raise EdgeCLError(
             f"measuring {bundle} took more than {TIMEOUT_S:g} s; is this machine busy?"
@@ -127,7 +129,7 @@ def _running_mb(bundle: Path) -> float:
             "--state",
             f"{folder}/state",
         ]
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("EDGE_CL_")}
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("EDGE_CL_")} | NO_STATISTICS
         with subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment
         ) as device:

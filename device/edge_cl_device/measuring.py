@@ -48,7 +48,7 @@ def main() -> None:
 def measure_here(bundle: Bundle, settings: Settings) -> Measured:
     """All of it, in this process, one thread."""
     threadpool_limits(1)
-    found = Measured(runtime=bundle.manifest.encoder.kind)
+    found = Measured()
     _measure_encoder(bundle, found)
     before = resident_mb()
     importlib.import_module("edge_cl.sync.link")
@@ -67,6 +67,7 @@ def _measure_encoder(bundle: Bundle, found: Measured) -> None:
     except BundleError as error:
         found.encoder_error = str(error)
         return
+    found.runtime = type(encoder).__module__.rpartition(".")[2]  # each runtime's class has a file of its own
     shape = (bundle.manifest.window_samples, bundle.manifest.n_channels)
     golden = bundle.golden()
     window = np.zeros(shape, np.float32) if golden is None else np.asarray(golden[0][0], np.float32)

@@ -205,6 +205,9 @@ PLANTED = (
     Planted("a password for all to read", "secrets-readable", lambda p: p.write(
         "etc/edge-cl/secrets.env", "EDGE_CL_MQTT_PASSWORD=x\n"
     )),
+    Planted("a runtime that tells on the device", "runtime-statistics", lambda p: p.write(
+        "var/lib/edge-cl/.cache/Microsoft/DeveloperTools/.onnxruntime/deviceid", "0\n"
+    )),
     Planted("a unit of another release", "service-old", lambda p: p.write(
         "etc/systemd/system/edge-cl.service", "[Unit]\nX-EdgeCL-Version=0.0.1\n"
     )),

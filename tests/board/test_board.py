@@ -6,7 +6,7 @@ import struct
 from pathlib import Path
 
 import pytest
-from edge_cl_device.board import THROTTLED, hottest_celsius, read_board, read_power
+from edge_cl_device.board import THROTTLED, read_board, read_power
 
 JETSON_RELEASE = (
     "# R36 (release), REVISION: 4.3, GCID: 38968081, BOARD: generic, EABI: aarch64, DATE: Wed Jan  8 01:49:37"
@@ -57,7 +57,7 @@ def test_a_64_bit_kernel_with_32_bit_programs(tmp_path: Path) -> None:
 def test_nothing_to_read_is_no_error(tmp_path: Path) -> None:
     board = read_board(tmp_path)
     assert (board.family, board.model, board.userland_bits, board.ram_bytes) == ("other", "", None, 0)
-    assert not read_power(tmp_path).known and hottest_celsius(tmp_path) is None
+    assert not read_power(tmp_path).known
 
 
 def test_this_machine(tmp_path: Path) -> None:
@@ -79,12 +79,3 @@ def test_the_kernel_s_alarm_is_enough(tmp_path: Path) -> None:
     write(tmp_path, "sys/class/hwmon/hwmon1/name", "rpi_volt\n")
     write(tmp_path, "sys/class/hwmon/hwmon1/in0_lcrit_alarm", "1\n")
     assert read_power(tmp_path).now == ("under-voltage",)
-
-
-def test_a_jetson_s_constant_zone_is_no_temperature(tmp_path: Path) -> None:
-    for k, (kind, temp) in enumerate(
-        [("PMIC-Die", "100000"), ("CPU-therm", "45500"), ("AO-therm", "-256000")]
-    ):
-        write(tmp_path, f"sys/class/thermal/thermal_zone{k}/type", kind)
-        write(tmp_path, f"sys/class/thermal/thermal_zone{k}/temp", temp)
-    assert hottest_celsius(tmp_path) == 45.5

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -14,6 +17,7 @@ from edge_cl_device.doctor import broker as broker_checks
 from edge_cl_device.doctor.command import doctor
 from edge_cl_device.doctor.findings import Finding
 from edge_cl_device.doctor.scene import Scene
+from edge_cl_device.measurements import packaged_bundle
 
 from edge_cl.config import settings_from
 from tests.board.planted import MOUNTS, PLANTED, PYTHON, Planted, Plot, found
@@ -73,10 +77,19 @@ def test_life_and_spare_blocks_are_judged_apart(tmp_path: Path) -> None:
         ("0x01 0x01", "0x01", "ok"),
         ("0x09 0x02", "0x01", "warning"),
         ("0x01 0x01", "0x03", "problem"),
+        ("0x0b 0x01", "0x01", "problem"),
     ]:
         plot.write(f"{card}/life_time", life)
         plot.write(f"{card}/pre_eol_info", spare)
         assert levels(plot.examine())["card-worn"] == level, (life, spare)
+
+
+def test_the_nearest_mount_counts_whatever_their_order(tmp_path: Path) -> None:
+    plot = Plot(tmp_path)
+    plot.write("proc/self/mounts", "tmpfs /var/lib/edge-cl tmpfs rw 0 0\n/dev/mmcblk0p2 /var ext4 rw 0 0\n")
+    assert levels(plot.examine())["state-volatile"] == "problem"
+    plot.write("proc/self/mounts", "tmpfs /var/lib tmpfs rw 0 0\n/dev/sda3 /var/lib/edge-cl ext4 rw 0 0\n")
+    assert levels(plot.examine())["state-volatile"] == "ok"
 
 
 def test_under_voltage_earlier_is_a_warning(tmp_path: Path) -> None:
@@ -98,6 +111,36 @@ def test_the_command_exits_with_1_for_a_problem_and_speaks_json(tmp_path: Path) 
     assert said["counts"]["problem"] == 1
     (missing,) = [f for f in said["findings"] if f["level"] == "problem"]
     assert missing["id"] == "i2c-missing" and "raspi-config" in missing["mend"]
+
+
+AS_NOBODY = """
+import os, sys
+from click.testing import CliRunner
+from edge_cl_device.doctor.command import doctor
+CliRunner().invoke(doctor, sys.argv[1:])  # loads everything: this interpreter may be closed to others
+os.setgroups([]); os.setresgid(65534, 65534, 65534); os.setresuid(65534, 65534, 65534)
+doctor()
+"""
+
+
+def test_another_user_than_root_sees_less_and_is_told_so() -> None:
+    """What belongs to the device is closed to others."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root, to become another user")
+    folder = Path(tempfile.mkdtemp(prefix="edge-cl-doctor-", dir="/var/tmp"))
+    try:
+        folder.chmod(0o755)
+        plot = Plot(folder / "root")
+        plot.write("etc/edge-cl/secrets.env", "EDGE_CL_MQTT_PASSWORD=x\n", mode=0o600)
+        plot.write("var/lib/edge-cl/bundles/current.ecl", packaged_bundle().read_bytes())
+        (plot.root / "var/lib/edge-cl").chmod(0o750)
+        options = ["--root", str(plot.root), "--offline", "--json"]
+        command = [sys.executable, "-c", AS_NOBODY, *options]
+        done = subprocess.run(command, capture_output=True, timeout=60)
+    finally:
+        shutil.rmtree(folder)
+    said = {f["id"]: f for f in json.loads(done.stdout)["findings"]}
+    assert said["bundle"]["mend"] == "sudo edge-cl doctor" and said["state-volatile"]["level"] == "ok"
 
 
 def test_wrong_settings_and_a_damaged_bundle_are_findings_and_stop_nothing(tmp_path: Path) -> None:
@@ -170,9 +213,56 @@ def test_tls_and_a_certificate_that_ends(days: int, level: str, tmp_path: Path) 
     assert stranger["broker-tls"].level == "problem" and "broker-login" not in stranger
 
 
+@pytest.mark.broker
+def test_the_password_is_that_of_the_service(
+    stopped_broker: Broker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Root may read the file that systemd gives to the device; what is in the environment goes before."""
+    program = shutil.which("mosquitto_passwd")
+    if program is None:
+        pytest.skip("mosquitto_passwd is not installed; on Debian: apt-get install mosquitto")
+    monkeypatch.delenv("EDGE_CL_MQTT_PASSWORD", raising=False)
+    passwords = tmp_path / "passwords"
+    subprocess.run([program, "-b", "-c", str(passwords), "porch", "s3cret"], check=True, capture_output=True)
+    passwords.chmod(0o644)
+    conf = stopped_broker._folder / "mosquitto.conf"
+    closed = f"allow_anonymous false\npassword_file {passwords}"
+    conf.write_text(conf.read_text().replace("allow_anonymous true", closed))
+    stopped_broker.start()
+    plot = Plot(tmp_path / "root")
+    settings = settings_from({"mqtt": {"url": stopped_broker.url, "username": "porch"}})
+
+    def login() -> Finding:
+        found = broker_checks.check(Scene(root=plot.root, settings=settings))
+        return next(f for f in found if f.id == "broker-login")
+
+    plot.write("etc/edge-cl/secrets.env", 'EDGE_CL_MQTT_PASSWORD="wrong"\n')
+    assert login().level == "problem" and "wrong" not in str(login())
+    plot.write("etc/edge-cl/secrets.env", 'EDGE_CL_MQTT_PASSWORD="s3cret"\n')
+    assert login().level == "ok"
+
+
 def test_a_broker_that_is_not_there() -> None:
     said = asked(f"mqtt://127.0.0.1:{free_port()}")
     assert said["broker-port"].level == "problem" and "broker-login" not in said
+
+
+@pytest.mark.broker
+def test_the_command_asks_the_broker(broker: Broker, tmp_path: Path) -> None:
+    """The same settings, with a broker that runs and with it stopped."""
+    config = tmp_path / "config.toml"
+    config.write_text(f'[device]\nname = "porch"\n[mqtt]\nurl = "{broker.url}"\n')
+    options = ["--config", str(config), "--state", str(tmp_path), "--json"]
+
+    def said() -> dict[str, str]:
+        done = CliRunner().invoke(doctor, options)
+        return {f["id"]: f["level"] for f in json.loads(done.output)["findings"]}
+
+    there = said()
+    broker.stop()
+    gone = said()
+    assert there["broker-login"] == "ok" and there["device-name"] == "ok"
+    assert gone["broker-port"] == "problem"
 
 
 def test_a_broker_whose_name_nobody_knows() -> None:

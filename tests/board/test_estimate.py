@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 from click.testing import CliRunner
+from edge_cl_device import estimate_command as estimate_command_module
 from edge_cl_device.board_files import (
     REFERENCE,
     TIMES,
@@ -111,6 +112,7 @@ def test_as_many_classes_fit_as_a_real_learner_takes() -> None:
         assert len(knowledge.class_names) == said > 6
 
 
+@pytest.mark.slow
 def test_memory_is_what_a_device_holds_that_has_learned_and_slept(here: Measured, tmp_path: Path) -> None:
     """The most that it ever held, sleeps included."""
     found = resident(str(packaged_bundle()), tmp_path / "state", n_windows=1500, seed=0, label_every=2)
@@ -129,7 +131,8 @@ def test_what_does_not_fit_is_said(here: Measured) -> None:
     assert "sleep.cpu_s" in said
 
 
-def test_the_command(tmp_path: Path) -> None:
+def test_the_command(here: Measured, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(estimate_command_module, "measure_packaged", lambda: here)
     run = CliRunner().invoke
     bundle = str(packaged_bundle())
     done = run(estimate_command, [bundle, "--board", "pi-zero-2w"])
@@ -140,6 +143,19 @@ def test_the_command(tmp_path: Path) -> None:
     unknown = run(estimate_command, [bundle, "--board", "pi6"])
     assert isinstance(unknown.exception, ConfigError) and "pi-zero-2w" in str(unknown.exception)
     assert run(estimate_command, [bundle]).exit_code == 2
+    assert run(estimate_command, [bundle, "--measure", "my.toml"]).exit_code == 2
+
+
+@pytest.mark.slow
+def test_a_machine_measures_itself_and_is_estimated_by_that(tmp_path: Path) -> None:
+    """And a device of other settings is measured on its own."""
+    mine, config = tmp_path / "mine.toml", tmp_path / "config.toml"
+    assert CliRunner().invoke(estimate_command, ["--measure", str(mine)]).exit_code == 0
+    config.write_text('[head]\nname = "slda"\n[budget]\nram_mb = 4\n')
+    options = [str(packaged_bundle()), "--board", str(mine), "--config", str(config), "--json"]
+    said = json.loads(CliRunner().invoke(estimate_command, options).output)
+    assert (said["head"], said["encode"]["kind"], said["scaled_by"]) == ("slda", "measured", None)
+    assert said["memory"]["budget of what is learned"] == 4.0
 
 
 def test_measuring_writes_a_file_that_reads_back(here: Measured, tmp_path: Path) -> None:
@@ -149,7 +165,7 @@ def test_measuring_writes_a_file_that_reads_back(here: Measured, tmp_path: Path)
     again = load_board(path)
     assert again == board and again.figures["predict_ms"].kind == "measured"
     own = {name for name in TIMES if name in again.figures}
-    assert own >= {"onnx_encode_ms", "predict_ms", "learn_ms", "sleep_s"}
+    assert own == {f"{here.runtime}_encode_ms", "predict_ms", "learn_ms", "sleep_s"}
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import secrets
 import socket
 import ssl
@@ -13,7 +14,7 @@ from typing import Any
 
 from edge_cl.errors import ConfigError
 from edge_cl_device.doctor.findings import Finding, note, ok, problem, warning
-from edge_cl_device.doctor.scene import Scene
+from edge_cl_device.doctor.scene import SECRETS, Scene
 
 TIMEOUT_S = 5.0
 EXPIRES_DAYS = 30.0
@@ -116,6 +117,15 @@ def _handshake(scene: Scene, broker: Any, line: socket.socket) -> Iterator[Findi
         yield ok("broker-tls", f"TLS, certificate valid until {until:%Y-%m-%d}")
 
 
+def _kept_password(scene: Scene, variable: str) -> str | None:
+    """What the service gets from its file of secrets; only root can read it."""
+    for line in scene.text(SECRETS).splitlines():
+        name, equals, value = line.partition("=")
+        if equals and name.strip() == variable:
+            return value.strip().strip("\"'")
+    return None
+
+
 def _login(scene: Scene, broker: Any) -> Finding:
     """CONNECT under a name of its own, so that the running device's session is left alone."""
     from edge_cl.sync.broker import PASSWORD_VARIABLE, Access, create_client
@@ -131,6 +141,8 @@ def _login(scene: Scene, broker: Any) -> Finding:
         access = Access(mqtt.username, mqtt.ca_file, mqtt.cert_file, mqtt.key_file)
         client = create_client(f"edge-cl-doctor-{secrets.token_hex(_DIGITS)}", broker, access)
         client.on_connect = connected
+        if mqtt.username and PASSWORD_VARIABLE not in os.environ:
+            client.username_pw_set(mqtt.username, _kept_password(scene, PASSWORD_VARIABLE))
         client.connect(broker.host, broker.port)
         client.loop_start()
         there = answered.wait(TIMEOUT_S)
@@ -146,6 +158,6 @@ def _login(scene: Scene, broker: Any) -> Finding:
             "broker-login",
             f"the broker refuses the device: {said[0]}",
             "messages wait in the outbox",
-            f"check mqtt.username, and {PASSWORD_VARIABLE} in /etc/edge-cl/secrets.env",
+            f"check mqtt.username, and {PASSWORD_VARIABLE} in /{SECRETS}; run doctor as root to have it read",
         )
     return ok("broker-login", "the broker lets the device in")

@@ -26,7 +26,7 @@ class Bus(NamedTuple):
 BUSES = {
     "i2c": Bus("dev/i2c-{bus}", "i2c", "sudo raspi-config nonint do_i2c 0 && sudo reboot", "smbus2"),
     "serial": Bus("{port}", "dialout", "sudo raspi-config nonint do_serial_hw 0 && sudo reboot", "pyserial"),
-    "camera": Bus("dev/video{index}", "video", "rpicam-hello --list-cameras; check the ribbon cable", ""),
+    "camera": Bus("dev/video{device}", "video", "rpicam-hello --list-cameras; check the ribbon cable", ""),
     "audio": Bus("dev/snd", "audio", "arecord -l; plug the microphone in", "sounddevice"),
     "gpio": Bus("dev/gpiochip0", "gpio", "sudo usermod -aG gpio edge-cl", "gpiozero"),
 }
@@ -76,12 +76,7 @@ def _foreign(name: str) -> Iterator[Finding]:
 
 def _bus(scene: Scene, kind: str, driver: str, options: dict[str, Any]) -> Iterator[Finding]:
     bus = BUSES[kind]
-    values = {
-        "bus": options.get("bus", 1),
-        "index": options.get("index", 0),
-        "port": options.get("port", "/dev/serial0"),
-    }
-    name = "/" + bus.pattern.format(**values).lstrip("/")
+    name = _device_file(bus, options)
     path = scene.path(name)
     if bus.package and scene.packages and bus.package not in scene.packages:
         yield problem(
@@ -107,6 +102,18 @@ def _bus(scene: Scene, kind: str, driver: str, options: dict[str, Any]) -> Itera
             "the driver is refused",
             f"sudo usermod -aG {bus.group} {SERVICE_USER} && sudo systemctl restart edge-cl",
         )
+
+
+def _device_file(bus: Bus, options: dict[str, Any]) -> str:
+    """Of the driver's options, or what they are by default; a camera may be named by its path."""
+    values = {
+        "bus": options.get("bus", 1),
+        "device": options.get("device", 0),
+        "port": options.get("port", "/dev/serial0"),
+    }
+    if isinstance(values["device"], str) and values["device"].startswith("/") and "{device}" in bus.pattern:
+        return values["device"]
+    return "/" + bus.pattern.format(**values).lstrip("/")
 
 
 def _may_use(scene: Scene, path: Path) -> bool:

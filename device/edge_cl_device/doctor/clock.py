@@ -7,10 +7,10 @@ import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
+from edge_cl.sleep.conditions import RELEASE_YEAR
 from edge_cl_device.doctor.findings import Finding, note, ok, problem, warning
 from edge_cl_device.doctor.scene import Scene
 
-RELEASE_YEAR = 2026
 SAVED = ("var/lib/systemd/timesync/clock", "etc/fake-hwclock.data")
 """Touched or written while the time was known: the clock cannot rightly be before."""
 SYNCHRONISED = "run/systemd/timesync/synchronized"

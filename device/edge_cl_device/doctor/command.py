@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -84,7 +85,7 @@ def examine(
 ) -> Iterator[Finding]:
     """Everything that is found; a file that cannot be read is a finding and stops nothing else."""
     scene = Scene(root=root, state=state, online=online)
-    path = config or (CONFIG if scene.path(CONFIG).exists() else None)
+    path = config or (CONFIG if scene.exists(CONFIG) else None)
     if path is None:
         yield note("settings", f"no {CONFIG}", "all settings have their defaults")
     else:
@@ -114,7 +115,10 @@ def diagnose(scene: Scene) -> Iterator[Finding]:
 
 def _load_bundle(scene: Scene, path: Path | None) -> Iterator[Finding]:
     place = path or scene.path(BUNDLE)
-    if path is None and not place.exists():
+    if path is None and not scene.exists(BUNDLE):
+        if scene.exists(BUNDLE.parents[1]) and not os.access(scene.path(BUNDLE.parents[1]), os.X_OK):
+            yield note("bundle", f"{BUNDLE} cannot be read", "only root sees it", "sudo edge-cl doctor")
+            return
         yield note("bundle", f"no {BUNDLE}", "the service waits for one", f"sudo cp my.ecl {BUNDLE}")
         return
     try:

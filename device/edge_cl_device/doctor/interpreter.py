@@ -28,6 +28,8 @@ NAMES = {
 """What the settings call them."""
 FORMS = {"onnx": "onnx", "litert": "tflite", "tflite": "tflite"}
 PROVIDERS = {"cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
+CHOICE = "encoder.json"
+"""In the state folder; written by ``edge-cl verify --bench``."""
 _PIP = f"sudo /{VENV}/bin/pip install"
 
 
@@ -42,6 +44,7 @@ def check(scene: Scene) -> Iterator[Finding]:
     yield from _versions(scene)
     yield from _imports(scene)
     yield from _providers(scene)
+    yield from _choice(scene)
 
 
 def _python(scene: Scene) -> Iterator[Finding]:
@@ -179,6 +182,21 @@ def _providers(scene: Scene) -> Iterator[Finding]:
         )
     else:
         yield ok("providers", f"active: {', '.join(probed.providers)}")
+
+
+def _choice(scene: Scene) -> Iterator[Finding]:
+    """Whether it was measured here which of several encoders is the best."""
+    if scene.bundle is None or not scene.bundle.manifest.variants:
+        return
+    if scene.exists(scene.state / CHOICE):
+        yield ok("encoder-choice", "the encoder's runtime and form were chosen by measurement")
+    else:
+        yield note(
+            "encoder-choice",
+            "nobody measured which of the bundle's encoders is the fastest here",
+            "the first that works is used, in float32",
+            "edge-cl verify BUNDLE --bench --state STATE; the service does it when it starts",
+        )
 
 
 def _numbers(version: str) -> tuple[int, ...]:

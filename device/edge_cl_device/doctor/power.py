@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import datetime
 
-from edge_cl_device.board import hottest_celsius, read_power
+from edge_cl.sleep import Surroundings
+from edge_cl_device.board import read_power
 from edge_cl_device.doctor.findings import Finding, note, ok, problem, warning
 from edge_cl_device.doctor.scene import Scene
 
@@ -26,7 +28,9 @@ def check(scene: Scene) -> Iterator[Finding]:
                 "answers take longer than was measured, sleeps much longer",
                 "cool the board, or set sleep.max_celsius = 70",
             )
-    celsius = hottest_celsius(scene.root)
+    surroundings = Surroundings(scene.root)
+    surroundings.look(datetime.now())
+    celsius = surroundings.celsius
     if celsius is None:
         yield note("temperature", "no temperature can be read", "sleep.max_celsius has no effect")
     elif celsius >= HOT_CELSIUS:

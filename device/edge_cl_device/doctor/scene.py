@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -15,9 +16,11 @@ import msgspec
 from edge_cl.bundle import Bundle
 from edge_cl.config import Settings
 from edge_cl_device.board import Board, read_board, read_text
+from edge_cl_device.measurements import NO_STATISTICS
 
 SERVICE_USER = "edge-cl"
 VENV = "opt/edge-cl"
+SECRETS = "etc/edge-cl/secrets.env"
 PROBE = "edge_cl_device.doctor.probe"
 COMMAND_S = 20.0
 
@@ -81,6 +84,13 @@ class Scene:
         """An absolute path of the machine that is looked at."""
         return self.root / str(name).lstrip("/")
 
+    def exists(self, name: str | Path) -> bool:
+        """Whether it is there, as far as this user can see."""
+        try:
+            return self.path(name).exists()
+        except OSError:
+            return False
+
     def text(self, name: str | Path) -> str:
         """A small file's text, "" when it cannot be read."""
         return read_text(self.path(name))
@@ -122,7 +132,9 @@ class Scene:
             return None
         command = [self.python, "-m", PROBE, module, *arguments]
         try:
-            done = subprocess.run(command, capture_output=True, timeout=COMMAND_S)
+            done = subprocess.run(
+                command, capture_output=True, timeout=COMMAND_S, env=os.environ | NO_STATISTICS
+            )
         except (OSError, subprocess.TimeoutExpired) as error:
             return Probed(error=str(error))
         try:

@@ -8,11 +8,11 @@ from collections.abc import Iterator
 
 from edge_cl import __version__
 from edge_cl_device.doctor.findings import Finding, note, ok, problem, warning
-from edge_cl_device.doctor.scene import Scene
+from edge_cl_device.doctor.scene import SECRETS, Scene
 
 UNIT = "etc/systemd/system/edge-cl.service"
 WANTED = "etc/systemd/system/multi-user.target.wants/edge-cl.service"
-SECRETS = "etc/edge-cl/secrets.env"
+STATISTICS = "var/lib/edge-cl/.cache/Microsoft/DeveloperTools/.onnxruntime"
 _VERSION = re.compile(r"^X-EdgeCL-Version=(\S+)", re.MULTILINE)
 
 
@@ -29,6 +29,7 @@ def check(scene: Scene) -> Iterator[Finding]:
     else:
         yield from _unit(scene, unit)
     yield from _secrets(scene)
+    yield from _statistics(scene)
     yield _watchdog(scene)
 
 
@@ -80,6 +81,18 @@ def _secrets(scene: Scene) -> Iterator[Finding]:
         )
     else:
         yield ok("secrets-readable", f"/{SECRETS} is for root only")
+
+
+def _statistics(scene: Scene) -> Iterator[Finding]:
+    """Newer releases of onnxruntime on Linux keep a number of the device, and send what they count."""
+    kept = scene.path(STATISTICS)
+    if (kept / "deviceid").exists():
+        yield warning(
+            "runtime-statistics",
+            f"onnxruntime keeps a number of this device in /{STATISTICS}",
+            "it sends statistics to its maker, and writes a database on the card",
+            f"set ORT_DISABLE_TELEMETRY=1 (the unit does) and sudo rm -r /{STATISTICS}",
+        )
 
 
 def _watchdog(scene: Scene) -> Finding:

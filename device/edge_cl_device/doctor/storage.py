@@ -84,8 +84,7 @@ def _wanted_rw(scene: Scene) -> bool:
 
 
 def _state(scene: Scene) -> Iterator[Finding]:
-    place = scene.path(scene.state)
-    there = next(p for p in (place, *place.parents) if p.exists())
+    there = next(scene.path(p) for p in (scene.state, *scene.state.parents) if scene.exists(p))
     mount = scene.mount_of(scene.state)
     yield _kept(scene, mount)
     yield _space(scene, there)

@@ -59,7 +59,7 @@ def _identity(scene: Scene) -> Iterator[Finding]:
     if len(machine_id) != _ID_DIGITS or set(machine_id) <= {"0"}:
         yield problem(
             "machine-id",
-            f"/etc/machine-id is {machine_id or 'empty'!r}",
+            f"/etc/machine-id is {machine_id!r}" if machine_id else "/etc/machine-id is empty or missing",
             "this system was never started properly, or was copied; services and logs mix up such machines",
             "sudo systemd-machine-id-setup && sudo reboot",
         )
