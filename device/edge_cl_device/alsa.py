@@ -14,7 +14,7 @@ from edge_cl.errors import BadReading, ConfigError, SensorUnavailable
 from edge_cl.sensing.drivers import read_options
 from edge_cl.sensing.host_clock import HostClock
 from edge_cl.sensing.lines import Interrupted, Item, Samples
-from edge_cl_device.i2c import current_user
+from edge_cl_device.permission import join
 
 BLOCK_S = 0.05
 UNITS = ("", "1", "full scale")
@@ -105,5 +105,5 @@ def _explain(asked: AlsaOptions, manifest: Manifest, error: Exception) -> str:
     device = asked.device if asked.device != "" else "the default"
     return (
         f"no microphone {device!r} ({text}): `arecord -l` lists them (option device); when it lists none: "
-        f"sudo usermod -aG audio {current_user()}, then start edge-cl again"
+        f"{join('audio')}"
     )

@@ -19,7 +19,7 @@ from msgspec import Meta
 from edge_cl.errors import ConfigError, SensorUnavailable
 from edge_cl.records import Answer, Decision, Label
 from edge_cl.sensing.drivers import read_options
-from edge_cl_device.i2c import current_user
+from edge_cl_device.permission import join
 
 SOURCE = "button"
 Pin: TypeAlias = Annotated[int, Meta(ge=0, le=63)]
@@ -162,8 +162,7 @@ class Buttons:
                 button = gpiozero.Button(pin, pull_up=pull_up)
             except gpiozero.BadPinFactory as error:
                 raise SensorUnavailable(
-                    f"GPIO cannot be used ({error}): sudo apt install python3-lgpio, "
-                    f"sudo usermod -aG gpio {current_user()}, then start edge-cl again"
+                    f"GPIO cannot be used ({error}): sudo apt install python3-lgpio, {join('gpio')}"
                 ) from error
             except gpiozero.GPIOZeroError as error:
                 raise ConfigError(f"labels button: pin {pin} cannot be used: {error}") from error

@@ -22,7 +22,7 @@ from edge_cl.bundle import Manifest
 from edge_cl.errors import BadReading, ConfigError, SensorUnavailable
 from edge_cl.sensing.drivers import read_options
 from edge_cl.sensing.lines import Item, Labelled
-from edge_cl_device.i2c import current_user
+from edge_cl_device.permission import join
 
 GREY = np.array([0.299, 0.587, 0.114], np.float32)
 """Of red, green, blue, after ITU-R BT.601."""
@@ -246,5 +246,5 @@ def _explain(name: str) -> str:
     if not Path(name).exists():
         return f"there is no {name}: is it plugged in? v4l2-ctl --list-devices lists what is (option device)"
     if not os.access(name, os.R_OK | os.W_OK):
-        return f"no permission for {name}: sudo usermod -aG video {current_user()}, then start edge-cl again"
+        return f"no permission for {name}: {join('video')}"
     return f"{name} cannot be opened: is it in use by another program, or no camera?"

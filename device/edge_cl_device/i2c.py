@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
-import pwd
 from typing import Any
 
 from edge_cl.errors import ConfigError, SensorUnavailable
+from edge_cl_device.permission import join
 
 _NOBODY = (errno.ENXIO, errno.EREMOTEIO, errno.EIO)
 
@@ -63,8 +63,7 @@ class Chip:
                 "or it is another bus (i2cdetect -l lists them; option bus)"
             )
         if error.errno in (errno.EACCES, errno.EPERM):
-            user = current_user()
-            return f"no permission for {device}: sudo usermod -aG i2c {user}, then start edge-cl again"
+            return f"no permission for {device}: {join('i2c')}"
         if error.errno in _NOBODY:
             return (
                 f"nobody answers at address 0x{self._address:02x} on bus {self._bus} "
@@ -79,11 +78,3 @@ class Chip:
         if error.errno == errno.ETIMEDOUT:
             return f"bus {self._bus} is held down: is a wire loose or shorted? switch the sensor off and on"
         return f"{device}: {error.strerror or error}"
-
-
-def current_user() -> str:
-    """Who runs this, for commands in messages."""
-    try:
-        return pwd.getpwuid(os.geteuid()).pw_name
-    except KeyError:
-        return "edge-cl"

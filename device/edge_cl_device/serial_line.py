@@ -22,7 +22,7 @@ from edge_cl.sensing.drivers import read_options
 from edge_cl.sensing.lines import CsvDecoder, Item, JsonDecoder, Samples
 from edge_cl_device.clocks import Clocks, Found
 from edge_cl_device.frames import Frame, FrameParser
-from edge_cl_device.i2c import current_user
+from edge_cl_device.permission import join
 
 TIMEOUT_S = 0.1
 MOST_LINE_BYTES = 1024 * 1024
@@ -203,9 +203,7 @@ def _explain(port: str, error: Exception) -> str:
             "own pins: sudo raspi-config nonint do_serial_hw 0, then sudo reboot"
         )
     if number in (errno.EACCES, errno.EPERM):
-        return (
-            f"no permission for {port}: sudo usermod -aG dialout {current_user()}, then start edge-cl again"
-        )
+        return f"no permission for {port}: {join('dialout')}"
     if number in (errno.EBUSY, errno.EAGAIN):
         return f"{port} is in use by another program: end it (sudo fuser -v {port} names it)"
     return f"{port}: {error}"

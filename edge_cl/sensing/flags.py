@@ -167,6 +167,7 @@ class Flags:
                 np.full(len(self._names), off > (RIGHT_RATE if was[2].any() else OFF_RATE)),
             ]
         )
+        assert self._last is not None
         self._seen_s[now] = self._t_s
         self._dead = np.where(now[0], self._last, self._dead)
         self._flagged = now | (was & (self._t_s - self._seen_s <= CLEAR_S))

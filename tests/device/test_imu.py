@@ -162,7 +162,7 @@ def test_a_wrong_bundle_or_option_is_explained(plugged, names, units, options, s
     ],
 )
 def test_what_is_wrong_with_the_bus_is_said_with_what_mends_it(plugged, monkeypatch, bus, options, said):
-    monkeypatch.setattr("edge_cl_device.i2c.current_user", lambda: "anna")
+    monkeypatch.setattr("edge_cl_device.permission.current_user", lambda: "anna")
     driver, _, fake = plugged
     for name, number in bus.items():
         setattr(fake, name, number)

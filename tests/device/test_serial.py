@@ -49,6 +49,7 @@ def test_the_checksum_is_the_one_that_firmware_libraries_have():
     assert binascii.crc_hqx(b"123456789", 0xFFFF) == 0x29B1, "the check value of CRC-16/CCITT-FALSE"
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 10_000), max_size=30))
 def test_frames_do_not_depend_on_the_split(cuts):
     found = frames_of(b"".join(sent()), cuts)
@@ -56,6 +57,7 @@ def test_frames_do_not_depend_on_the_split(cuts):
     assert len(found) == 10
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.binary(max_size=40), min_size=10, max_size=10), st.lists(st.integers(0, 10_000), max_size=10)
 )
