@@ -37,12 +37,12 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from tests.board import planted
 
 from bench import encoders, limits, recording, resident
 from edge_cl.bundle import Bundle
 from tests.arm64 import machine
 from tests.arm64.root import Unavailable
+from tests.board import planted
 
 DEFAULT_BUNDLE = "edge_cl/assets/wrist.ecl"
 LIMIT_MB = 96

@@ -3,6 +3,11 @@
 Start reading at :mod:`edge_cl.learner`: the whole system is one loop there.
 """
 
+import os
+
+# onnxruntime would keep a database of its use in the user's cache folder and send it to its maker
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
 from edge_cl.budget import Budget
 from edge_cl.bundle import Bundle
 from edge_cl.learner import Learner

@@ -49,7 +49,7 @@ def measure_here(bundle: Bundle, settings: Settings) -> Measured:
     """All of it, in this process, one thread."""
     threadpool_limits(1)
     found = Measured()
-    _measure_encoder(bundle, found)
+    _measure_encoder(bundle, settings, found)
     before = resident_mb()
     importlib.import_module("edge_cl.sync.link")
     found.mqtt_mb = round(resident_mb() - before, 2)
@@ -60,10 +60,10 @@ def measure_here(bundle: Bundle, settings: Settings) -> Measured:
     return found
 
 
-def _measure_encoder(bundle: Bundle, found: Measured) -> None:
+def _measure_encoder(bundle: Bundle, settings: Settings, found: Measured) -> None:
     before = resident_mb()
     try:
-        encoder = encoders.create(bundle)
+        encoder = encoders.create(bundle, settings.encoder)
     except BundleError as error:
         found.encoder_error = str(error)
         return

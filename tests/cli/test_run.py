@@ -3,6 +3,7 @@
 import json
 import signal
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -22,6 +23,27 @@ WRIST = "edge_cl/assets/wrist.ecl"
 def bundle(tmp_path):
     make_bundle(tmp_path / "b.ecl")
     return tmp_path / "b.ecl"
+
+
+def test_nothing_is_written_but_the_state(tmp_path):
+    # onnxruntime's telemetry would keep a database in the user's cache folder
+    home = tmp_path / "home"
+    home.mkdir()
+    environment = {name: text for name, text in ENVIRONMENT.items() if not name.startswith("XDG_")}
+    environment.pop("ORT_DISABLE_TELEMETRY", None)
+    (tmp_path / "c.toml").write_text('[encoder]\nruntime = "onnx"\n')
+    command = [*COMMAND, "run", str(Path(WRIST).resolve()), "--state", "s", "--config", "c.toml"]
+    done = subprocess.run(
+        command,
+        input=b"",
+        cwd=tmp_path,
+        env=environment | {"HOME": str(home)},
+        capture_output=True,
+        timeout=60,
+    )
+    assert done.returncode == 0 and b"onnx" in done.stderr, done.stderr
+    assert list(home.rglob("*")) == []
+    assert {path.name for path in tmp_path.iterdir()} == {"home", "s", "c.toml"}
 
 
 def test_a_recording_is_answered_learned_and_kept(tmp_path, bundle):
