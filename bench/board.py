@@ -158,7 +158,16 @@ def day(run: Run) -> dict[str, Any]:
 
 def doctor(run: Run) -> dict[str, Any]:
     """Planted misconfigurations that doctor finds."""
-    return planted.count(run.folder / "boards")
+    each = {
+        fault.name: planted.found(fault, run.folder / f"board-{k}") for k, fault in enumerate(planted.PLANTED)
+    }
+    healthy = planted.Plot(run.folder / "board-healthy").examine()
+    return {
+        "doctor_planted": len(each),
+        "doctor_found": sum(map(bool, each.values())),
+        "doctor_missed": [name for name, found in each.items() if not found],
+        "doctor_false": [finding.id for finding in healthy if finding.level in ("warning", "problem")],
+    }
 
 
 def arm64(run: Run) -> dict[str, Any]:
