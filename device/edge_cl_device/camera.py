@@ -196,6 +196,8 @@ class _Video:
 
     def __init__(self, library: Any, asked: CameraOptions) -> None:
         self._name = f"/dev/video{asked.device}" if isinstance(asked.device, int) else asked.device
+        if not Path(self._name).exists():  # which OpenCV would log at each attempt
+            raise SensorUnavailable(_explain(self._name))
         self._video = library.VideoCapture(asked.device)
         if not self._video.isOpened():
             self._video.release()

@@ -276,7 +276,8 @@ class LiveStream:
 
     def _say(self, error: Exception) -> None:
         if not self._gone:
-            _log.warning("%s is gone (%s); trying again", self._name, error)
+            state = "gone" if self._seen else "not there"
+            _log.warning("%s is %s (%s); trying again", self._name, state, error)
         self._gone = f"{self._name} is not there: {error}"
 
 
