@@ -68,8 +68,10 @@ def test_int8_answers_are_those_of_x86(root: ArmRoot, runtime: str, tmp_path: Pa
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
 def test_doctor_knows_the_machine_and_its_runtime(root: ArmRoot, runtime: str) -> None:
-    report = json.dumps(machine.edge_cl(root, runtime, "doctor", "--json", check=False))
-    assert "aarch64" in report and DISTRIBUTIONS[runtime] in report
+    report = machine.edge_cl(root, runtime, "doctor", "--json", "--all", check=False)
+    found = {finding["id"]: finding["found"] for finding in report["findings"]}
+    assert "Cortex-A72" in found["board"] and "64-bit" in found["os-32bit"]
+    assert DISTRIBUTIONS[runtime] in found["runtime"]
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
