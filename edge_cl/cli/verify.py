@@ -12,7 +12,7 @@ import msgspec
 from edge_cl import encoders
 from edge_cl.bundle import Bundle
 from edge_cl.config import EncoderSettings, load_settings
-from edge_cl.encoders.choice import Choice, is_current, read_choice, write_choice
+from edge_cl.encoders.choice import Choice, is_current, read_choice, require_writable, write_choice
 from edge_cl.encoders.forms import forms
 from edge_cl.errors import BundleError
 
@@ -49,6 +49,7 @@ def verify(
         return
     from edge_cl.slots import active_place
 
+    require_writable(state)
     active = active_place(state, bundle).bundle if state.is_dir() else bundle
     loaded = Bundle.load(active)
     before = read_choice(state)

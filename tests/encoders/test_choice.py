@@ -2,7 +2,9 @@
 
 import json
 import logging
+import os
 from importlib.resources import files
+from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -14,7 +16,15 @@ from edge_cl.bundle import Bundle, npz_bytes, write_bundle
 from edge_cl.config import settings_from
 from edge_cl.encoders import choice as choices
 from edge_cl.encoders import measuring
-from edge_cl.encoders.choice import Measured, is_current, misfit, read_choice, write_choice
+from edge_cl.encoders.choice import (
+    Measured,
+    is_current,
+    misfit,
+    read_choice,
+    require_writable,
+    write_choice,
+)
+from edge_cl.errors import StateUnwritable
 from edge_cl.release import encoder_hash
 from tests.devices import edge_cl
 
@@ -148,6 +158,45 @@ def test_a_choice_survives_the_disk_and_a_damaged_one_is_none(choice, tmp_path, 
         assert read_choice(tmp_path) is None
     assert "verify --bench" in caplog.text
     assert read_choice(tmp_path / "nowhere") is None
+
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user, too")
+
+
+@needs_root
+def test_what_root_chooses_belongs_to_the_user_that_the_device_runs_as(choice, tmp_path):
+    home = tmp_path / "var"
+    home.mkdir()
+    os.chown(home, 65534, 65533)
+    state = home / "deep" / "state"
+    for _ in range(2):
+        write_choice(state, choice)
+        for path in (home / "deep", state, state / choices.FILE):
+            assert (path.stat().st_uid, path.stat().st_gid) == (65534, 65533), path
+
+
+@needs_root
+@pytest.mark.parametrize("state", ["s", "s/below"])
+def test_a_folder_that_is_not_ours_is_told_before_anything_is_measured(tmp_path_factory, state):
+    base = tmp_path_factory.mktemp("b")
+    base.chmod(0o755)
+    (base / "s").mkdir(mode=0o700)
+    if (child := os.fork()) == 0:
+        os.chroot(base)  # the folders above it are not for others either
+        os.setresuid(65534, 65534, 65534)
+        try:
+            require_writable(Path("/", state))
+        except StateUnwritable as error:
+            os._exit(0 if "Permission denied" in str(error) and "--state" in str(error) else 2)
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    require_writable(base / state)
+
+
+def test_a_choice_that_cannot_be_written_is_told(choice, tmp_path):
+    (tmp_path / "s").write_text("a file")
+    with pytest.raises(StateUnwritable, match=r"encoder.json: cannot be written"):
+        write_choice(tmp_path / "s", choice)
 
 
 def test_the_command_measures_chooses_writes_and_does_not_do_it_twice(tmp_path):
