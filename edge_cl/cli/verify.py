@@ -29,7 +29,7 @@ from edge_cl.errors import BundleError
 @click.option(
     "--if-changed",
     is_flag=True,
-    help="With --bench: do nothing when bundle, runtimes and machine are as before.",
+    help="With --bench: do nothing when bundle, runtimes and machine are as before, else take 200 s at most.",
 )
 @click.option(
     "--windows", default=300, show_default=True, type=click.IntRange(10), help="To time with --bench."
@@ -61,7 +61,8 @@ def verify(
         return
     from edge_cl.encoders import measuring
 
-    measured = measuring.measure(active, threads=settings.threads, n_windows=windows)
+    patience = measuring.AT_START if if_changed else measuring.ASKED
+    measured = measuring.measure(active, threads=settings.threads, n_windows=windows, patience=patience)
     choice = measuring.choose(active, measured, threads=settings.threads)
     if choice is None:
         why = "; ".join(f"{one.runtime} {one.precision}: {one.failed}" for one in measured)

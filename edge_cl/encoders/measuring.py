@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -29,20 +30,37 @@ ROUNDS = 2
 """Each is measured so often, in turns; the least time counts, since a busy board only ever adds to it."""
 INT8_GAIN = 0.95
 """int8 must take at most this part of float32's time, or it is not worth its error."""
-TIMEOUT_S = 900.0
-"""TensorRT builds its engine when it starts."""
 
 
-def measure(path: Path, *, threads: int = 1, n_windows: int = N_WINDOWS) -> list[Measured]:
+class Patience(NamedTuple):
+    """How long one process may take, and all of them, in seconds."""
+
+    one_s: float = 900.0
+    """TensorRT builds its engine when it starts."""
+    all_s: float = math.inf
+
+
+ASKED = Patience()
+AT_START = Patience(60.0, 200.0)
+"""Before a service starts: systemd ends it after ``TimeoutStartSec=300``, and it would never come up."""
+
+
+def measure(
+    path: Path, *, threads: int = 1, n_windows: int = N_WINDOWS, patience: Patience = ASKED
+) -> list[Measured]:
     """All that the runtimes here can run of a bundle, the fastest of each round."""
     found: dict[tuple[str, str, str], Measured] = {}
     candidates = list(_candidates(Bundle.load(path)))
+    ends_s = time.monotonic() + patience.all_s
     for _ in range(ROUNDS):
         for form, runtime, provider in candidates:
-            one = _in_a_process(path, form, runtime, provider, (threads, n_windows))
             key = runtime, form.precision, provider
             before = found.get(key)
-            if before is None or one.failed or (not before.failed and one.p50_us < before.p50_us):
+            left_s = min(patience.one_s, ends_s - time.monotonic())
+            if before is not None and (before.failed or left_s <= 0):
+                continue
+            one = _in_a_process(path, form, runtime, provider, (threads, n_windows), left_s)
+            if before is None or one.failed or one.p50_us < before.p50_us:
                 found[key] = one
     return list(found.values())
 
@@ -115,19 +133,23 @@ def _providers() -> list[str]:
 
 
 def _in_a_process(
-    path: Path, form: Form, runtime: RuntimeName, provider: str, numbers: tuple[int, int]
+    path: Path, form: Form, runtime: RuntimeName, provider: str, numbers: tuple[int, int], timeout_s: float
 ) -> Measured:
     words = [str(path), form.member, runtime, provider, *map(str, numbers)]
     nothing = Measured(runtime=runtime, precision=form.precision, provider=provider)
+    if timeout_s <= 0:
+        return msgspec.structs.replace(nothing, failed="not measured: no time was left")
     try:
         done = subprocess.run(
             [sys.executable, "-m", "edge_cl.encoders.measuring", *words],
             capture_output=True,
-            timeout=TIMEOUT_S,
+            timeout=timeout_s,
             check=False,
         )
     except subprocess.TimeoutExpired:
-        return msgspec.structs.replace(nothing, failed=f"no answer within {TIMEOUT_S:g} s")
+        return msgspec.structs.replace(nothing, failed=f"no answer within {timeout_s:.0f} s")
+    except OSError as error:
+        return msgspec.structs.replace(nothing, failed=f"no process could be started ({error.strerror})")
     try:
         return msgspec.json.decode(done.stdout.splitlines()[-1], type=Measured)
     except (msgspec.DecodeError, IndexError):

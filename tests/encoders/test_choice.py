@@ -227,5 +227,28 @@ def test_the_command_measures_chooses_writes_and_does_not_do_it_twice(tmp_path):
 def test_a_process_that_crashes_takes_nothing_along(bundle, monkeypatch):
     form = encoders.forms(bundle)[0]
     monkeypatch.setattr(measuring.sys, "executable", "/bin/false")
-    found = measuring._in_a_process(WRIST, form, "onnx", "cpu", (1, 10))
+    found = measuring._in_a_process(WRIST, form, "onnx", "cpu", (1, 10), 60)
     assert found.failed.startswith("its process ended with 1")
+    monkeypatch.setattr(measuring.sys, "executable", "/nowhere/python")
+    found = measuring._in_a_process(WRIST, form, "onnx", "cpu", (1, 10), 60)
+    assert "No such file" in found.failed
+
+
+def test_a_runtime_that_hangs_does_not_keep_a_service_from_starting(monkeypatch, tmp_path):
+    """It is waited for once; then there is an answer before systemd loses its patience."""
+    hangs = tmp_path / "python"
+    hangs.write_text(f"#!/bin/sh\necho once >> {tmp_path}/started\nexec sleep 100\n")
+    hangs.chmod(0o755)
+    monkeypatch.setattr(measuring.sys, "executable", str(hangs))
+    found = measuring.measure(WRIST, patience=measuring.Patience(0.2))
+    assert len(found) > 2 and all("no answer" in one.failed for one in found)
+    assert len((tmp_path / "started").read_text().split()) <= len(found)
+    found = measuring.measure(WRIST, patience=measuring.Patience(0.2, 0.2))
+    assert "no answer" in found[0].failed and "no time was left" in found[-1].failed
+
+
+def test_all_patience_at_a_start_is_less_than_systemds():
+    unit = (Path(__file__).parents[2] / "device/systemd/edge-cl.service").read_text()
+    timeout_s = int(unit.partition("TimeoutStartSec=")[2].split()[0])
+    assert "OOMPolicy=continue" in unit, "else one measured runtime that needs too much ends the service"
+    assert "--bench --if-changed" in unit and measuring.AT_START.all_s < timeout_s - 60
