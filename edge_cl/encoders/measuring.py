@@ -50,8 +50,8 @@ def measure(
 ) -> list[Measured]:
     """All that the runtimes here can run of a bundle, the fastest of each round."""
     found: dict[tuple[str, str, str], Measured] = {}
-    candidates = list(_candidates(Bundle.load(path)))
     ends_s = time.monotonic() + patience.all_s
+    candidates = list(_candidates(Bundle.load(path), min(patience)))
     for _ in range(ROUNDS):
         for form, runtime, provider in candidates:
             key = runtime, form.precision, provider
@@ -113,23 +113,27 @@ def measure_one(
     )
 
 
-def _candidates(bundle: Bundle) -> Iterator[tuple[Form, RuntimeName, str]]:
+def _candidates(bundle: Bundle, timeout_s: float) -> Iterator[tuple[Form, RuntimeName, str]]:
     for runtime in RUNTIMES.values():
         if not is_installed(runtime):
             continue
-        providers = _providers() if runtime.name == "onnx" else [""]
+        providers = _providers(timeout_s) if runtime.name == "onnx" else [""]
         for form in forms(bundle):
             if form.format == runtime.format:
                 yield from ((form, runtime.name, provider) for provider in providers)
 
 
-def _providers() -> list[str]:
-    from edge_cl.encoders.onnx import available_providers
-
+def _providers(timeout_s: float) -> list[str]:
+    """As onnxruntime says in a process of its own: on some boards it dies when it is imported."""
+    code = "from edge_cl.encoders.onnx import available_providers; print(*available_providers())"
     try:
-        return available_providers()
-    except ImportError:
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, timeout=timeout_s, check=False
+        )
+    except (subprocess.TimeoutExpired, OSError):
         return ["cpu"]  # the process that measures it says what is wrong
+    last = done.stdout.decode(errors="replace").splitlines()[-1:]
+    return [name for line in last for name in line.split()] or ["cpu"]
 
 
 def _in_a_process(
