@@ -9,7 +9,7 @@ import numpy as np
 from edge_cl.bundle import Bundle, Manifest
 from edge_cl.config import EncoderSettings
 from edge_cl.encoders.base import Encoder
-from edge_cl.encoders.choice import Choice, form_of, misfit
+from edge_cl.encoders.choice import Choice, form_of, misfit, obeys
 from edge_cl.encoders.forms import RUNTIMES, Form, forms, is_installed
 from edge_cl.encoders.identity import IdentityEncoder
 from edge_cl.errors import BadReading, BundleError
@@ -94,11 +94,9 @@ def load_model(
 
 def _chosen(bundle: Bundle, settings: EncoderSettings, choice: Choice) -> Encoder | None:
     """The encoder that was chosen; None when the settings say otherwise, or with a warning when it fails."""
-    provider = choice.provider or "cpu"
-    wanted = (settings.runtime, settings.precision, settings.provider)
-    chosen = (choice.runtime, choice.precision, provider)
-    if any(asked not in ("auto", found) for asked, found in zip(wanted, chosen, strict=True)):
+    if not obeys(choice, settings):
         return None
+    provider = choice.provider or "cpu"
     why = misfit(choice, bundle, settings.threads)
     form = form_of(choice, bundle)
     if not why and form is not None:

@@ -11,6 +11,7 @@ from typing import Literal
 import msgspec
 
 from edge_cl.bundle import Bundle
+from edge_cl.config import EncoderSettings
 from edge_cl.encoders.forms import Form, Precision, RuntimeName, forms, installed_versions
 from edge_cl.errors import StateUnwritable
 
@@ -135,6 +136,13 @@ def misfit(choice: Choice, bundle: Bundle, threads: int) -> str:
     if choice.machine != machine():
         return f"it was made on {_listed(choice.machine)}, this is {_listed(machine())}"
     return "" if choice.threads == threads else f"it was made for {choice.threads} threads, not {threads}"
+
+
+def obeys(one: Measured | Choice, settings: EncoderSettings) -> bool:
+    """Whether it is what the settings name; what they leave open may be anything."""
+    wanted = (settings.runtime, settings.precision, settings.provider)
+    found = (one.runtime, one.precision, one.provider or "cpu")
+    return all(asked in ("auto", is_) for asked, is_ in zip(wanted, found, strict=True))
 
 
 def is_current(choice: Choice, bundle: Bundle, threads: int) -> bool:

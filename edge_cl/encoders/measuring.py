@@ -21,7 +21,8 @@ import numpy as np
 
 from edge_cl import encoders
 from edge_cl.bundle import Bundle
-from edge_cl.encoders.choice import Choice, Measured, machine
+from edge_cl.config import EncoderSettings
+from edge_cl.encoders.choice import Choice, Measured, machine, obeys
 from edge_cl.encoders.forms import RUNTIMES, Form, RuntimeName, forms, installed_versions, is_installed
 from edge_cl.errors import BundleError
 
@@ -65,10 +66,13 @@ def measure(
     return list(found.values())
 
 
-def choose(path: Path, measured: list[Measured], *, threads: int = 1) -> Choice | None:
-    """The fastest that is right; int8 only where it clearly wins. None when nothing works."""
-    bundle = Bundle.load(path)
-    right = [one for one in measured if not one.failed]
+def choose(path: Path, measured: list[Measured], settings: EncoderSettings | None = None) -> Choice | None:
+    """The fastest that is right, of those that the settings allow; int8 only where it clearly wins.
+
+    None when nothing works.
+    """
+    bundle, settings = Bundle.load(path), settings or EncoderSettings()
+    right = [one for one in measured if not one.failed and obeys(one, settings)]
     float32 = min((one for one in right if one.precision == "float32"), key=_time, default=None)
     best = min(right, key=_time, default=None)
     if best is None:
@@ -83,7 +87,7 @@ def choose(path: Path, measured: list[Measured], *, threads: int = 1) -> Choice 
         runtime=best.runtime,
         precision=best.precision,
         provider=best.provider,
-        threads=threads,
+        threads=settings.threads,
         versions=installed_versions(),
         machine=machine(),
         measured=measured,

@@ -10,10 +10,12 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from edge_cl_fleet import merged
 
 from edge_cl import encoders
 from edge_cl.bundle import Bundle, npz_bytes, write_bundle
+from edge_cl.cli.verify import verify
 from edge_cl.config import settings_from
 from edge_cl.encoders import choice as choices
 from edge_cl.encoders import measuring
@@ -25,7 +27,7 @@ from edge_cl.encoders.choice import (
     require_writable,
     write_choice,
 )
-from edge_cl.errors import StateUnwritable
+from edge_cl.errors import BundleError, StateUnwritable
 from edge_cl.release import encoder_hash
 from tests.devices import COMMAND, edge_cl
 
@@ -73,6 +75,51 @@ def altered(bundle, to, *, members=None, **change):
 def test_the_fastest_that_is_right_is_chosen_and_int8_only_where_it_clearly_wins(found, chosen):
     choice = measuring.choose(WRIST, found)
     assert (choice.runtime, choice.precision) == chosen
+
+
+@pytest.mark.parametrize(
+    ("asked", "chosen"),
+    [
+        ({"runtime": "onnx"}, ("onnx", "int8", "cpu")),
+        ({"precision": "float32"}, ("litert", "float32", "")),
+        ({"precision": "int8", "runtime": "onnx"}, ("onnx", "int8", "cpu")),
+        ({"provider": "cuda"}, ("onnx", "float32", "cuda")),
+        ({"provider": "cpu"}, ("litert", "int8", "")),
+    ],
+)
+def test_what_the_settings_leave_open_is_chosen_among_what_they_allow(asked, chosen):
+    found = [
+        *SOME[:2],
+        *(
+            Measured(runtime="onnx", precision=precision, provider=provider, p50_us=p50_us, parity=0.0)
+            for precision, provider, p50_us in (
+                ("float32", "cpu", 90.0), ("int8", "cpu", 50.0), ("float32", "cuda", 200.0)
+            )
+        ),
+    ]  # fmt: skip
+    choice = measuring.choose(WRIST, found, settings_from({"encoder": asked}).encoder)
+    assert (choice.runtime, choice.precision, choice.provider) == chosen
+    assert measuring.choose(WRIST, found, settings_from({"encoder": {"runtime": "tflite"}}).encoder) is None
+
+
+def test_other_settings_are_measured_for(tmp_path, monkeypatch):
+    config, state = tmp_path / "c.toml", tmp_path / "s"
+    words = ["--bench", "--if-changed", "--state", str(state), "--json"]
+    runs = []
+    monkeypatch.setattr(measuring, "measure", lambda *_, **__: runs.append(1) or SOME)
+
+    def chosen(*more):
+        done = CliRunner().invoke(verify, [str(WRIST), *words, *more], catch_exceptions=False)
+        return json.loads(done.stdout)["runtime"], len(runs)
+
+    assert chosen() == ("litert", 1) and chosen() == ("litert", 1)
+    config.write_text('[encoder]\nruntime = "onnx"\n')
+    assert chosen("--config", str(config)) == ("onnx", 2)
+    assert chosen("--config", str(config)) == ("onnx", 2)
+    config.write_text('[encoder]\nruntime = "tflite"\n')
+    with pytest.raises(BundleError, match=r"not what \[encoder\] in the settings names"):
+        chosen("--config", str(config))
+    assert read_choice(state).runtime == "onnx", "what was chosen before is kept"
 
 
 def test_nothing_is_chosen_where_nothing_works():
