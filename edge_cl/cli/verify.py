@@ -67,6 +67,8 @@ def verify(
         return
     if not forms(loaded):
         click.echo(f"{loaded.manifest.name} needs no runtime: there is nothing to choose", err=as_json)
+        if as_json:
+            sys.stdout.write("{}\n")
         return
     from edge_cl.encoders import measuring
 

@@ -30,6 +30,7 @@ from edge_cl.encoders.choice import (
 from edge_cl.errors import BundleError, StateUnwritable
 from edge_cl.release import encoder_hash
 from tests.devices import COMMAND, edge_cl
+from tests.worlds import make_bundle
 
 WRIST = files("edge_cl") / "assets" / "wrist.ecl"
 
@@ -120,6 +121,13 @@ def test_other_settings_are_measured_for(tmp_path, monkeypatch):
     with pytest.raises(BundleError, match=r"not what \[encoder\] in the settings names"):
         chosen("--config", str(config))
     assert read_choice(state).runtime == "onnx", "what was chosen before is kept"
+
+
+def test_a_bundle_that_needs_no_runtime_is_answered_in_json_as_well(tmp_path):
+    make_bundle(tmp_path / "b.ecl")
+    words = ["--bench", "--state", str(tmp_path / "s"), "--json"]
+    done = CliRunner().invoke(verify, [str(tmp_path / "b.ecl"), *words], catch_exceptions=False)
+    assert json.loads(done.stdout) == {} and "nothing to choose" in done.stderr
 
 
 def test_nothing_is_chosen_where_nothing_works():
