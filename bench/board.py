@@ -2,8 +2,8 @@
 [--json FILE]``.
 
 ===========  =============================================================================================
-``int8``     ``int8_agreement``, ``int8_accuracy_loss_points``, ``int8_size_ratio``: worst of both runtimes,
-of the
+``int8``     ``int8_agreement``, ``int8_accuracy_loss_points``, ``onnx_int8_size_ratio``: worst
+             of both runtimes, of the
              default bundle and (with ``--data``) of one exported from myo_emg, on people the export never saw
 ``memory``   ``onnx_resident_mb``, ``litert_resident_mb``: `edge-cl run` in a clean environment with only its
              runtime, 20,000 windows, 4,000 labels

@@ -70,14 +70,14 @@ class Heartbeat:
         self._examine()
         said = []
         if not self._ready:
-            self._ready = True
             said.append("READY=1")
         if self._watched and not self.alarm:
             said.append("WATCHDOG=1")
         if now_s >= self._status_due_s or self.alarm:
             self._status_due_s = now_s + STATUS_EVERY_S
             said.append(f"STATUS={self.alarm or self._describe()}".replace("\n", " "))
-        self._send(said)
+        if self._send(said):  # said again when systemd had no room for it: it ends what is never ready
+            self._ready = True
 
     def stopping(self) -> None:
         """The loop has ended; what is left is saving."""
@@ -94,15 +94,17 @@ class Heartbeat:
             log.warning("%s%s", found, then)
         self.alarm = found
 
-    def _send(self, lines: list[str]) -> None:
+    def _send(self, lines: list[str]) -> bool:
         if not (self._address and lines):
-            return
+            return False
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as out:
                 out.setblocking(False)  # a service manager that does not listen must not stop the loop
-                out.sendto("\n".join(lines).encode(), self._address)
+                out.sendto("\n".join(lines).encode(errors="replace"), self._address)
         except OSError as error:
             log.debug("the service manager cannot be told: %s", error)
+            return False
+        return True
 
 
 def _address(name: str) -> str:

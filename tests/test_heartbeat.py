@@ -72,6 +72,28 @@ def test_ready_comes_with_the_first_turn_then_a_beat_each_third_of_the_watchdogs
     assert manager.hear() == ["WATCHDOG=1", "STATUS=all is well"]
 
 
+def test_readiness_that_systemd_had_no_room_for_is_said_again(tmp_path: Path) -> None:
+    """Its queue is full while the whole board starts; a service that is never ready is ended."""
+    manager, clock = Manager(tmp_path), Clock()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as others:
+        others.setblocking(False)
+        others.connect(manager.path)
+        with pytest.raises(BlockingIOError):
+            while True:
+                others.send(b"x")
+        heartbeat = beats(manager, clock, [""])
+        heartbeat.beat()
+        while not manager.nothing():
+            assert manager.hear() == ["x"]
+    clock.now_s += 10
+    heartbeat.beat()
+    assert manager.hear()[0] == "READY=1"
+    clock.now_s += 10
+    heartbeat.beat()
+    assert manager.hear()[0] == "WATCHDOG=1"
+    manager.close()
+
+
 def test_what_is_stuck_is_told_and_feeds_no_watchdog(
     manager: Manager, caplog: pytest.LogCaptureFixture
 ) -> None:

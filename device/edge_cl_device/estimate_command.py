@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import msgspec
 
 from edge_cl.bundle import Bundle
 from edge_cl.config import Settings, load_settings
+from edge_cl.encoders.forms import RUNTIMES, is_installed
 from edge_cl_device.board import read_board
 from edge_cl_device.board_files import (
     REFERENCE,
@@ -22,7 +24,14 @@ from edge_cl_device.board_files import (
     save_board,
 )
 from edge_cl_device.estimate import Estimate, Time, estimate
-from edge_cl_device.measurements import MOST_CLASSES, Measured, measure, measure_packaged, packaged_bundle
+from edge_cl_device.measurements import (
+    MOST_CLASSES,
+    Measured,
+    in_runtime,
+    measure,
+    measure_packaged,
+    packaged_bundle,
+)
 
 MB = 1024 * 1024
 
@@ -47,7 +56,8 @@ def estimate_command(
     if measured_file is not None:
         if bundle or board:
             raise click.UsageError("--measure takes this machine and the packaged bundle; give nothing else")
-        save_board(measured_file, board_of(measure_packaged()))
+        found_here = measure_packaged()
+        save_board(measured_file, board_of(found_here, in_other_runtimes(found_here)))
         click.echo(f"wrote {measured_file}; use it with edge-cl estimate BUNDLE --board {measured_file}")
         return
     if bundle is None or not board:
@@ -67,11 +77,19 @@ def estimate_bundle(path: Path, board: BoardFile, config: Path | None = None) ->
     packaged_here = measure_packaged()
     same = config is None and bundle.bundle_id == Bundle.load(packaged_bundle()).bundle_id
     here = packaged_here if same else measure(path, config)
+    if here.encode_ms is not None and here.runtime not in ("identity", packaged_here.runtime):
+        packaged_here = in_runtime(packaged_here, here.runtime)
     return estimate(bundle.manifest, settings, board, load_board(REFERENCE), here, packaged_here)
 
 
-def board_of(found: Measured, *, name: str = "", on: str = "") -> BoardFile:
-    """A board file of this machine, from what was measured of the packaged bundle."""
+def in_other_runtimes(packaged: Measured) -> list[Measured]:
+    """The packaged bundle in each other runtime that works here: another bundle may need it."""
+    names = [one.name for one in RUNTIMES.values() if one.name != packaged.runtime and is_installed(one)]
+    return [found for name in names if not (found := in_runtime(packaged, name)).encoder_error]
+
+
+def board_of(found: Measured, others: Sequence[Measured] = (), *, name: str = "", on: str = "") -> BoardFile:
+    """A board file of this machine: what was measured of the packaged bundle, in one runtime and others."""
     board = read_board()
     source = (
         f"edge-cl estimate --measure, {on or date.today().isoformat()}, Python {platform.python_version()}"
@@ -83,8 +101,9 @@ def board_of(found: Measured, *, name: str = "", on: str = "") -> BoardFile:
         "base_mb": found.base_mb,
         "mqtt_mb": found.mqtt_mb,
     }
-    if found.encode_ms is not None:
-        values |= {f"{found.runtime}_encode_ms": found.encode_ms, f"{found.runtime}_mb": found.encoder_mb}
+    for one in (found, *others):
+        if one.encode_ms is not None:
+            values |= {f"{one.runtime}_encode_ms": one.encode_ms, f"{one.runtime}_mb": one.encoder_mb}
     return BoardFile(
         format="edge-cl-board",
         format_version=1,
@@ -125,7 +144,7 @@ def lines(found: Estimate) -> list[str]:
 
 def _sum_line(found: Estimate) -> str:
     if found.encode is None or found.predict is None or found.windows_possible is None:
-        return "unknown: the encoder could not be measured"
+        return "unknown: the encoder could not be measured, or the board's file has no time of its runtime"
     both = Time(
         ms=found.encode.ms + found.predict.ms,
         least_ms=found.encode.least_ms + found.predict.least_ms,

@@ -113,6 +113,24 @@ def measure_packaged() -> Measured:
     return found
 
 
+def in_runtime(packaged: Measured, runtime: str) -> Measured:
+    """The packaged bundle with its encoder in this runtime: times of two runtimes are in no proportion.
+
+    `encoder_error` says why when it does not run there.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        config = Path(folder) / "settings.toml"
+        config.write_text(f'[encoder]\nruntime = "{runtime}"\n')
+        found = measure(packaged_bundle(), config)
+    return msgspec.structs.replace(
+        packaged,
+        runtime=found.runtime,
+        encode_ms=found.encode_ms,
+        encoder_mb=found.encoder_mb,
+        encoder_error=found.encoder_error,
+    )
+
+
 def _running_mb(bundle: Path) -> float:
     """Resident memory of ``edge-cl run`` after some windows."""
     manifest = Bundle.load(bundle).manifest

@@ -12,7 +12,15 @@ import msgspec
 from edge_cl import encoders
 from edge_cl.bundle import Bundle
 from edge_cl.config import EncoderSettings, load_settings
-from edge_cl.encoders.choice import Choice, is_current, read_choice, write_choice
+from edge_cl.encoders.choice import (
+    Choice,
+    Measured,
+    is_current,
+    obeys,
+    read_choice,
+    require_writable,
+    write_choice,
+)
 from edge_cl.encoders.forms import forms
 from edge_cl.errors import BundleError
 
@@ -29,7 +37,7 @@ from edge_cl.errors import BundleError
 @click.option(
     "--if-changed",
     is_flag=True,
-    help="With --bench: do nothing when bundle, runtimes and machine are as before.",
+    help="With --bench: do nothing when bundle, runtimes and machine are as before, else take 200 s at most.",
 )
 @click.option(
     "--windows", default=300, show_default=True, type=click.IntRange(10), help="To time with --bench."
@@ -49,24 +57,37 @@ def verify(
         return
     from edge_cl.slots import active_place
 
+    require_writable(state)
     active = active_place(state, bundle).bundle if state.is_dir() else bundle
     loaded = Bundle.load(active)
     before = read_choice(state)
-    if if_changed and before is not None and is_current(before, loaded, settings.threads):
+    same = before is not None and is_current(before, loaded, settings.threads) and obeys(before, settings)
+    if if_changed and before is not None and same:
         _tell(before, state, as_json=as_json, what="nothing changed since")
         return
     if not forms(loaded):
         click.echo(f"{loaded.manifest.name} needs no runtime: there is nothing to choose", err=as_json)
+        if as_json:
+            sys.stdout.write("{}\n")
         return
     from edge_cl.encoders import measuring
 
-    measured = measuring.measure(active, threads=settings.threads, n_windows=windows)
-    choice = measuring.choose(active, measured, threads=settings.threads)
+    patience = measuring.AT_START if if_changed else measuring.ASKED
+    measured = measuring.measure(active, threads=settings.threads, n_windows=windows, patience=patience)
+    choice = measuring.choose(active, measured, settings)
     if choice is None:
-        why = "; ".join(f"{one.runtime} {one.precision}: {one.failed}" for one in measured)
-        raise BundleError(f"{active}: no encoder of it works here: {why or 'no runtime is installed'}")
+        raise BundleError(
+            f"{active}: no encoder of it works here: {_reasons(measured) or 'no runtime is installed'}"
+        )
     write_choice(state, choice)
     _tell(choice, state, as_json=as_json, what="chosen")
+
+
+def _reasons(measured: list[Measured]) -> str:
+    return "; ".join(
+        f"{one.runtime} {one.precision}: {one.failed or 'not what [encoder] in the settings names'}"
+        for one in measured
+    )
 
 
 def _tell(choice: Choice, state: Path, *, as_json: bool, what: str) -> None:

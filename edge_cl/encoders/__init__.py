@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 
 import numpy as np
 
 from edge_cl.bundle import Bundle, Manifest
 from edge_cl.config import EncoderSettings
 from edge_cl.encoders.base import Encoder
-from edge_cl.encoders.choice import Choice, form_of, misfit
-from edge_cl.encoders.forms import RUNTIMES, Form, forms, is_installed
+from edge_cl.encoders.choice import Choice, form_of, misfit, obeys
+from edge_cl.encoders.forms import RUNTIMES, Form, Runtime, forms, is_installed
 from edge_cl.encoders.identity import IdentityEncoder
 from edge_cl.errors import BadReading, BundleError
 from edge_cl.records import FloatArray, Reading
@@ -42,7 +43,7 @@ def create(bundle: Bundle, settings: EncoderSettings | None = None, choice: Choi
 
     What `settings` name is obeyed. What they leave open is taken from `choice` as long as that holds for this
     bundle, these runtimes and this machine and gives what the exporter had; else it is float32 in the first
-    runtime that is here. A choice that fails is only warned of.
+    runtime that is here and right. A choice that fails is only warned of.
 
     Raises
     ------
@@ -94,11 +95,9 @@ def load_model(
 
 def _chosen(bundle: Bundle, settings: EncoderSettings, choice: Choice) -> Encoder | None:
     """The encoder that was chosen; None when the settings say otherwise, or with a warning when it fails."""
-    provider = choice.provider or "cpu"
-    wanted = (settings.runtime, settings.precision, settings.provider)
-    chosen = (choice.runtime, choice.precision, provider)
-    if any(asked not in ("auto", found) for asked, found in zip(wanted, chosen, strict=True)):
+    if not obeys(choice, settings):
         return None
+    provider = choice.provider or "cpu"
     why = misfit(choice, bundle, settings.threads)
     form = form_of(choice, bundle)
     if not why and form is not None:
@@ -134,20 +133,48 @@ def _first_that_works(bundle: Bundle, settings: EncoderSettings) -> Encoder:
             f"no runtime is installed that can run bundle {bundle.manifest.name!r}: {wanted} "
             "(on a Jetson: onnxruntime-gpu for your JetPack)"
         )
+    hint = "" if settings.runtime != "auto" or len(forms(bundle)) == 1 else _HINT
+    return _first_that_is_right(bundle, here or pairs, settings, hint)
+
+
+def _first_that_is_right(
+    bundle: Bundle, pairs: Sequence[tuple[Form, Runtime]], settings: EncoderSettings, hint: str
+) -> Encoder:
+    """The first that passes its self-test; when none does, the first that runs at all, with a warning: a
+    device that has learned goes on."""
     provider = "cpu" if settings.provider == "auto" else settings.provider
+    wrong: Encoder | None = None
     failed = []
-    for form, runtime in here or pairs:
+    for form, runtime in pairs:
         try:
             encoder = load(bundle, form, runtime.name, provider=provider, threads=settings.threads)
         except BundleError as error:
             failed.append(error)
             continue
+        if differs := _differs(encoder, bundle):
+            log.warning("%s in %s: %s", form, runtime.name, differs)
+            wrong = wrong or encoder
+            continue
         for failure in failed:
             log.warning("%s", failure)
-        hint = "" if settings.runtime != "auto" or len(forms(bundle)) == 1 else _HINT
         log.info("encoder: %s in %s (%s)%s", form, runtime.name, encoder.running_on, hint)
         return encoder
-    raise failed[0]
+    if wrong is None:
+        raise failed[0]
+    log.warning(
+        "no encoder of bundle %r is right here; %s is used all the same, and answers may be worse: update "
+        "the runtime, or export the bundle again",
+        bundle.manifest.name,
+        wrong.form,
+    )
+    return wrong
+
+
+def _differs(encoder: Encoder, bundle: Bundle) -> str:
+    try:
+        return self_test(encoder, bundle)
+    except BundleError as error:
+        return str(error)
 
 
 def encode(encoder: Encoder, reading: Reading, shape: tuple[int, int]) -> FloatArray:

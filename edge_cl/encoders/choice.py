@@ -11,7 +11,9 @@ from typing import Literal
 import msgspec
 
 from edge_cl.bundle import Bundle
+from edge_cl.config import EncoderSettings
 from edge_cl.encoders.forms import Form, Precision, RuntimeName, forms, installed_versions
+from edge_cl.errors import StateUnwritable
 
 log = logging.getLogger(__name__)
 
@@ -74,17 +76,52 @@ def read_choice(state: Path) -> Choice | None:
         return None
 
 
+def require_writable(state: Path) -> None:
+    """Raise StateUnwritable unless this user may write a choice there, before minutes are spent on it."""
+    try:
+        there = _there(state)
+        refused = "" if os.access(there, os.W_OK | os.X_OK) else "Permission denied"
+    except OSError as error:
+        there, refused = state, str(error.strerror)
+    if refused:
+        raise StateUnwritable(
+            f"{there}: nothing can be written here ({refused}); be the user that the device runs as "
+            "(sudo -u edge-cl), or give --state another folder"
+        )
+
+
 def write_choice(state: Path, choice: Choice) -> Path:
-    """Write it durably; the file is replaced as a whole."""
-    state.mkdir(parents=True, exist_ok=True)
+    """Write it durably; the file is replaced as a whole.
+
+    What root makes belongs to whom the folder belongs to: a device that runs as another user could neither
+    lock nor write its state else.
+
+    Raises StateUnwritable.
+    """
     path = state / FILE
     part = path.with_name(FILE + ".part")
-    with part.open("wb") as file:
-        file.write(msgspec.json.format(msgspec.json.encode(choice), indent=2) + b"\n")
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
+    try:
+        owner = _there(state).stat()
+        made = [folder for folder in (state, *state.parents) if not folder.exists()]
+        state.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with part.open("wb") as file:
+            file.write(msgspec.json.format(msgspec.json.encode(choice), indent=2) + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+        if os.geteuid() == 0:
+            for new in (part, *made):
+                os.chown(new, owner.st_uid, owner.st_gid)
+        part.replace(path)
+    except OSError as error:
+        raise StateUnwritable(
+            f"{path}: cannot be written ({error.strerror}); free some room, or give --state another folder"
+        ) from error
     return path
+
+
+def _there(folder: Path) -> Path:
+    """The folder, or the nearest one above it that exists."""
+    return next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
 
 
 def misfit(choice: Choice, bundle: Bundle, threads: int) -> str:
@@ -99,6 +136,13 @@ def misfit(choice: Choice, bundle: Bundle, threads: int) -> str:
     if choice.machine != machine():
         return f"it was made on {_listed(choice.machine)}, this is {_listed(machine())}"
     return "" if choice.threads == threads else f"it was made for {choice.threads} threads, not {threads}"
+
+
+def obeys(one: Measured | Choice, settings: EncoderSettings) -> bool:
+    """Whether it is what the settings name; what they leave open may be anything."""
+    wanted = (settings.runtime, settings.precision, settings.provider)
+    found = (one.runtime, one.precision, one.provider or "cpu")
+    return all(asked in ("auto", is_) for asked, is_ in zip(wanted, found, strict=True))
 
 
 def is_current(choice: Choice, bundle: Bundle, threads: int) -> bool:

@@ -14,13 +14,15 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
 
 from edge_cl import encoders
 from edge_cl.bundle import Bundle
-from edge_cl.encoders.choice import Choice, Measured, machine
+from edge_cl.config import EncoderSettings
+from edge_cl.encoders.choice import Choice, Measured, machine, obeys
 from edge_cl.encoders.forms import RUNTIMES, Form, RuntimeName, forms, installed_versions, is_installed
 from edge_cl.errors import BundleError
 
@@ -29,28 +31,48 @@ ROUNDS = 2
 """Each is measured so often, in turns; the least time counts, since a busy board only ever adds to it."""
 INT8_GAIN = 0.95
 """int8 must take at most this part of float32's time, or it is not worth its error."""
-TIMEOUT_S = 900.0
-"""TensorRT builds its engine when it starts."""
 
 
-def measure(path: Path, *, threads: int = 1, n_windows: int = N_WINDOWS) -> list[Measured]:
+class Patience(NamedTuple):
+    """How long one process may take, and all of them, in seconds."""
+
+    one_s: float = 900.0
+    """TensorRT builds its engine when it starts."""
+    all_s: float = math.inf
+
+
+ASKED = Patience()
+AT_START = Patience(60.0, 200.0)
+"""Before a service starts: systemd ends it after ``TimeoutStartSec=300``, and it would never come up."""
+
+
+def measure(
+    path: Path, *, threads: int = 1, n_windows: int = N_WINDOWS, patience: Patience = ASKED
+) -> list[Measured]:
     """All that the runtimes here can run of a bundle, the fastest of each round."""
     found: dict[tuple[str, str, str], Measured] = {}
-    candidates = list(_candidates(Bundle.load(path)))
+    ends_s = time.monotonic() + patience.all_s
+    candidates = list(_candidates(Bundle.load(path), min(patience)))
     for _ in range(ROUNDS):
         for form, runtime, provider in candidates:
-            one = _in_a_process(path, form, runtime, provider, (threads, n_windows))
             key = runtime, form.precision, provider
             before = found.get(key)
-            if before is None or one.failed or (not before.failed and one.p50_us < before.p50_us):
+            left_s = min(patience.one_s, ends_s - time.monotonic())
+            if before is not None and (before.failed or left_s <= 0):
+                continue
+            one = _in_a_process(path, form, runtime, provider, (threads, n_windows), left_s)
+            if before is None or one.failed or one.p50_us < before.p50_us:
                 found[key] = one
     return list(found.values())
 
 
-def choose(path: Path, measured: list[Measured], *, threads: int = 1) -> Choice | None:
-    """The fastest that is right; int8 only where it clearly wins. None when nothing works."""
-    bundle = Bundle.load(path)
-    right = [one for one in measured if not one.failed]
+def choose(path: Path, measured: list[Measured], settings: EncoderSettings | None = None) -> Choice | None:
+    """The fastest that is right, of those that the settings allow; int8 only where it clearly wins.
+
+    None when nothing works.
+    """
+    bundle, settings = Bundle.load(path), settings or EncoderSettings()
+    right = [one for one in measured if not one.failed and obeys(one, settings)]
     float32 = min((one for one in right if one.precision == "float32"), key=_time, default=None)
     best = min(right, key=_time, default=None)
     if best is None:
@@ -65,7 +87,7 @@ def choose(path: Path, measured: list[Measured], *, threads: int = 1) -> Choice 
         runtime=best.runtime,
         precision=best.precision,
         provider=best.provider,
-        threads=threads,
+        threads=settings.threads,
         versions=installed_versions(),
         machine=machine(),
         measured=measured,
@@ -95,39 +117,47 @@ def measure_one(
     )
 
 
-def _candidates(bundle: Bundle) -> Iterator[tuple[Form, RuntimeName, str]]:
+def _candidates(bundle: Bundle, timeout_s: float) -> Iterator[tuple[Form, RuntimeName, str]]:
     for runtime in RUNTIMES.values():
         if not is_installed(runtime):
             continue
-        providers = _providers() if runtime.name == "onnx" else [""]
+        providers = _providers(timeout_s) if runtime.name == "onnx" else [""]
         for form in forms(bundle):
             if form.format == runtime.format:
                 yield from ((form, runtime.name, provider) for provider in providers)
 
 
-def _providers() -> list[str]:
-    from edge_cl.encoders.onnx import available_providers
-
+def _providers(timeout_s: float) -> list[str]:
+    """As onnxruntime says in a process of its own: on some boards it dies when it is imported."""
+    code = "from edge_cl.encoders.onnx import available_providers; print(*available_providers())"
     try:
-        return available_providers()
-    except ImportError:
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, timeout=timeout_s, check=False
+        )
+    except (subprocess.TimeoutExpired, OSError):
         return ["cpu"]  # the process that measures it says what is wrong
+    last = done.stdout.decode(errors="replace").splitlines()[-1:]
+    return [name for line in last for name in line.split()] or ["cpu"]
 
 
 def _in_a_process(
-    path: Path, form: Form, runtime: RuntimeName, provider: str, numbers: tuple[int, int]
+    path: Path, form: Form, runtime: RuntimeName, provider: str, numbers: tuple[int, int], timeout_s: float
 ) -> Measured:
     words = [str(path), form.member, runtime, provider, *map(str, numbers)]
     nothing = Measured(runtime=runtime, precision=form.precision, provider=provider)
+    if timeout_s <= 0:
+        return msgspec.structs.replace(nothing, failed="not measured: no time was left")
     try:
         done = subprocess.run(
             [sys.executable, "-m", "edge_cl.encoders.measuring", *words],
             capture_output=True,
-            timeout=TIMEOUT_S,
+            timeout=timeout_s,
             check=False,
         )
     except subprocess.TimeoutExpired:
-        return msgspec.structs.replace(nothing, failed=f"no answer within {TIMEOUT_S:g} s")
+        return msgspec.structs.replace(nothing, failed=f"no answer within {timeout_s:.0f} s")
+    except OSError as error:
+        return msgspec.structs.replace(nothing, failed=f"no process could be started ({error.strerror})")
     try:
         return msgspec.json.decode(done.stdout.splitlines()[-1], type=Measured)
     except (msgspec.DecodeError, IndexError):

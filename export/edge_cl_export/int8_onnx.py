@@ -56,6 +56,7 @@ def quantise(graph: bytes, calibration: FloatArray) -> bytes:
         When nothing in it can be quantised.
     """
     model = onnx.load_from_string(graph)
+    _store_constants(model.graph)
     if not any(node.op_type in QUANTISED for node in model.graph.node):
         raise BundleError(f"has no {', '.join(QUANTISED)} to quantise")
     level = logging.root.level
@@ -76,13 +77,23 @@ def quantise(graph: bytes, calibration: FloatArray) -> bytes:
                 extra_options={"QuantizeBias": False},  # onnxruntime does it when it loads
             )
             found = onnx.load(path)
-    except (ValueError, RuntimeError, TypeError, KeyError) as error:
-        raise BundleError(f"onnxruntime cannot quantise it: {error}") from error
+    except Exception as error:  # its tools and its runtime raise whatever they like, of any model
+        raise BundleError(f"onnxruntime cannot quantise it: {' '.join(str(error).split())[:300]}") from error
     finally:
         logging.root.setLevel(level)
     _free_first(found.graph)
     encoded: bytes = slim(found).SerializeToString()
     return encoded
+
+
+def _store_constants(graph: onnx.GraphProto) -> None:
+    """Tensors that nodes give become ones that are stored, as the quantiser and `slim` look for them."""
+    for node in [node for node in graph.node if node.op_type == "Constant"]:
+        if node.attribute[0].name == "value":
+            tensor = node.attribute[0].t
+            tensor.name = node.output[0]
+            graph.initializer.append(tensor)
+            graph.node.remove(node)
 
 
 class _Windows(CalibrationDataReader):  # type: ignore[misc]  # the library is not typed
@@ -103,6 +114,7 @@ def _free_first(graph: onnx.GraphProto) -> None:
     """
     depth, zeros = _depths(graph), {name for name, array in _constants(graph).items() if not array.any()}
     made_by = {name: node.op_type for node in graph.node for name in node.output}
+    outputs = {value.name for value in graph.output}
     for quantise in [node for node in graph.node if node.op_type == "QuantizeLinear"]:
         source = quantise.input[0]
         if depth[source] > FLOAT_LAYERS:
@@ -115,7 +127,10 @@ def _free_first(graph: onnx.GraphProto) -> None:
             for node in graph.node:
                 for k, name in enumerate(node.input):
                     node.input[k] = source if name == dequantise.output[0] else name
+            at = list(graph.node).index(dequantise)
             graph.node.remove(dequantise)
+            if dequantise.output[0] in outputs:
+                graph.node.insert(at, onnx.helper.make_node("Identity", [source], dequantise.output))
         graph.node.remove(quantise)
 
 
@@ -174,6 +189,7 @@ def _fold_norm(model: onnx.ModelProto) -> None:
     graph, constants = model.graph, _constants(model.graph)
     for at, node in enumerate(graph.node):
         last = node.op_type == "BatchNormalization" and list(node.output)[:1] == [graph.output[0].name]
+        last = last and all(name in constants for name in node.input[1:])
         if not last or len(graph.output[0].type.tensor_type.shape.dim) != 2:
             continue
         scale, bias, mean, var = (np.float64(constants[name]) for name in node.input[1:])

@@ -69,9 +69,14 @@ def quantise(model: bytes, calibration: FloatArray, scheme: str) -> bytes:
                 else:
                     made.add_dynamic_config(".*", operation, num_bits=8)
             ranges = _ranges(made, model, calibration) if made.need_calibration else None
-            return slim(bytes(made.quantize(ranges).quantized_model))
-    except (ValueError, RuntimeError, KeyError, TypeError) as error:
-        raise BundleError(f"ai-edge-quantizer cannot do {scheme}: {error}") from error
+            found = slim(bytes(made.quantize(ranges).quantized_model))
+    except Exception as error:  # the quantiser raises whatever its parts do
+        raise BundleError(
+            f"ai-edge-quantizer cannot do {scheme}: {' '.join(str(error).split())[:300]}"
+        ) from error
+    if not _has_int8(found):
+        raise BundleError(f"has no {', '.join(QUANTISED)} to quantise")
+    return found
 
 
 def _ranges(made: Any, model: bytes, calibration: FloatArray) -> dict[str, Any]:
@@ -90,6 +95,14 @@ def _ranges(made: Any, model: bytes, calibration: FloatArray) -> dict[str, Any]:
         for name, ranges in made.calibrate({signature: [row]}, num_threads=1).items():
             found[name] = min_max_update(found[name], ranges) if found.get(name) else ranges
     return found
+
+
+def _has_int8(model: bytes) -> bool:
+    from ai_edge_litert import schema_py_generated as schema
+    from ai_edge_litert.tools import flatbuffer_utils
+
+    tree: Any = flatbuffer_utils.read_model_from_bytearray(bytearray(model))
+    return any(tensor.type == schema.TensorType.INT8 for graph in tree.subgraphs for tensor in graph.tensors)
 
 
 def slim(model: bytes, *, names: bool = False) -> bytes:

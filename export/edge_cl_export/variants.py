@@ -32,6 +32,7 @@ FLOAT_PARITY = 1e-4
 N_CALIBRATION = 512
 N_JUDGED = 4000
 N_TIMED = 300
+BATCH = 256
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -62,7 +63,7 @@ class _Judge:
 
     def report(self, encoder: Encoder, float32: Encoder) -> VariantReport:
         """How a variant differs; `float32` is the float32 encoder in the same runtime."""
-        found = encoder.encode_many(self.X)
+        found = _features(encoder, self.X)
         said, before = (linear_scores(self.prior, x).argmax(1) for x in (found, self.features))
         accuracy = float((said == self.y).mean())
         lost = float((before == self.y).mean()) - accuracy
@@ -102,9 +103,7 @@ def add_variants(path: str | Path, module: Module | None, windows: Windows) -> B
         raise BundleError(f"{path}: has no encoder, or no prior and golden pair to judge a variant by")
     X, y = spread(windows.X, N_JUDGED), spread(windows.y, N_JUDGED)
     first = encoders.load(bundle, encoders.forms(bundle)[0], "onnx")
-    judge = _Judge(
-        prior, X, y, np.concatenate([first.encode_many(X[k : k + 256]) for k in range(0, len(X), 256)])
-    )
+    judge = _Judge(prior, X, y, _features(first, X))
     made = _Made(bundle, judge, spread(windows.calibration, N_CALIBRATION))
     made.onnx_int8(first)
     made.tflite(module)
@@ -213,6 +212,11 @@ def has_vnni() -> bool:
     except OSError:
         return False
     return os.uname().machine == "aarch64" or "vnni" in text
+
+
+def _features(encoder: Encoder, X: FloatArray) -> FloatArray:
+    """Some windows at a time: all of them at once take gigabytes in a wide network."""
+    return np.concatenate([encoder.encode_many(X[k : k + BATCH]) for k in range(0, len(X), BATCH)])
 
 
 def _cycled(X: FloatArray, n: int) -> Iterator[FloatArray]:

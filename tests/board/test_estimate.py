@@ -9,6 +9,7 @@ import msgspec
 import pytest
 from click.testing import CliRunner
 from edge_cl_device import estimate_command as estimate_command_module
+from edge_cl_device import measurements
 from edge_cl_device.board_files import (
     REFERENCE,
     TIMES,
@@ -18,7 +19,7 @@ from edge_cl_device.board_files import (
     save_board,
 )
 from edge_cl_device.estimate import Estimate, estimate
-from edge_cl_device.estimate_command import board_of, estimate_command
+from edge_cl_device.estimate_command import board_of, estimate_bundle, estimate_command
 from edge_cl_device.measurements import Measured, measure_packaged, packaged_bundle
 from edge_cl_device.measuring import measure_here
 
@@ -144,6 +145,40 @@ def test_the_command(here: Measured, monkeypatch: pytest.MonkeyPatch) -> None:
     assert isinstance(unknown.exception, ConfigError) and "pi-zero-2w" in str(unknown.exception)
     assert run(estimate_command, [bundle]).exit_code == 2
     assert run(estimate_command, [bundle, "--measure", "my.toml"]).exit_code == 2
+
+
+def test_two_runtimes_are_not_compared(
+    here: Measured, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The packaged bundle in onnxruntime takes what the file says of that, though LiteRT is faster here."""
+    assert here.runtime == "litert" and here.encode_ms is not None
+    in_onnx = msgspec.structs.replace(here, runtime="onnx", encode_ms=2.4 * here.encode_ms)
+    asked: list[str] = []
+
+    def measured(bundle: Path, config: Path | None = None) -> Measured:
+        asked.append(config.read_text() if config else "")
+        return in_onnx
+
+    monkeypatch.setattr(estimate_command_module, "measure_packaged", lambda: here)
+    monkeypatch.setattr(estimate_command_module, "measure", measured)
+    monkeypatch.setattr(measurements, "measure", measured)
+    config = tmp_path / "config.toml"
+    config.write_text('[encoder]\nruntime = "onnx"\n[budget]\nram_mb = 12\n')
+    found = estimate_bundle(packaged_bundle(), load_board(REFERENCE), config)
+    assert len(asked) == 2 and 'runtime = "onnx"' in asked[1] and "budget" not in asked[1]
+    figure = load_board(REFERENCE).figures["onnx_encode_ms"].value
+    assert found.encode is not None and found.encode.ms == pytest.approx(figure, rel=0.01)
+
+
+def test_a_board_that_was_measured_knows_every_runtime_that_is_there(
+    here: Measured, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(estimate_command_module, "measure_packaged", lambda: here)
+    mine = tmp_path / "mine.toml"
+    assert CliRunner().invoke(estimate_command, ["--measure", str(mine)]).exit_code == 0
+    figures = load_board(mine).figures
+    assert {"litert_encode_ms", "onnx_encode_ms", "litert_mb", "onnx_mb"} <= set(figures)
+    assert figures["onnx_encode_ms"].value != figures["litert_encode_ms"].value
 
 
 @pytest.mark.slow

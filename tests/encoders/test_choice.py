@@ -2,21 +2,35 @@
 
 import json
 import logging
+import os
+import subprocess
 from importlib.resources import files
+from pathlib import Path
 
 import msgspec
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from edge_cl_fleet import merged
 
 from edge_cl import encoders
 from edge_cl.bundle import Bundle, npz_bytes, write_bundle
+from edge_cl.cli.verify import verify
 from edge_cl.config import settings_from
 from edge_cl.encoders import choice as choices
 from edge_cl.encoders import measuring
-from edge_cl.encoders.choice import Measured, is_current, misfit, read_choice, write_choice
+from edge_cl.encoders.choice import (
+    Measured,
+    is_current,
+    misfit,
+    read_choice,
+    require_writable,
+    write_choice,
+)
+from edge_cl.errors import BundleError, StateUnwritable
 from edge_cl.release import encoder_hash
-from tests.devices import edge_cl
+from tests.devices import COMMAND, edge_cl
+from tests.worlds import make_bundle
 
 WRIST = files("edge_cl") / "assets" / "wrist.ecl"
 
@@ -62,6 +76,58 @@ def altered(bundle, to, *, members=None, **change):
 def test_the_fastest_that_is_right_is_chosen_and_int8_only_where_it_clearly_wins(found, chosen):
     choice = measuring.choose(WRIST, found)
     assert (choice.runtime, choice.precision) == chosen
+
+
+@pytest.mark.parametrize(
+    ("asked", "chosen"),
+    [
+        ({"runtime": "onnx"}, ("onnx", "int8", "cpu")),
+        ({"precision": "float32"}, ("litert", "float32", "")),
+        ({"precision": "int8", "runtime": "onnx"}, ("onnx", "int8", "cpu")),
+        ({"provider": "cuda"}, ("onnx", "float32", "cuda")),
+        ({"provider": "cpu"}, ("litert", "int8", "")),
+    ],
+)
+def test_what_the_settings_leave_open_is_chosen_among_what_they_allow(asked, chosen):
+    found = [
+        *SOME[:2],
+        *(
+            Measured(runtime="onnx", precision=precision, provider=provider, p50_us=p50_us, parity=0.0)
+            for precision, provider, p50_us in (
+                ("float32", "cpu", 90.0), ("int8", "cpu", 50.0), ("float32", "cuda", 200.0)
+            )
+        ),
+    ]  # fmt: skip
+    choice = measuring.choose(WRIST, found, settings_from({"encoder": asked}).encoder)
+    assert (choice.runtime, choice.precision, choice.provider) == chosen
+    assert measuring.choose(WRIST, found, settings_from({"encoder": {"runtime": "tflite"}}).encoder) is None
+
+
+def test_other_settings_are_measured_for(tmp_path, monkeypatch):
+    config, state = tmp_path / "c.toml", tmp_path / "s"
+    words = ["--bench", "--if-changed", "--state", str(state), "--json"]
+    runs = []
+    monkeypatch.setattr(measuring, "measure", lambda *_, **__: runs.append(1) or SOME)
+
+    def chosen(*more):
+        done = CliRunner().invoke(verify, [str(WRIST), *words, *more], catch_exceptions=False)
+        return json.loads(done.stdout)["runtime"], len(runs)
+
+    assert chosen() == ("litert", 1) and chosen() == ("litert", 1)
+    config.write_text('[encoder]\nruntime = "onnx"\n')
+    assert chosen("--config", str(config)) == ("onnx", 2)
+    assert chosen("--config", str(config)) == ("onnx", 2)
+    config.write_text('[encoder]\nruntime = "tflite"\n')
+    with pytest.raises(BundleError, match=r"not what \[encoder\] in the settings names"):
+        chosen("--config", str(config))
+    assert read_choice(state).runtime == "onnx", "what was chosen before is kept"
+
+
+def test_a_bundle_that_needs_no_runtime_is_answered_in_json_as_well(tmp_path):
+    make_bundle(tmp_path / "b.ecl")
+    words = ["--bench", "--state", str(tmp_path / "s"), "--json"]
+    done = CliRunner().invoke(verify, [str(tmp_path / "b.ecl"), *words], catch_exceptions=False)
+    assert json.loads(done.stdout) == {} and "nothing to choose" in done.stderr
 
 
 def test_nothing_is_chosen_where_nothing_works():
@@ -150,6 +216,45 @@ def test_a_choice_survives_the_disk_and_a_damaged_one_is_none(choice, tmp_path, 
     assert read_choice(tmp_path / "nowhere") is None
 
 
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user, too")
+
+
+@needs_root
+def test_what_root_chooses_belongs_to_the_user_that_the_device_runs_as(choice, tmp_path):
+    home = tmp_path / "var"
+    home.mkdir()
+    os.chown(home, 65534, 65533)
+    state = home / "deep" / "state"
+    for _ in range(2):
+        write_choice(state, choice)
+        for path in (home / "deep", state, state / choices.FILE):
+            assert (path.stat().st_uid, path.stat().st_gid) == (65534, 65533), path
+
+
+@needs_root
+@pytest.mark.parametrize("state", ["s", "s/below"])
+def test_a_folder_that_is_not_ours_is_told_before_anything_is_measured(tmp_path_factory, state):
+    base = tmp_path_factory.mktemp("b")
+    base.chmod(0o755)
+    (base / "s").mkdir(mode=0o700)
+    if (child := os.fork()) == 0:
+        os.chroot(base)  # the folders above it are not for others either
+        os.setresuid(65534, 65534, 65534)
+        try:
+            require_writable(Path("/", state))
+        except StateUnwritable as error:
+            os._exit(0 if "Permission denied" in str(error) and "--state" in str(error) else 2)
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    require_writable(base / state)
+
+
+def test_a_choice_that_cannot_be_written_is_told(choice, tmp_path):
+    (tmp_path / "s").write_text("a file")
+    with pytest.raises(StateUnwritable, match=r"encoder.json: cannot be written"):
+        write_choice(tmp_path / "s", choice)
+
+
 def test_the_command_measures_chooses_writes_and_does_not_do_it_twice(tmp_path):
     state = tmp_path / "s"
     done = edge_cl("verify", WRIST, "--bench", "--state", state, "--windows", 20, "--json")
@@ -178,5 +283,42 @@ def test_the_command_measures_chooses_writes_and_does_not_do_it_twice(tmp_path):
 def test_a_process_that_crashes_takes_nothing_along(bundle, monkeypatch):
     form = encoders.forms(bundle)[0]
     monkeypatch.setattr(measuring.sys, "executable", "/bin/false")
-    found = measuring._in_a_process(WRIST, form, "onnx", "cpu", (1, 10))
+    found = measuring._in_a_process(WRIST, form, "onnx", "cpu", (1, 10), 60)
     assert found.failed.startswith("its process ended with 1")
+    monkeypatch.setattr(measuring.sys, "executable", "/nowhere/python")
+    found = measuring._in_a_process(WRIST, form, "onnx", "cpu", (1, 10), 60)
+    assert "No such file" in found.failed
+
+
+def test_a_runtime_that_dies_when_it_is_imported_leaves_the_others(tmp_path, monkeypatch):
+    """As onnxruntime 1.21 on a Raspberry Pi 4."""
+    (tmp_path / "onnxruntime.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGILL)\n")
+    path = f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+    environment = {**os.environ, "PYTHONPATH": path}
+    command = [*COMMAND, "verify", WRIST, "--bench", "--state", tmp_path / "s", "--windows", "10", "--json"]
+    done = subprocess.run([*map(str, command)], env=environment, capture_output=True, timeout=60, check=False)
+    assert done.returncode == 0, done
+    choice = json.loads(done.stdout)
+    assert choice["runtime"] == "litert"
+    onnx = [one["failed"] for one in choice["measured"] if one["runtime"] == "onnx"]
+    assert len(onnx) == 2 and all("ended with -4" in why for why in onnx)
+
+
+def test_a_runtime_that_hangs_does_not_keep_a_service_from_starting(monkeypatch, tmp_path):
+    """It is waited for once; then there is an answer before systemd loses its patience."""
+    hangs = tmp_path / "python"
+    hangs.write_text(f"#!/bin/sh\necho once >> {tmp_path}/started\nexec sleep 100\n")
+    hangs.chmod(0o755)
+    monkeypatch.setattr(measuring.sys, "executable", str(hangs))
+    found = measuring.measure(WRIST, patience=measuring.Patience(0.2))
+    assert len(found) > 2 and all("no answer" in one.failed for one in found)
+    assert len((tmp_path / "started").read_text().split()) <= len(found) + 1
+    found = measuring.measure(WRIST, patience=measuring.Patience(0.2, 0.5))
+    assert "no answer" in found[0].failed and "no time was left" in found[-1].failed
+
+
+def test_all_patience_at_a_start_is_less_than_systemds():
+    unit = (Path(__file__).parents[2] / "device/systemd/edge-cl.service").read_text()
+    timeout_s = int(unit.partition("TimeoutStartSec=")[2].split()[0])
+    assert "OOMPolicy=continue" in unit, "else one measured runtime that needs too much ends the service"
+    assert "--bench --if-changed" in unit and measuring.AT_START.all_s < timeout_s - 60

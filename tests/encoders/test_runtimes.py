@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from edge_cl import encoders
-from edge_cl.bundle import Bundle, write_bundle
+from edge_cl.bundle import Bundle, npz_bytes, write_bundle
 from edge_cl.config import settings_from
 from edge_cl.encoders.forms import RUNTIMES, Form, forms
 from edge_cl.errors import BundleError
@@ -159,6 +159,38 @@ def test_a_runtime_that_is_broken_is_passed_over_with_a_warning(bundle, monkeypa
     encoder = encoders.create(bundle)
     assert encoder.form.format == "onnx" and encoder.running_on == "CPU"
     assert "ai-edge-litert" in caplog.text
+
+
+def with_golden(bundle, to, **golden):
+    members = {name: bundle.member(name) for name in bundle.manifest.members}
+    inputs, features = bundle.golden()
+    members["golden.npz"] = npz_bytes(**{"inputs": inputs, "features": features, **golden})
+    return write_bundle(to, bundle.manifest, members)
+
+
+def test_a_runtime_that_is_wrong_here_is_passed_over_with_a_warning(bundle, monkeypatch, caplog):
+    from edge_cl.encoders.litert import LiteRTEncoder
+
+    right = LiteRTEncoder.encode
+    monkeypatch.setattr(LiteRTEncoder, "encode", lambda self, window: 1.01 * right(self, window))
+    encoder = encoders.create(bundle)
+    assert encoder.form.format == "onnx"
+    assert "tflite float32 in litert: features differ from the exporter's by 1.0e-02" in caplog.text
+
+
+def test_where_none_is_right_a_device_goes_on_and_says_so(bundle, tmp_path, caplog):
+    _, features = bundle.golden()
+    wrong = with_golden(bundle, tmp_path / "b.ecl", features=features + 1)
+    assert encoders.create(wrong).form.precision == "float32"
+    assert "no encoder of bundle 'wrist' is right here; tflite float32 is used" in caplog.text
+    assert caplog.text.count("features differ") == 2
+    caplog.clear()
+    lacks = with_golden(bundle, tmp_path / "c.ecl")
+    assert encoders.create(lacks, asked(precision="int8")).form.precision == "int8"
+    assert "golden.npz lacks inputs or tflite_int8" in caplog.text
+    caplog.clear()
+    encoders.create(bundle, asked(precision="int8"))
+    assert not caplog.text
 
 
 def test_a_provider_that_is_not_here_is_told_with_those_that_are(bundle):

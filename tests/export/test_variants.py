@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import msgspec
 import numpy as np
 import pytest
 
+import edge_cl.encoders.onnx
 from edge_cl import encoders
 from edge_cl.bundle import Bundle
 from edge_cl.encoders.forms import forms
@@ -174,13 +176,66 @@ def test_a_slim_int8_graph_computes_the_same_in_a_third_of_the_bytes_it_saves() 
     assert [made_by.get(node.input[0]) for node in convolutions].count("DequantizeLinear") == 1
 
 
-def test_a_graph_without_weights_to_quantise_is_refused() -> None:
-    class Mean(nn.Module):
-        def forward(self, x: Any) -> Any:
-            return x.mean(1)
+class Mean(nn.Module):
+    def forward(self, x: Any) -> Any:
+        return x.mean(1)
 
+
+def test_a_graph_without_weights_to_quantise_is_refused() -> None:
     with pytest.raises(BundleError, match="to quantise"):
         int8_onnx.quantise(freeze(Mean(), SOURCE.X[:4]), TRAIN.X)
+    model = litert.to_tflite(Mean(), SOURCE.X[0])
+    with pytest.raises(BundleError, match="to quantise"):
+        litert.quantise(model, TRAIN.X[:2], litert.DYNAMIC)
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3, 4])
+def test_an_encoder_that_ends_with_its_weights_can_be_quantised(depth: int) -> None:
+    """Also when it ends before the third layer, where the activations are float32 again."""
+    torch.manual_seed(0)
+    sizes = [SOURCE.X[0].size, 24, 24, 24, 16][: depth + 1]
+    layers = [nn.Linear(n, m) for n, m in itertools.pairwise(sizes)]
+    graph = freeze(nn.Sequential(nn.Flatten(), *layers).eval(), SOURCE.X[:4])
+    features, found = run_graph(graph, CHECK.X), run_graph(int8_onnx.quantise(graph, TRAIN.X), CHECK.X)
+    assert 0 < np.abs(found - features).max() < 0.05 * np.abs(features).max()
+
+
+def test_weights_that_nodes_give_are_quantised_as_well() -> None:
+    """As other exporters write them; a norm's too, which is folded."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(SOURCE.X[0].size, 16), nn.BatchNorm1d(16)).eval()
+    stored = onnx.load_from_string(freeze(model, SOURCE.X[:4]))
+    graph = stored.graph
+    if not any(node.op_type == "BatchNormalization" for node in graph.node):  # torch folded it itself
+        ones = [onnx.numpy_helper.from_array(np.ones(16, np.float32), name) for name in "sbmv"]
+        graph.initializer.extend(ones)
+        graph.node[-1].output[0] = "before"
+        norm = onnx.helper.make_node("BatchNormalization", ["before", *"sbmv"], [graph.output[0].name])
+        graph.node.append(norm)
+    given = [onnx.helper.make_node("Constant", [], [t.name], value=t) for t in graph.initializer]
+    nodes = [*given, *graph.node]
+    for table, rows in ((graph.node, nodes), (graph.initializer, [])):
+        del table[:]
+        table.extend(rows)
+    made = int8_onnx.quantise(stored.SerializeToString(), TRAIN.X)
+    features, found = run_graph(stored.SerializeToString(), CHECK.X), run_graph(made, CHECK.X)
+    assert np.abs(found - features).max() < 0.05 * np.abs(features).max()
+    assert len(made) < 0.5 * len(stored.SerializeToString())
+
+
+def test_windows_are_judged_some_at_a_time(packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wide network would take gigabytes for all of them at once."""
+    sizes: list[int] = []
+
+    class Watched(edge_cl.encoders.onnx.OnnxEncoder):
+        def encode_many(self, windows: Any) -> Any:
+            sizes.append(len(windows))
+            return super().encode_many(windows)
+
+    monkeypatch.setattr("edge_cl.encoders.onnx.OnnxEncoder", Watched)
+    monkeypatch.setattr(variants, "BATCH", 16)
+    add_variants(packed, None, WINDOWS)
+    assert len(WINDOWS.X) > 16 and 16 in sizes and max(sizes) <= 16
 
 
 def test_the_command_says_what_it_wrote_and_what_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
