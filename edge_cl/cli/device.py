@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 import msgspec
 
+from edge_cl.cli.owner import kept_by_its_owner
 from edge_cl.errors import DeviceNotRunning
 from edge_cl.records import LabelKind, Receipt, SleepReport, Status
 from edge_cl.sync.control import SOCKET_NAME, Request, ask
@@ -18,6 +19,7 @@ state_option = click.option(
     default="edge-cl-state",
     show_default=True,
     envvar="EDGE_CL_STATE",
+    callback=kept_by_its_owner,
     help="The device's state folder.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")

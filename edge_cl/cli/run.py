@@ -17,6 +17,7 @@ from threadpoolctl import threadpool_limits
 
 from edge_cl.bundle import Bundle, Manifest
 from edge_cl.cli.around import attach
+from edge_cl.cli.owner import kept_by_its_owner
 from edge_cl.config import Settings, load_settings, settings_from
 from edge_cl.device import Device
 from edge_cl.errors import ConfigError
@@ -39,7 +40,8 @@ MMAP_THRESHOLD = -3, 256 * 1024
 )  # fmt: skip
 @click.option(
     "--state", type=click.Path(path_type=Path), default="edge-cl-state", show_default=True,
-    envvar="EDGE_CL_STATE", help="Folder of the learned state; made when absent.",
+    envvar="EDGE_CL_STATE", callback=kept_by_its_owner,
+    help="Folder of the learned state; made when absent.",
 )  # fmt: skip
 @click.option("--config", type=click.Path(path_type=Path), envvar="EDGE_CL_CONFIG", help="Settings (TOML).")
 @click.option("--mqtt", "mqtt_url", default="", help="mqtt://host[:port]; overrides the settings.")

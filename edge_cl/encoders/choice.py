@@ -76,7 +76,7 @@ def read_choice(state: Path) -> Choice | None:
 
 def write_choice(state: Path, choice: Choice) -> Path:
     """Write it durably; the file is replaced as a whole."""
-    state.mkdir(parents=True, exist_ok=True)
+    state.mkdir(parents=True, exist_ok=True, mode=0o700)
     path = state / FILE
     part = path.with_name(FILE + ".part")
     with part.open("wb") as file:

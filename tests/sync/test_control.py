@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import grp
 import json
+import os
 import signal
 import socket
 import stat
@@ -181,6 +183,28 @@ def test_a_second_server_is_refused_and_the_first_goes_on(tmp_path: Path) -> Non
         assert ask(path, Request(op="status")).status == STATUS
     with device(path):
         assert ask(path, Request(op="status")).status == STATUS
+
+
+@pytest.mark.parametrize(("mode", "socket_mode"), [(0o700, 0o600), (0o755, 0o600), (0o710, 0o660)])
+def test_a_folder_of_mode_0710_lets_its_group_talk(tmp_path: Path, mode: int, socket_mode: int) -> None:
+    """Even where the process makes all files for itself alone, as the service does."""
+    tmp_path.chmod(mode)
+    umask = os.umask(0o077)
+    try:
+        with device(tmp_path / SOCKET_NAME):
+            assert stat.S_IMODE((tmp_path / SOCKET_NAME).stat().st_mode) == socket_mode
+    finally:
+        os.umask(umask)
+
+
+def test_who_may_not_talk_is_told_how_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: socket.socket, address: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    group = grp.getgrgid(tmp_path.stat().st_gid).gr_name
+    with pytest.raises(SyncError, match=f"put sudo before .* usermod -aG {group} "):
+        ask(tmp_path / SOCKET_NAME, Request(op="status"))
 
 
 def test_a_path_too_long_for_a_socket_works_all_the_same(tmp_path: Path) -> None:
