@@ -15,7 +15,7 @@ from edge_cl.sync.control import SOCKET_NAME, Request, ask
 state_option = click.option(
     "--state",
     "state_dir",
-    type=click.Path(path_type=Path),
+    type=click.Path(path_type=Path, readable=False),  # whose group may talk to a device need not read it
     default="edge-cl-state",
     show_default=True,
     envvar="EDGE_CL_STATE",
