@@ -189,9 +189,11 @@ def _open(asked: SerialOptions) -> Any:
         import serial
     except ImportError as error:
         raise ConfigError("sensor serial needs pyserial: pip install 'edge-cl[serial]'") from error
+    import termios  # whose error is no OSError, and comes when the cable is pulled while the port is opened
+
     try:
         return serial.Serial(asked.port, asked.baud, timeout=TIMEOUT_S, exclusive=True)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, termios.error) as error:
         raise SensorUnavailable(_explain(asked.port, error)) from error
 
 

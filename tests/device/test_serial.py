@@ -2,9 +2,11 @@
 
 import binascii
 import errno
+import os
 import itertools
 import json
 import sys
+import termios
 
 import numpy as np
 import pytest
@@ -201,6 +203,21 @@ def test_a_port_that_cannot_be_opened(monkeypatch, number, said):
     monkeypatch.setattr(serial, "Serial", refuse)
     with pytest.raises(SensorUnavailable, match=said):
         SerialLine(manifest_of(), {"port": "/dev/ttyX"})
+
+
+def test_a_cable_that_is_pulled_while_the_port_is_opened(monkeypatch):
+    """pyserial sets the line up with calls whose error is no OSError; the sensor is then tried again."""
+    import serial
+
+    def vanish(*_):
+        raise termios.error(errno.EIO, "Input/output error")
+
+    master, slave = os.openpty()
+    monkeypatch.setattr(serial.serialposix.termios, "tcflush", vanish)
+    with pytest.raises(SensorUnavailable, match="Input/output error"):
+        SerialLine(manifest_of(), {"port": os.ttyname(slave)})
+    os.close(master)
+    os.close(slave)
 
 
 def test_a_missing_library_names_the_extra(monkeypatch):
