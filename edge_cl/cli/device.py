@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import click
 import msgspec
 
 from edge_cl.cli.owner import kept_by_its_owner
-from edge_cl.errors import DeviceNotRunning
+from edge_cl.errors import DeviceNotRunning, StateError
 from edge_cl.records import LabelKind, Receipt, SleepReport, Status
 from edge_cl.sync.control import SOCKET_NAME, Request, ask
 
@@ -70,6 +71,11 @@ def find_status(state_dir: Path) -> tuple[Status | None, str, float]:
     try:
         reply = ask(state_dir / SOCKET_NAME, Request(op="status"), timeout_s=5.0)
     except DeviceNotRunning:
+        if state_dir.is_dir() and not os.access(state_dir, os.R_OK):
+            raise StateError(
+                f"no edge-cl runs with the state folder {state_dir}, and what it learned is not this user's "
+                "to read: put sudo before the command"
+            ) from None
         from edge_cl.pointer import describe_install, read_pointer
         from edge_cl.slots import active_state
         from edge_cl.state import describe

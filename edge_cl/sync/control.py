@@ -281,8 +281,7 @@ def ask(path: Path, request: Request, *, timeout_s: float = 35.0) -> Reply:
         ) from error
     except PermissionError as error:
         raise SyncError(
-            f"this user may not talk to the device at {path}: put sudo before the command; or, once, "
-            f"sudo usermod -aG {_group(path)} $USER, and log in anew"
+            f"this user may not talk to the device at {path}: put sudo before the command{_or_join(path)}"
         ) from error
     except TimeoutError as error:
         raise SyncError(
@@ -342,12 +341,15 @@ def _lock(path: Path) -> IO[bytes]:
     return lock_file
 
 
-def _group(path: Path) -> str:
-    """Whose folder it is: the group of the deepest one that can be seen."""
+def _or_join(path: Path) -> str:
+    """How to be let in for good, where the folder or what holds it is open to a group and to nobody else."""
     for folder in path.parents:
         with contextlib.suppress(OSError, KeyError):
-            return grp.getgrgid(folder.stat().st_gid).gr_name
-    return "edge-cl"
+            found = folder.stat()
+            if found.st_gid and found.st_mode & 0o017 == GROUP_MAY_PASS:
+                return f"; or, once, sudo usermod -aG {grp.getgrgid(found.st_gid).gr_name} $USER, and log in anew"
+            return ""
+    return ""
 
 
 @contextlib.contextmanager

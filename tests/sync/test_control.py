@@ -197,14 +197,26 @@ def test_a_folder_of_mode_0710_lets_its_group_talk(tmp_path: Path, mode: int, so
         os.umask(umask)
 
 
-def test_who_may_not_talk_is_told_how_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("gid", "mode", "joins"), [(1, 0o750, True), (1, 0o710, True), (1, 0o755, False), (0, 0o750, False)]
+)
+def test_who_may_not_talk_is_told_how_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gid: int, mode: int, joins: bool
+) -> None:
+    """Never to join root, nor a group that would not be let in."""
+
     def refuse(self: socket.socket, address: object) -> None:
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
-    group = grp.getgrgid(tmp_path.stat().st_gid).gr_name
-    with pytest.raises(SyncError, match=f"put sudo before .* usermod -aG {group} "):
-        ask(tmp_path / SOCKET_NAME, Request(op="status"))
+    if os.geteuid() != 0:
+        pytest.skip("only root gives a folder to another group")
+    os.chown(tmp_path, -1, gid)
+    tmp_path.chmod(mode)
+    with pytest.raises(SyncError, match="put sudo before the command") as refused:
+        ask(tmp_path / "state" / SOCKET_NAME, Request(op="status"))
+    assert ("usermod" in str(refused.value)) == joins
+    assert not joins or f"usermod -aG {grp.getgrgid(gid).gr_name} " in str(refused.value)
 
 
 def test_a_path_too_long_for_a_socket_works_all_the_same(tmp_path: Path) -> None:
