@@ -204,7 +204,12 @@ def _explain(port: str, error: Exception) -> str:
             f"there is no {port}: is it plugged in (ls /dev/serial/by-id lists what is)? for a Pi's "
             "own pins: sudo raspi-config nonint do_serial_hw 0, then sudo reboot"
         )
-    if number in (errno.EACCES, errno.EPERM):
+    if number == errno.EPERM:
+        return (
+            f"the service's unit does not allow {port}: sudo systemctl edit edge-cl, and there [Service] and "
+            f"DeviceAllow={port} rw"
+        )
+    if number == errno.EACCES:
         return f"no permission for {port}: {join('dialout')}"
     if number in (errno.EBUSY, errno.EAGAIN):
         return f"{port} is in use by another program: end it (sudo fuser -v {port} names it)"

@@ -179,6 +179,16 @@ def test_a_sensor_that_is_plugged_in_later_may_be_used() -> None:
         assert sorted(loaded) == sorted(KINDS.values())
 
 
+def test_a_sensor_that_hangs_does_not_end_the_service_for_good() -> None:
+    """systemd gives up after StartLimitBurst starts within StartLimitIntervalSec; the watchdog is slower."""
+    text = (REPOSITORY / "device/systemd/edge-cl.service").read_text()
+    interval_s, burst, restart_s, watchdog_s = (
+        int(re.findall(rf"^{name}=(\d+)$", text, re.M)[0])
+        for name in ("StartLimitIntervalSec", "StartLimitBurst", "RestartSec", "WatchdogSec")
+    )
+    assert burst * (restart_s + watchdog_s) > interval_s > 2 * burst * restart_s
+
+
 @pytest.fixture(scope="module")
 def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Path]]:
     """This system under an overlay: (where it is, what was changed in it)."""

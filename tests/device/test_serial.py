@@ -191,6 +191,7 @@ def test_wrong_options_are_explained(options, said):
     [
         (errno.ENOENT, "there is no /dev/ttyX: is it plugged in .*do_serial_hw 0"),
         (errno.EACCES, "no permission for /dev/ttyX: sudo usermod -aG dialout "),
+        (errno.EPERM, "sudo systemctl edit edge-cl.*DeviceAllow=/dev/ttyX rw"),
         (errno.EBUSY, "in use by another program"),
     ],
 )
