@@ -1,4 +1,4 @@
-"""``sudo edge-cl …`` beside a service of another user: what root makes in its state folder becomes that user's."""
+"""``sudo edge-cl …`` beside a service: what root makes in its state folder becomes the service's user's."""
 
 from __future__ import annotations
 

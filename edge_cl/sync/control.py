@@ -1,7 +1,7 @@
 """Local control: ``edge-cl status``, ``label`` and ``sleep`` talk to a running device over a Unix socket.
 
 One JSON line each way. Whoever may open the state folder's socket may teach: the folder's owner (mode 0600),
-and its group where the folder lets that pass and do nothing else (mode 0710 of the folder, 0660 of the socket).
+and its group where the folder lets that pass and do nothing else (mode 0710; the socket then has 0660).
 """
 
 from __future__ import annotations
@@ -310,7 +310,7 @@ class _Server(socketserver.ThreadingUnixStreamServer):
         with _address(self._socket_path) as address:
             self.socket.bind(address)
             if stat.S_IMODE(self._socket_path.parent.stat().st_mode) & 0o077 == GROUP_MAY_PASS:
-                os.chmod(address, 0o660)
+                Path(address).chmod(0o660)
 
     def handle_error(self, request: object, client_address: object) -> None:
         """A client that went away is not worth a traceback."""
@@ -347,7 +347,8 @@ def _or_join(path: Path) -> str:
         with contextlib.suppress(OSError, KeyError):
             found = folder.stat()
             if found.st_gid and found.st_mode & 0o017 == GROUP_MAY_PASS:
-                return f"; or, once, sudo usermod -aG {grp.getgrgid(found.st_gid).gr_name} $USER, and log in anew"
+                group = grp.getgrgid(found.st_gid).gr_name
+                return f"; or, once, sudo usermod -aG {group} $USER, and log in anew"
             return ""
     return ""
 

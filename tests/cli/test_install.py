@@ -106,7 +106,7 @@ def test_what_makes_no_sense_is_refused(tmp_path):
 
 
 def test_a_file_that_the_device_does_not_see(tmp_path, bundles, monkeypatch):
-    """A service with ProtectHome finds nothing in a home folder; what it then says is a bundle's own error."""
+    """A service with ProtectHome finds nothing in a home folder; it then says a bundle's own error."""
 
     def answer(path, request, *, timeout_s):
         with pytest.raises(BundleError) as unseen:
@@ -114,7 +114,8 @@ def test_a_file_that_the_device_does_not_see(tmp_path, bundles, monkeypatch):
         raise SyncError(str(unseen.value))
 
     monkeypatch.setattr("edge_cl.cli.install.ask", answer)
-    for name, said in (("new.ecl", "sudo install -m 644 .*new.ecl /var/lib/edge-cl/bundles/"), ("no.ecl", "")):
+    mend = "sudo install -m 644 .*new.ecl /var/lib/edge-cl/bundles/"
+    for name, said in (("new.ecl", mend), ("no.ecl", "")):
         done = CliRunner().invoke(install, [str(tmp_path / name), "--state", str(tmp_path)])
         assert isinstance(done.exception, SyncError)
         assert re.search(said, str(done.exception)) and ("sudo" in str(done.exception)) == bool(said)

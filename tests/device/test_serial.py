@@ -2,9 +2,9 @@
 
 import binascii
 import errno
-import os
 import itertools
 import json
+import os
 import sys
 import termios
 

@@ -22,7 +22,7 @@ SERVICE_USER = "edge-cl"
 VENV = "opt/edge-cl"
 SECRETS = "etc/edge-cl/secrets.env"
 SYSTEM_PACKAGES = "usr/lib/python3/dist-packages"
-"""Where apt's packages are, which an environment may see: on Debian and its kin bindings of GPIO and cameras."""
+"""Of apt, which an environment may see: bindings of GPIO and cameras on Debian and its kin."""
 _SEES_SYSTEM = re.compile(r"^include-system-site-packages\s*=\s*true", re.MULTILINE | re.IGNORECASE)
 PROBE = "edge_cl_device.doctor.probe"
 COMMAND_S = 20.0
