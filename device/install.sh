@@ -293,13 +293,14 @@ install_packages() {
     pip --upgrade "$what${list:+[$list]}"
 }
 
-# The command without options means this board's service.
+# The command without options means this board's service. Only a try-out by `edge-cl run` does not: with the
+# service's settings it would be a second device of the same name.
 write_command() {
     run mkdir -p "$root/usr/local/bin"
     run_to "$link" 0755 <<COMMAND
 #!/bin/sh
-# edge-cl of this board's service; another state folder or other settings: --state, --config
-export EDGE_CL_STATE="\${EDGE_CL_STATE-/var/lib/edge-cl/state}" EDGE_CL_CONFIG="\${EDGE_CL_CONFIG-/etc/edge-cl/config.toml}"
+# All but \`edge-cl run\`, which is another device, is about this board's service; others: --state, --config
+[ "\${1-}" = run ] || export EDGE_CL_STATE="\${EDGE_CL_STATE-/var/lib/edge-cl/state}" EDGE_CL_CONFIG="\${EDGE_CL_CONFIG-/etc/edge-cl/config.toml}"
 exec ${venv#"$root"}/bin/edge-cl "\$@"
 COMMAND
 }

@@ -225,6 +225,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return next(folder.glob("*.whl"))
 
 
+WITHOUT_PYTHON = "sed 's|^exec .*|echo STATE: ${{EDGE_CL_STATE-unset}}|' /usr/local/bin/edge-cl | sh -s {}"
 MINE = (
     "opt/edge-cl",
     "etc/edge-cl",
@@ -248,7 +249,8 @@ def label_as_others(merged: Path, as_user: tuple[str, ...], bundle: str) -> None
     """The device runs as the service's user, and `edge-cl label walking` is said by others of the board."""
     environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/nonexistent"}
     chroot = ("chroot", str(merged))
-    command = [*chroot, *as_user, "run", bundle, "-i", "-", "--quiet"]
+    state = "/var/lib/edge-cl/state"
+    command = [*chroot, *as_user, "run", bundle, "-i", "-", "--quiet", "--state", state]
     maker = ("setpriv", "--reuid=65533", "--regid=65533")
     label = ("/usr/local/bin/edge-cl", "label", "walking")
 
@@ -269,9 +271,7 @@ def label_as_others(merged: Path, as_user: tuple[str, ...], bundle: str) -> None
         for who in ((*maker, "--groups=edge-cl"), ()):
             member = say(*who)
             assert "unknown-reading" in member.stdout, member  # none came yet, and it was asked
-        listed = subprocess.run(
-            [*chroot, *maker, "--groups=edge-cl", "ls", "/var/lib/edge-cl/state"], capture_output=True
-        )
+        listed = subprocess.run([*chroot, *maker, "--groups=edge-cl", "ls", state], capture_output=True)
         assert listed.returncode != 0  # what was learned is not read by who may label
         device.stdin.close()
         assert device.wait(60) == 0
@@ -317,9 +317,11 @@ def test_really(sandbox: tuple[Path, Path], wheel: Path, tmp_path: Path) -> None
     as_user = ("setpriv", "--reuid=edge-cl", "--regid=edge-cl", "--init-groups", "/usr/local/bin/edge-cl")
     current = "/var/lib/edge-cl/bundles/current.ecl"
     settings = {"ORT_DISABLE_TELEMETRY": "1", "HOME": "/var/lib/edge-cl"}
+    assert "STATE: unset" in inside("sh", "-c", WITHOUT_PYTHON.format("run")).stdout
+    assert "STATE: /var/lib/edge-cl/state" in inside("sh", "-c", WITHOUT_PYTHON.format("status")).stdout
     measured = inside("/usr/local/bin/edge-cl", "verify", current, "--bench", "--windows", "10", **settings)
     assert measured.returncode == 0, measured.stderr
-    ran = inside(*as_user, "run", current, "-i", "/dev/null", **settings)
+    ran = inside(*as_user, "run", current, "-i", "/dev/null", "--state", "/var/lib/edge-cl/state", **settings)
     assert ran.returncode == 0, ran.stderr
     assert (merged / "var/lib/edge-cl/state/journal.db").exists()
     assert not (merged / "var/lib/edge-cl/.cache").exists()
