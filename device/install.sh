@@ -314,7 +314,7 @@ add_user() {
         run useradd --system --user-group --home-dir /var/lib/edge-cl --no-create-home \
             --shell /usr/sbin/nologin "$user"
     fi
-    for group in i2c gpio spi video audio dialout render; do
+    for group in i2c gpio spi video audio dialout plugdev render; do
         if getent group "$group" >/dev/null; then run usermod -aG "$group" "$user"; fi
     done
 }

@@ -22,7 +22,7 @@ from edge_cl.sensing.drivers import read_options
 from edge_cl.sensing.lines import CsvDecoder, Item, JsonDecoder, Samples
 from edge_cl_device.clocks import Clocks, Found
 from edge_cl_device.frames import Frame, FrameParser
-from edge_cl_device.permission import join
+from edge_cl_device.permission import group_of, join
 
 TIMEOUT_S = 0.1
 MOST_LINE_BYTES = 1024 * 1024
@@ -210,7 +210,7 @@ def _explain(port: str, error: Exception) -> str:
             f"DeviceAllow={port} rw"
         )
     if number == errno.EACCES:
-        return f"no permission for {port}: {join('dialout')}"
+        return f"no permission for {port}: {join(group_of(port, 'dialout'))}"
     if number in (errno.EBUSY, errno.EAGAIN):
         return f"{port} is in use by another program: end it (sudo fuser -v {port} names it)"
     return f"{port}: {error}"

@@ -2,6 +2,7 @@
 
 import binascii
 import errno
+import grp
 import itertools
 import json
 import os
@@ -204,6 +205,25 @@ def test_a_port_that_cannot_be_opened(monkeypatch, number, said):
     monkeypatch.setattr(serial, "Serial", refuse)
     with pytest.raises(SensorUnavailable, match=said):
         SerialLine(manifest_of(), {"port": "/dev/ttyX"})
+
+
+def test_the_group_that_a_port_really_has_is_named(monkeypatch, tmp_path):
+    """udev's rules give some USB devices to plugdev, where dialout helps nobody."""
+    import serial
+
+    def refuse(*_, **__):
+        raise serial.SerialException(errno.EACCES, "could not open port")
+
+    monkeypatch.setattr(serial, "Serial", refuse)
+    if os.geteuid() != 0:
+        pytest.skip("only root gives a file to another group")
+    port = tmp_path / "ttyACM0"
+    port.touch()
+    os.chown(port, 0, grp.getgrnam("plugdev").gr_gid)
+    for mode, group in ((0o660, "plugdev"), (0o600, "dialout")):
+        port.chmod(mode)
+        with pytest.raises(SensorUnavailable, match=f"usermod -aG {group} "):
+            SerialLine(manifest_of(), {"port": str(port)})
 
 
 def test_a_cable_that_is_pulled_while_the_port_is_opened(monkeypatch):
