@@ -189,6 +189,14 @@ def test_a_sensor_that_hangs_does_not_end_the_service_for_good() -> None:
     assert burst * (restart_s + watchdog_s) > interval_s > 2 * burst * restart_s
 
 
+def test_measuring_never_keeps_the_device_from_starting() -> None:
+    """Too slow, it is ended before TimeoutStartSec fails the start; too large, only its own process ends."""
+    text = (REPOSITORY / "device/systemd/edge-cl.service").read_text()
+    limits = re.findall(r"^ExecStartPre=-/usr/bin/timeout (\d+) \S+/edge-cl verify", text, re.M)
+    assert int(limits[0]) < int(re.findall(r"^TimeoutStartSec=(\d+)$", text, re.M)[0])
+    assert "\nOOMPolicy=continue\n" in text
+
+
 @pytest.fixture(scope="module")
 def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Path]]:
     """This system under an overlay: (where it is, what was changed in it)."""
