@@ -291,8 +291,18 @@ install_packages() {
     # the same version may have other contents while it is developed
     if [ "$what" != edge-cl ] && has_package edge-cl; then pip --force-reinstall --no-deps "$what"; fi
     pip --upgrade "$what${list:+[$list]}"
+}
+
+# The command without options means this board's service. Only a try-out by `edge-cl run` does not: with the
+# service's settings it would be a second device of the same name.
+write_command() {
     run mkdir -p "$root/usr/local/bin"
-    run ln -sfn "${venv#"$root"}/bin/edge-cl" "$link"
+    run_to "$link" 0755 <<COMMAND
+#!/bin/sh
+# All but \`edge-cl run\`, which is another device, is about this board's service; others: --state, --config
+[ "\${1-}" = run ] || export EDGE_CL_STATE="\${EDGE_CL_STATE-/var/lib/edge-cl/state}" EDGE_CL_CONFIG="\${EDGE_CL_CONFIG-/etc/edge-cl/config.toml}"
+exec ${venv#"$root"}/bin/edge-cl "\$@"
+COMMAND
 }
 
 add_user() {
@@ -304,7 +314,7 @@ add_user() {
         run useradd --system --user-group --home-dir /var/lib/edge-cl --no-create-home \
             --shell /usr/sbin/nologin "$user"
     fi
-    for group in i2c gpio spi video audio dialout render; do
+    for group in i2c gpio spi video audio dialout plugdev render; do
         if getent group "$group" >/dev/null; then run usermod -aG "$group" "$user"; fi
     done
 }
@@ -312,10 +322,12 @@ add_user() {
 owned() { if [ -z "$root" ]; then run chown "$user:$user" "$@"; fi; }
 
 make_folders() {
-    run mkdir -p "$etc" "$var/bundles"
+    run mkdir -p "$etc" "$var/bundles" "$var/state"
     run chmod 0755 "$etc"
     run chmod 0750 "$var" "$var/bundles"
-    owned "$var" "$var/bundles"
+    # its group may talk to the device, and read nothing
+    run chmod 0710 "$var/state"
+    owned "$var" "$var/bundles" "$var/state"
 }
 
 write_settings() {
@@ -361,8 +373,12 @@ place_bundle() {
             fail "$bundle does not work here"
         fi
         if [ -e "$var/bundles/current.ecl" ] && ! cmp -s "$part" "$var/bundles/current.ecl"; then
-            rm -f "$part"
-            say "this device has a bundle already; to change it and keep what was learned: edge-cl install $bundle"
+            other=$var/bundles/$(printf %.12s "$found")-$name
+            chmod 0640 "$part"
+            owned "$part"
+            mv -f "$part" "$other"
+            say "this device has a bundle already; to change it and keep what was learned:" \
+                "sudo edge-cl install ${other#"$root"}"
             return 0
         fi
     fi
@@ -371,6 +387,9 @@ place_bundle() {
     run mv -f "$part" "$target"
     [ "$name" = current.ecl ] || run ln -sfn "$name" "$var/bundles/current.ecl"
 }
+
+# Without one the device reads standard input, which a service has not: it would end at once.
+has_sensor() { grep -q '^ *\[sensor\]' "$etc/config.toml" 2>/dev/null; }
 
 has_systemd() { [ -z "$root" ] && command -v systemctl >/dev/null && [ -d /run/systemd/system ]; }
 
@@ -389,7 +408,7 @@ write_unit() {
     fi
     run systemctl daemon-reload
     run systemctl enable -q edge-cl
-    if [ -n "$start" ] && { [ -e "$var/bundles/current.ecl" ] || [ -n "$bundle" ]; }; then
+    if [ -n "$start" ] && has_sensor && { [ -e "$var/bundles/current.ecl" ] || [ -n "$bundle" ]; }; then
         run systemctl restart edge-cl
     fi
 }
@@ -406,7 +425,10 @@ finish() {
         say "for less memory, where the bundle has a .tflite encoder (edge-cl verify FILE): --runtime litert"
     fi
     say "installed, Python $python_version, $(all_extras). Next: set a name and a sensor in" \
-        "/etc/edge-cl/config.toml, and look: edge-cl doctor"
+        "/etc/edge-cl/config.toml, look: edge-cl doctor, then: sudo systemctl restart edge-cl"
+    if [ -n "${SUDO_USER:-}" ]; then
+        say "sudo edge-cl label NAME teaches it; without sudo, after a new login: sudo usermod -aG $user $SUDO_USER"
+    fi
 }
 
 remove() {
@@ -442,6 +464,7 @@ main() {
     install_apt
     make_venv
     install_packages
+    write_command
     add_user
     make_folders
     write_settings

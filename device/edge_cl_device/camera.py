@@ -165,6 +165,7 @@ class _PiCamera:
     """A Raspberry Pi's own camera."""
 
     def __init__(self, library: Any, asked: CameraOptions) -> None:
+        self._camera: Any = None
         try:
             self._camera = library.Picamera2(asked.device if isinstance(asked.device, int) else 0)
             # picamera2 names the order of bytes in memory: this one is red, green, blue in the array
@@ -172,6 +173,8 @@ class _PiCamera:
             self._camera.configure(made)
             self._camera.start()
         except (RuntimeError, IndexError) as error:
+            if self._camera is not None:  # else it stays taken, and no later attempt can succeed
+                self._camera.close()
             raise SensorUnavailable(
                 f"the camera cannot be used ({error}): rpicam-hello --list-cameras lists those that are "
                 "connected; end other programs that use it"

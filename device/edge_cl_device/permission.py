@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
+import grp
 import os
 import pwd
+from pathlib import Path
 
 
 def join(group: str) -> str:
     """The command that does, for messages: devices belong to groups, and groups are read at the start."""
     return f"sudo usermod -aG {group} {current_user()}, then start edge-cl again"
+
+
+def group_of(file: str | Path, usual: str) -> str:
+    """The group that may use a device file: some rules of udev choose another one than is usual."""
+    with contextlib.suppress(OSError, KeyError):
+        found = Path(file).stat()
+        if found.st_gid and found.st_mode & 0o060 == 0o060:
+            return grp.getgrgid(found.st_gid).gr_name
+    return usual
 
 
 def current_user() -> str:

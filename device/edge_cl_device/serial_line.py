@@ -22,7 +22,7 @@ from edge_cl.sensing.drivers import read_options
 from edge_cl.sensing.lines import CsvDecoder, Item, JsonDecoder, Samples
 from edge_cl_device.clocks import Clocks, Found
 from edge_cl_device.frames import Frame, FrameParser
-from edge_cl_device.permission import join
+from edge_cl_device.permission import group_of, join
 
 TIMEOUT_S = 0.1
 MOST_LINE_BYTES = 1024 * 1024
@@ -189,9 +189,11 @@ def _open(asked: SerialOptions) -> Any:
         import serial
     except ImportError as error:
         raise ConfigError("sensor serial needs pyserial: pip install 'edge-cl[serial]'") from error
+    import termios  # whose error is no OSError, and comes when the cable is pulled while the port is opened
+
     try:
         return serial.Serial(asked.port, asked.baud, timeout=TIMEOUT_S, exclusive=True)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, termios.error) as error:
         raise SensorUnavailable(_explain(asked.port, error)) from error
 
 
@@ -202,8 +204,13 @@ def _explain(port: str, error: Exception) -> str:
             f"there is no {port}: is it plugged in (ls /dev/serial/by-id lists what is)? for a Pi's "
             "own pins: sudo raspi-config nonint do_serial_hw 0, then sudo reboot"
         )
-    if number in (errno.EACCES, errno.EPERM):
-        return f"no permission for {port}: {join('dialout')}"
+    if number == errno.EPERM:
+        return (
+            f"the service's unit does not allow {port}: sudo systemctl edit edge-cl, and there [Service] and "
+            f"DeviceAllow={port} rw"
+        )
+    if number == errno.EACCES:
+        return f"no permission for {port}: {join(group_of(port, 'dialout'))}"
     if number in (errno.EBUSY, errno.EAGAIN):
         return f"{port} is in use by another program: end it (sudo fuser -v {port} names it)"
     return f"{port}: {error}"

@@ -81,3 +81,6 @@ def main() -> None:
     except EdgeCLError as error:
         click.echo(f"edge-cl: {error}", err=True)
         sys.exit(1)
+    except PermissionError as error:
+        click.echo(f"edge-cl: {error}: of another user? put sudo before the command", err=True)
+        sys.exit(1)

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import click
 import msgspec
 
-from edge_cl.errors import DeviceNotRunning
+from edge_cl.cli.owner import kept_by_its_owner
+from edge_cl.errors import DeviceNotRunning, StateError
 from edge_cl.records import LabelKind, Receipt, SleepReport, Status
 from edge_cl.sync.control import SOCKET_NAME, Request, ask
 
 state_option = click.option(
     "--state",
     "state_dir",
-    type=click.Path(path_type=Path),
+    type=click.Path(path_type=Path, readable=False),  # whose group may talk to a device need not read it
     default="edge-cl-state",
     show_default=True,
     envvar="EDGE_CL_STATE",
+    callback=kept_by_its_owner,
     help="The device's state folder.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
@@ -68,6 +71,11 @@ def find_status(state_dir: Path) -> tuple[Status | None, str, float]:
     try:
         reply = ask(state_dir / SOCKET_NAME, Request(op="status"), timeout_s=5.0)
     except DeviceNotRunning:
+        if state_dir.is_dir() and not os.access(state_dir, os.R_OK):
+            raise StateError(
+                f"no edge-cl runs with the state folder {state_dir}, and what it learned is not this user's "
+                "to read: put sudo before the command"
+            ) from None
         from edge_cl.pointer import describe_install, read_pointer
         from edge_cl.slots import active_state
         from edge_cl.state import describe

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import click
 import msgspec
 
 from edge_cl.cli.device import state_option
-from edge_cl.errors import DeviceNotRunning, StateError
+from edge_cl.errors import DeviceNotRunning, StateError, SyncError
 from edge_cl.sync.control import SOCKET_NAME, Request, ask
 
 ASK_S = 90.0
+UNSEEN = "no such file", os.strerror(errno.EACCES)
+"""What a device says of a file that it cannot see."""
 
 
 @click.command()
@@ -36,11 +40,26 @@ def install(bundle: Path | None, undo: bool, config: Path | None, state_dir: Pat
         if bundle is None:
             message = ask(state_dir / SOCKET_NAME, Request(op="undo-install"), timeout_s=ASK_S).message
         else:
-            request = Request(op="install", file=str(bundle.resolve()))
-            message = ask(state_dir / SOCKET_NAME, request, timeout_s=ASK_S).message
+            message = _ask(bundle, state_dir)
     except DeviceNotRunning:
         message = _undo_stopped(state_dir) if bundle is None else _install_stopped(bundle, state_dir, config)
     click.echo(message)
+
+
+def _ask(bundle: Path, state_dir: Path) -> str:
+    """Of a running device, which has to see the file itself: a service may see no home folder."""
+    request = Request(op="install", file=str(bundle.resolve()))
+    try:
+        return ask(state_dir / SOCKET_NAME, request, timeout_s=ASK_S).message
+    except DeviceNotRunning:
+        raise
+    except SyncError as error:
+        if bundle.is_file() and any(said in str(error) for said in UNSEEN):
+            raise SyncError(
+                f"{error}: it is here, but the device does not see it. Put it where it does, and name that: "
+                f"sudo install -m 644 {bundle} /var/lib/edge-cl/bundles/"
+            ) from error
+        raise
 
 
 def _undo_stopped(state_dir: Path) -> str:

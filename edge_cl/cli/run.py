@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import logging
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -17,6 +18,7 @@ from threadpoolctl import threadpool_limits
 
 from edge_cl.bundle import Bundle, Manifest
 from edge_cl.cli.around import attach
+from edge_cl.cli.owner import kept_by_its_owner
 from edge_cl.config import Settings, load_settings, settings_from
 from edge_cl.device import Device
 from edge_cl.errors import ConfigError
@@ -24,7 +26,7 @@ from edge_cl.heartbeat import Heartbeat
 from edge_cl.records import Answer, Decision, Event, Sink, SleepReport, Status
 from edge_cl.sensing.labelling import LabelSchedule
 from edge_cl.sensing.opening import Stream, open_sensor
-from edge_cl.sensing.stream import open_stream, paced
+from edge_cl.sensing.stream import STDIN, open_stream, paced
 from edge_cl.slots import Slots
 
 MMAP_THRESHOLD = -3, 256 * 1024
@@ -39,7 +41,8 @@ MMAP_THRESHOLD = -3, 256 * 1024
 )  # fmt: skip
 @click.option(
     "--state", type=click.Path(path_type=Path), default="edge-cl-state", show_default=True,
-    envvar="EDGE_CL_STATE", help="Folder of the learned state; made when absent.",
+    envvar="EDGE_CL_STATE", callback=kept_by_its_owner,
+    help="Folder of the learned state; made when absent.",
 )  # fmt: skip
 @click.option("--config", type=click.Path(path_type=Path), envvar="EDGE_CL_CONFIG", help="Settings (TOML).")
 @click.option("--mqtt", "mqtt_url", default="", help="mqtt://host[:port]; overrides the settings.")
@@ -139,7 +142,19 @@ def _stream(source: str, settings: Settings, manifest: Manifest, labels: LabelSc
     """What the command line names goes before the settings' sensor."""
     if source:
         return open_stream(source, manifest, labels=labels)
+    if settings.sensor.name in ("", "stdin") and _is_null(STDIN):
+        logging.warning(
+            "standard input is empty, so there is nothing to do: set [sensor] name in the settings "
+            "(docs/sensors.md), or name a recording by --input"
+        )
     return open_sensor(settings.sensor, manifest, labels=labels)
+
+
+def _is_null(number: int) -> bool:
+    """As a service has it."""
+    with contextlib.suppress(OSError):
+        return os.fstat(number).st_rdev == Path(os.devnull).stat().st_rdev
+    return False
 
 
 class _Report:

@@ -11,6 +11,7 @@ import msgspec
 
 from edge_cl import encoders
 from edge_cl.bundle import Bundle
+from edge_cl.cli.owner import kept_by_its_owner
 from edge_cl.config import EncoderSettings, load_settings
 from edge_cl.encoders.choice import (
     Choice,
@@ -31,7 +32,8 @@ from edge_cl.errors import BundleError
 @click.option("--bench", is_flag=True, help="Measure every form of the encoder here; a device uses the best.")
 @click.option(
     "--state", type=click.Path(path_type=Path), default="edge-cl-state", show_default=True,
-    envvar="EDGE_CL_STATE", help="Folder for the choice that --bench makes; that of `edge-cl run`.",
+    envvar="EDGE_CL_STATE", callback=kept_by_its_owner,
+    help="Folder for the choice that --bench makes; that of `edge-cl run`.",
 )  # fmt: skip
 @click.option("--config", type=click.Path(path_type=Path), envvar="EDGE_CL_CONFIG", help="Settings (TOML).")
 @click.option(

@@ -91,26 +91,16 @@ def require_writable(state: Path) -> None:
 
 
 def write_choice(state: Path, choice: Choice) -> Path:
-    """Write it durably; the file is replaced as a whole.
-
-    What root makes belongs to whom the folder belongs to: a device that runs as another user could neither
-    lock nor write its state else.
-
-    Raises StateUnwritable.
-    """
+    """Write it durably; the file is replaced as a whole. Raises StateUnwritable."""
     path = state / FILE
     part = path.with_name(FILE + ".part")
     try:
-        owner = _there(state).stat()
-        made = [folder for folder in (state, *state.parents) if not folder.exists()]
         state.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with part.open("wb") as file:
+        part.unlink(missing_ok=True)
+        with part.open("xb") as file:  # never through a link that somebody put there
             file.write(msgspec.json.format(msgspec.json.encode(choice), indent=2) + b"\n")
             file.flush()
             os.fsync(file.fileno())
-        if os.geteuid() == 0:
-            for new in (part, *made):
-                os.chown(new, owner.st_uid, owner.st_gid)
         part.replace(path)
     except OSError as error:
         raise StateUnwritable(

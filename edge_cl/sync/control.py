@@ -1,15 +1,18 @@
 """Local control: ``edge-cl status``, ``label`` and ``sleep`` talk to a running device over a Unix socket.
 
-One JSON line each way. Whoever may open the state folder's socket (mode 0600) may teach.
+One JSON line each way. Whoever may open the state folder's socket may teach: the folder's owner (mode 0600),
+and its group where the folder lets that pass and do nothing else (mode 0710; the socket then has 0660).
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import grp
 import os
 import socket
 import socketserver
+import stat
 import threading
 import time
 from collections import deque
@@ -29,6 +32,8 @@ from edge_cl.sync.messages import MAX_INBOUND_BYTES, answers, check_label
 SOCKET_NAME = "control.sock"
 SOURCE = "local"
 MAX_PATH_BYTES = 107
+GROUP_MAY_PASS = 0o010
+"""A folder whose mode gives others just this lets its group talk to the device."""
 READ_S = 5.0
 RECEIPT_S = 30.0
 STATUS_S = 1.0
@@ -274,6 +279,10 @@ def ask(path: Path, request: Request, *, timeout_s: float = 35.0) -> Reply:
             f"no edge-cl runs with the state folder {path.parent}; "
             "start it with edge-cl run, or name another with --state"
         ) from error
+    except PermissionError as error:
+        raise SyncError(
+            f"this user may not talk to the device at {path}: put sudo before the command{_or_join(path)}"
+        ) from error
     except TimeoutError as error:
         raise SyncError(
             f"the device at {path} did not answer within {timeout_s:g} s; is it suspended?"
@@ -300,6 +309,8 @@ class _Server(socketserver.ThreadingUnixStreamServer):
         os.fchmod(self.socket.fileno(), 0o600)
         with _address(self._socket_path) as address:
             self.socket.bind(address)
+            if stat.S_IMODE(self._socket_path.parent.stat().st_mode) & 0o077 == GROUP_MAY_PASS:
+                Path(address).chmod(0o660)
 
     def handle_error(self, request: object, client_address: object) -> None:
         """A client that went away is not worth a traceback."""
@@ -328,6 +339,18 @@ def _lock(path: Path) -> IO[bytes]:
             "stop it, or choose another with --state"
         ) from error
     return lock_file
+
+
+def _or_join(path: Path) -> str:
+    """How to be let in for good, where the folder or what holds it is open to a group and to nobody else."""
+    for folder in path.parents:
+        with contextlib.suppress(OSError, KeyError):
+            found = folder.stat()
+            if found.st_gid and found.st_mode & 0o017 == GROUP_MAY_PASS:
+                group = grp.getgrgid(found.st_gid).gr_name
+                return f"; or, once, sudo usermod -aG {group} $USER, and log in anew"
+            return ""
+    return ""
 
 
 @contextlib.contextmanager

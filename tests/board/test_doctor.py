@@ -56,6 +56,21 @@ def test_there_are_more_planted_faults_than_were_asked_for() -> None:
     assert len({planted.finding for planted in PLANTED}) >= 12
 
 
+@pytest.mark.parametrize("sees_system", [True, False])
+def test_apt_s_packages_count_where_the_environment_sees_them(tmp_path: Path, sees_system: bool) -> None:
+    """`install.sh --with gpio` takes apt's gpiozero, which pip then finds satisfied and does not install."""
+    plot = Plot(tmp_path)
+    plot.settings["labels"] = [{"name": "button", "options": {"confirm": 17}}]
+    plot.write("dev/gpiochip0", "", mode=0o666)
+    plot.write("opt/edge-cl/pyvenv.cfg", f"include-system-site-packages = {str(sees_system).lower()}\n")
+    plot.write(
+        "usr/lib/python3/dist-packages/gpiozero-2.0.egg-info/PKG-INFO",
+        "Metadata-Version: 2.1\nName: gpiozero\nVersion: 2.0\n",
+    )
+    missing = [found.id for found in plot.examine() if found.id == "gpio-library"]
+    assert missing == ([] if sees_system else ["gpio-library"])
+
+
 def test_a_read_only_root_with_a_data_partition_is_no_fault(tmp_path: Path) -> None:
     plot = Plot(tmp_path)
     plot.write("proc/self/mounts", MOUNTS.replace("/ ext4 rw", "/ ext4 ro"))

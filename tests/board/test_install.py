@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -161,6 +162,41 @@ def test_the_unit_is_sound(tmp_path: Path) -> None:
     assert judged.returncode == 0, judged.stdout  # exposure at most 2.0 of 10
 
 
+KINDS = {
+    "i2c": "i2c_dev", "spi": "spidev", "alsa": "snd", "video4linux": "videodev", "media": "mc",
+    "ttyUSB": "usbserial", "ttyACM": "cdc_acm",
+}  # fmt: skip
+BUILT_IN = {"gpiochip", "dma_heap", "ttyAMA", "ttyS", "ttyTHS"}
+
+
+def test_a_sensor_that_is_plugged_in_later_may_be_used() -> None:
+    """DeviceAllow passes over kinds of devices whose module is not loaded when the service starts."""
+    text = (REPOSITORY / "device/systemd/edge-cl.service").read_text()
+    kinds = set(re.findall(r"^DeviceAllow=char-(\S+) rw$", text, re.MULTILINE))
+    assert kinds == KINDS.keys() | BUILT_IN
+    for word in ("Wants", "After"):
+        loaded = re.findall(r"modprobe@(\w+)\.service", " ".join(re.findall(rf"^{word}=(.*)$", text, re.M)))
+        assert sorted(loaded) == sorted(KINDS.values())
+
+
+def test_a_sensor_that_hangs_does_not_end_the_service_for_good() -> None:
+    """systemd gives up after StartLimitBurst starts within StartLimitIntervalSec; the watchdog is slower."""
+    text = (REPOSITORY / "device/systemd/edge-cl.service").read_text()
+    interval_s, burst, restart_s, watchdog_s = (
+        int(re.findall(rf"^{name}=(\d+)$", text, re.M)[0])
+        for name in ("StartLimitIntervalSec", "StartLimitBurst", "RestartSec", "WatchdogSec")
+    )
+    assert burst * (restart_s + watchdog_s) > interval_s > 2 * burst * restart_s
+
+
+def test_measuring_never_keeps_the_device_from_starting() -> None:
+    """Too slow, it is ended before TimeoutStartSec fails the start; too large, only its own process ends."""
+    text = (REPOSITORY / "device/systemd/edge-cl.service").read_text()
+    limits = re.findall(r"^ExecStartPre=-/usr/bin/timeout (\d+) \S+/edge-cl verify", text, re.M)
+    assert int(limits[0]) < int(re.findall(r"^TimeoutStartSec=(\d+)$", text, re.M)[0])
+    assert "\nOOMPolicy=continue\n" in text
+
+
 @pytest.fixture(scope="module")
 def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Path]]:
     """This system under an overlay: (where it is, what was changed in it)."""
@@ -197,6 +233,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return next(folder.glob("*.whl"))
 
 
+WITHOUT_PYTHON = "sed 's|^exec .*|echo STATE: ${{EDGE_CL_STATE-unset}}|' /usr/local/bin/edge-cl | sh -s {}"
 MINE = (
     "opt/edge-cl",
     "etc/edge-cl",
@@ -214,6 +251,38 @@ def mine(upper: Path) -> set[str]:
         if path.is_file() or path.is_symlink()
         if (name := str(path.relative_to(upper))).startswith(MINE)
     }
+
+
+def label_as_others(merged: Path, as_user: tuple[str, ...], bundle: str) -> None:
+    """The device runs as the service's user, and `edge-cl label walking` is said by others of the board."""
+    environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/nonexistent"}
+    chroot = ("chroot", str(merged))
+    state = "/var/lib/edge-cl/state"
+    command = [*chroot, *as_user, "run", bundle, "-i", "-", "--quiet", "--state", state]
+    maker = ("setpriv", "--reuid=65533", "--regid=65533")
+    label = ("/usr/local/bin/edge-cl", "label", "walking")
+
+    def say(*who: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*chroot, *who, *label], env=environment, capture_output=True, text=True, timeout=60
+        )
+
+    # the service's own mask of modes
+    with subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, umask=0o077) as device:
+        assert device.stdin is not None
+        until_s = time.monotonic() + 60
+        while not (merged / "var/lib/edge-cl/state/control.sock").exists():
+            assert time.monotonic() < until_s and device.poll() is None
+            time.sleep(0.05)
+        stranger = say(*maker, "--clear-groups")
+        assert stranger.returncode == 1 and "usermod -aG edge-cl" in stranger.stderr, stranger
+        for who in ((*maker, "--groups=edge-cl"), ()):
+            member = say(*who)
+            assert "unknown-reading" in member.stdout, member  # none came yet, and it was asked
+        listed = subprocess.run([*chroot, *maker, "--groups=edge-cl", "ls", state], capture_output=True)
+        assert listed.returncode != 0  # what was learned is not read by who may label
+        device.stdin.close()
+        assert device.wait(60) == 0
 
 
 @pytest.mark.slow
@@ -255,12 +324,19 @@ def test_really(sandbox: tuple[Path, Path], wheel: Path, tmp_path: Path) -> None
 
     as_user = ("setpriv", "--reuid=edge-cl", "--regid=edge-cl", "--init-groups", "/usr/local/bin/edge-cl")
     current = "/var/lib/edge-cl/bundles/current.ecl"
-    settings = {"EDGE_CL_STATE": "/var/lib/edge-cl/state", "EDGE_CL_CONFIG": "/etc/edge-cl/config.toml",
-                "ORT_DISABLE_TELEMETRY": "1", "HOME": "/var/lib/edge-cl"}  # fmt: skip
-    ran = inside(*as_user, "run", current, "-i", "/dev/null", **settings)
+    settings = {"ORT_DISABLE_TELEMETRY": "1", "HOME": "/var/lib/edge-cl"}
+    assert "STATE: unset" in inside("sh", "-c", WITHOUT_PYTHON.format("run")).stdout
+    assert "STATE: /var/lib/edge-cl/state" in inside("sh", "-c", WITHOUT_PYTHON.format("status")).stdout
+    measured = inside("/usr/local/bin/edge-cl", "verify", current, "--bench", "--windows", "10", **settings)
+    assert measured.returncode == 0, measured.stderr
+    ran = inside(*as_user, "run", current, "-i", "/dev/null", "--state", "/var/lib/edge-cl/state", **settings)
     assert ran.returncode == 0, ran.stderr
     assert (merged / "var/lib/edge-cl/state/journal.db").exists()
     assert not (merged / "var/lib/edge-cl/.cache").exists()
+    assert {path.stat().st_uid for path in (merged / "var/lib/edge-cl/state").rglob("*")} == {
+        (merged / "var/lib/edge-cl").stat().st_uid
+    }
+    label_as_others(merged, as_user, current)
     doctor = inside("/usr/local/bin/edge-cl", "doctor", "--offline", "--all")
     assert "service-enabled: starts with the board" in doctor.stdout, doctor.stdout + doctor.stderr
     assert "porch" in doctor.stdout and "service-old" not in doctor.stdout

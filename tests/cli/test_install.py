@@ -1,10 +1,14 @@
 """``edge-cl install`` on a device that runs and on one that is stopped."""
 
 import json
+import re
 
 import pytest
+from click.testing import CliRunner
 
 from edge_cl import Bundle
+from edge_cl.cli.install import install
+from edge_cl.errors import BundleError, SyncError
 from tests.devices import Device, edge_cl, windows
 from tests.upgrades import Board, variant
 from tests.worlds import World, make_bundle
@@ -99,3 +103,19 @@ def test_what_makes_no_sense_is_refused(tmp_path):
     assert "give a BUNDLE" in edge_cl("install").stderr
     done = edge_cl("install", tmp_path / "none.ecl", "--undo")
     assert done.returncode == 2 and "give a BUNDLE" in done.stderr
+
+
+def test_a_file_that_the_device_does_not_see(tmp_path, bundles, monkeypatch):
+    """A service with ProtectHome finds nothing in a home folder; it then says a bundle's own error."""
+
+    def answer(path, request, *, timeout_s):
+        with pytest.raises(BundleError) as unseen:
+            Bundle.load(tmp_path / "nothing" / "new.ecl")
+        raise SyncError(str(unseen.value))
+
+    monkeypatch.setattr("edge_cl.cli.install.ask", answer)
+    mend = "sudo install -m 644 .*new.ecl /var/lib/edge-cl/bundles/"
+    for name, said in (("new.ecl", mend), ("no.ecl", "")):
+        done = CliRunner().invoke(install, [str(tmp_path / name), "--state", str(tmp_path)])
+        assert isinstance(done.exception, SyncError)
+        assert re.search(said, str(done.exception)) and ("sudo" in str(done.exception)) == bool(said)

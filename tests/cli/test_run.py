@@ -46,6 +46,13 @@ def test_nothing_is_written_but_the_state(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"home", "s", "c.toml"}
 
 
+def test_a_service_without_a_sensor_says_what_to_set(tmp_path, bundle):
+    command = [*COMMAND, "run", str(bundle), "--state", str(tmp_path / "s")]
+    for stdin, said in ((subprocess.DEVNULL, True), (subprocess.PIPE, False)):
+        done = subprocess.run(command, stdin=stdin, env=ENVIRONMENT, capture_output=True, timeout=60)
+        assert done.returncode == 0 and (b"set [sensor] name" in done.stderr) == said, done.stderr
+
+
 def test_a_recording_is_answered_learned_and_kept(tmp_path, bundle):
     state, path = tmp_path / "s", tmp_path / "a.jsonl"
     path.write_bytes(jsonl(windows(300, labelled=True)))

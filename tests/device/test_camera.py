@@ -169,3 +169,21 @@ def test_a_pis_own_camera_goes_first_and_is_lost(monkeypatch):
     monkeypatch.setattr(Picamera2, "there", False)
     wait_until(lambda: live.alarm.startswith("camera is not there"), "it is lost")
     live.close()
+
+
+def test_a_camera_that_cannot_be_set_up_is_let_go(monkeypatch):
+    """One that stays open can never be opened again."""
+    closed = []
+
+    class Busy(Picamera2):
+        def start(self):
+            raise RuntimeError("Failed to start camera: Device or resource busy")
+
+        def close(self):
+            closed.append(self)
+
+    monkeypatch.setitem(sys.modules, "picamera2", SimpleNamespace(Picamera2=Busy))
+    monkeypatch.setattr(Picamera2, "there", True)
+    with pytest.raises(SensorUnavailable, match="busy"):
+        Camera(colour_bundle(144), {})
+    assert len(closed) == 1

@@ -2,9 +2,12 @@
 
 import binascii
 import errno
+import grp
 import itertools
 import json
+import os
 import sys
+import termios
 
 import numpy as np
 import pytest
@@ -189,6 +192,7 @@ def test_wrong_options_are_explained(options, said):
     [
         (errno.ENOENT, "there is no /dev/ttyX: is it plugged in .*do_serial_hw 0"),
         (errno.EACCES, "no permission for /dev/ttyX: sudo usermod -aG dialout "),
+        (errno.EPERM, "sudo systemctl edit edge-cl.*DeviceAllow=/dev/ttyX rw"),
         (errno.EBUSY, "in use by another program"),
     ],
 )
@@ -201,6 +205,40 @@ def test_a_port_that_cannot_be_opened(monkeypatch, number, said):
     monkeypatch.setattr(serial, "Serial", refuse)
     with pytest.raises(SensorUnavailable, match=said):
         SerialLine(manifest_of(), {"port": "/dev/ttyX"})
+
+
+def test_the_group_that_a_port_really_has_is_named(monkeypatch, tmp_path):
+    """udev's rules give some USB devices to plugdev, where dialout helps nobody."""
+    import serial
+
+    def refuse(*_, **__):
+        raise serial.SerialException(errno.EACCES, "could not open port")
+
+    monkeypatch.setattr(serial, "Serial", refuse)
+    if os.geteuid() != 0:
+        pytest.skip("only root gives a file to another group")
+    port = tmp_path / "ttyACM0"
+    port.touch()
+    os.chown(port, 0, grp.getgrnam("plugdev").gr_gid)
+    for mode, group in ((0o660, "plugdev"), (0o600, "dialout")):
+        port.chmod(mode)
+        with pytest.raises(SensorUnavailable, match=f"usermod -aG {group} "):
+            SerialLine(manifest_of(), {"port": str(port)})
+
+
+def test_a_cable_that_is_pulled_while_the_port_is_opened(monkeypatch):
+    """pyserial sets the line up with calls whose error is no OSError; the sensor is then tried again."""
+    import serial
+
+    def vanish(*_):
+        raise termios.error(errno.EIO, "Input/output error")
+
+    master, slave = os.openpty()
+    monkeypatch.setattr(serial.serialposix.termios, "tcflush", vanish)
+    with pytest.raises(SensorUnavailable, match="Input/output error"):
+        SerialLine(manifest_of(), {"port": os.ttyname(slave)})
+    os.close(master)
+    os.close(slave)
 
 
 def test_a_missing_library_names_the_extra(monkeypatch):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import grp
 import json
+import os
 import signal
 import socket
 import stat
@@ -181,6 +183,40 @@ def test_a_second_server_is_refused_and_the_first_goes_on(tmp_path: Path) -> Non
         assert ask(path, Request(op="status")).status == STATUS
     with device(path):
         assert ask(path, Request(op="status")).status == STATUS
+
+
+@pytest.mark.parametrize(("mode", "socket_mode"), [(0o700, 0o600), (0o755, 0o600), (0o710, 0o660)])
+def test_a_folder_of_mode_0710_lets_its_group_talk(tmp_path: Path, mode: int, socket_mode: int) -> None:
+    """Even where the process makes all files for itself alone, as the service does."""
+    tmp_path.chmod(mode)
+    umask = os.umask(0o077)
+    try:
+        with device(tmp_path / SOCKET_NAME):
+            assert stat.S_IMODE((tmp_path / SOCKET_NAME).stat().st_mode) == socket_mode
+    finally:
+        os.umask(umask)
+
+
+@pytest.mark.parametrize(
+    ("gid", "mode", "joins"), [(1, 0o750, True), (1, 0o710, True), (1, 0o755, False), (0, 0o750, False)]
+)
+def test_who_may_not_talk_is_told_how_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gid: int, mode: int, joins: bool
+) -> None:
+    """Never to join root, nor a group that would not be let in."""
+
+    def refuse(self: socket.socket, address: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    if os.geteuid() != 0:
+        pytest.skip("only root gives a folder to another group")
+    os.chown(tmp_path, -1, gid)
+    tmp_path.chmod(mode)
+    with pytest.raises(SyncError, match="put sudo before the command") as refused:
+        ask(tmp_path / "state" / SOCKET_NAME, Request(op="status"))
+    assert ("usermod" in str(refused.value)) == joins
+    assert not joins or f"usermod -aG {grp.getgrgid(gid).gr_name} " in str(refused.value)
 
 
 def test_a_path_too_long_for_a_socket_works_all_the_same(tmp_path: Path) -> None:

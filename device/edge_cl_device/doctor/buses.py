@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from edge_cl_device.doctor.findings import Finding, note, ok, problem
 from edge_cl_device.doctor.scene import SERVICE_USER, VENV, Scene
+from edge_cl_device.permission import group_of
 
 BUILT_IN = ("", "stdin", "file", "mqtt")
 
@@ -100,7 +101,7 @@ def _bus(scene: Scene, kind: str, driver: str, options: dict[str, Any]) -> Itera
             f"{kind}-permission",
             f"{SERVICE_USER} may not use {name}",
             "the driver is refused",
-            f"sudo usermod -aG {bus.group} {SERVICE_USER} && sudo systemctl restart edge-cl",
+            f"sudo usermod -aG {group_of(path, bus.group)} {SERVICE_USER} && sudo systemctl restart edge-cl",
         )
 
 

@@ -119,7 +119,8 @@ def _load_bundle(scene: Scene, path: Path | None) -> Iterator[Finding]:
         if scene.exists(BUNDLE.parents[1]) and not os.access(scene.path(BUNDLE.parents[1]), os.X_OK):
             yield note("bundle", f"{BUNDLE} cannot be read", "only root sees it", "sudo edge-cl doctor")
             return
-        yield note("bundle", f"no {BUNDLE}", "the service waits for one", f"sudo cp my.ecl {BUNDLE}")
+        mend = f"sudo install -m 644 my.ecl {BUNDLE}"
+        yield note("bundle", f"no {BUNDLE}", "the service waits for one", mend)
         return
     try:
         scene.bundle = Bundle.load(place)

@@ -21,6 +21,9 @@ from edge_cl_device.measurements import NO_STATISTICS
 SERVICE_USER = "edge-cl"
 VENV = "opt/edge-cl"
 SECRETS = "etc/edge-cl/secrets.env"
+SYSTEM_PACKAGES = "usr/lib/python3/dist-packages"
+"""Of apt, which an environment may see: bindings of GPIO and cameras on Debian and its kin."""
+_SEES_SYSTEM = re.compile(r"^include-system-site-packages\s*=\s*true", re.MULTILINE | re.IGNORECASE)
 PROBE = "edge_cl_device.doctor.probe"
 COMMAND_S = 20.0
 
@@ -117,6 +120,8 @@ class Scene:
     def packages(self) -> dict[str, str]:
         """Installed distributions and their versions, by lower-case name."""
         folders = [str(p) for p in sorted(self.path(VENV).glob("lib/python3*/site-packages"))]
+        if folders and _SEES_SYSTEM.search(self.text(f"{VENV}/pyvenv.cfg")):
+            folders.append(str(self.path(SYSTEM_PACKAGES)))
         if not folders and not self.live:
             return {}
         found: dict[str, str] = {}
