@@ -43,6 +43,7 @@ def over() -> Iterator[threading.Event]:
     event.set()
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # it is ended on purpose
 def test_a_driver_that_hangs_and_an_mqtt_thread_that_ended_are_named(
     broker: Broker, tmp_path: Path, over: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:

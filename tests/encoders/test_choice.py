@@ -220,18 +220,6 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be anot
 
 
 @needs_root
-def test_what_root_chooses_belongs_to_the_user_that_the_device_runs_as(choice, tmp_path):
-    home = tmp_path / "var"
-    home.mkdir()
-    os.chown(home, 65534, 65533)
-    state = home / "deep" / "state"
-    for _ in range(2):
-        write_choice(state, choice)
-        for path in (home / "deep", state, state / choices.FILE):
-            assert (path.stat().st_uid, path.stat().st_gid) == (65534, 65533), path
-
-
-@needs_root
 @pytest.mark.parametrize("state", ["s", "s/below"])
 def test_a_folder_that_is_not_ours_is_told_before_anything_is_measured(tmp_path_factory, state):
     base = tmp_path_factory.mktemp("b")
