@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import logging
 import os
 import signal
@@ -17,6 +16,7 @@ import msgspec
 from threadpoolctl import threadpool_limits
 
 from edge_cl.bundle import Bundle, Manifest
+from edge_cl.cli import heap
 from edge_cl.cli.around import attach
 from edge_cl.cli.owner import kept_by_its_owner
 from edge_cl.config import Settings, load_settings, settings_from
@@ -28,9 +28,6 @@ from edge_cl.sensing.labelling import LabelSchedule
 from edge_cl.sensing.opening import Stream, open_sensor
 from edge_cl.sensing.stream import STDIN, open_stream, paced
 from edge_cl.slots import Slots
-
-MMAP_THRESHOLD = -3, 256 * 1024
-"""Option and value for glibc's ``mallopt``."""
 
 
 @click.command()
@@ -66,7 +63,7 @@ def run(  # noqa: PLR0913  one parameter per option
     windows ({"t": 1.3, "window": [[...], ...], "id": "r7"}) or labels ({"label": "run", "reading_id": "r7"}).
     """
     logging.basicConfig(level=logging.INFO, format="edge-cl: %(message)s", stream=sys.stderr)
-    _return_freed_memory()
+    heap.return_freed_memory()
     settings = _settings(config, mqtt_url, device, head)
     threadpool_limits(1)  # small matrices: more threads only wait for each other, and heat the board
     labels = LabelSchedule(every=label_every, delay=label_delay)
@@ -86,22 +83,6 @@ def run(  # noqa: PLR0913  one parameter per option
         stack.callback(heartbeat.stopping)
         events = _UntilStopped(paced(stream) if realtime else stream, heartbeat.beat)
         running.run(events, around.sources, sinks, busy=lambda: events.stopped or stream.waiting())
-
-
-def _return_freed_memory() -> None:
-    """Keep large arrays out of the heap, so that freeing one gives its memory back.
-
-    glibc raises this threshold by itself at the first large free, and the heap then never shrinks: 6 MB
-    on the default bundle. Another libc has no such option and needs none.
-    """
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).mallopt(*MMAP_THRESHOLD)
-
-
-def _trim() -> None:
-    """Give back what a sleep left free in the heap."""
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _settings(config: Path | None, mqtt_url: str, device: str, head: str) -> Settings:
@@ -174,7 +155,7 @@ class _Report:
                 logging.warning("%s", answer.alarm or "all is well again")
             return
         if isinstance(answer, SleepReport):
-            _trim()
+            heap.trim()
         if self._quiet and isinstance(answer, Decision):
             return
         self._out.write(self._encoder.encode(answer) + b"\n")
