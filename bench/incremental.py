@@ -31,7 +31,7 @@ from edge_cl.bundle import (
 )
 from edge_cl.config import settings_from
 from edge_cl.datasets.encoded import encode_stream, find_recordings
-from edge_cl.heads import StepProgram
+from edge_cl.heads.program import StepProgram
 from edge_cl.knowledge import Knowledge
 from edge_cl.memory import Exemplars, ReplayMemory, fit_codebook
 from edge_cl.records import FloatArray, SleepPlan

@@ -24,6 +24,8 @@ PROBATION_TRUSTED = 50
 PROBATION_LEAST = 20
 """Trusted labels before which a bundle on probation is not judged."""
 FALL = 0.15
+MOST_ANSWERS = 4096
+"""Readings whose answers are remembered until their label comes."""
 
 
 class Least(NamedTuple):
@@ -64,6 +66,24 @@ class Probation(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     accuracy_then: float | None = None
     n_trusted: int = 0
     right: int = 0
+
+
+class Answers:
+    """What was answered to the last readings, until their labels come."""
+
+    def __init__(self) -> None:
+        self._answers: dict[str, tuple[str, str | None]] = {}
+
+    def add(self, reading_id: str, old: str, new: str | None = None) -> None:
+        """Remember the class names that the old and the new one gave."""
+        self._answers.pop(reading_id, None)
+        self._answers[reading_id] = old, new
+        if len(self._answers) > MOST_ANSWERS:
+            del self._answers[next(iter(self._answers))]
+
+    def take(self, reading_id: str) -> tuple[str, str | None] | None:
+        """Both answers, once."""
+        return self._answers.pop(reading_id, None)
 
 
 class Verdict(NamedTuple):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -20,12 +20,15 @@ from edge_cl.budget import Ledger
 from edge_cl.bundle import Bundle, Merged
 from edge_cl.config import MemorySettings, TrustSettings
 from edge_cl.errors import BudgetExceeded, ConfigError, NumericalError, StateError
-from edge_cl.heads import Head, HeadState, StepProgram
+from edge_cl.heads import Head, HeadState
 from edge_cl.memory import Exemplars, RowFile
 from edge_cl.naming import ClassNames
 from edge_cl.nap import Nap
 from edge_cl.records import FloatArray, SleepPlan, SleepProgress, SleepReport, under
 from edge_cl.trust import TRUSTED, Calibrator, Origin, Said, Stability, Verdict
+
+if TYPE_CHECKING:
+    from edge_cl.heads.program import StepProgram
 
 PRIOR_STRENGTH = 10.0
 """Labels per class that the bundle's prior counts for: a start, not a verdict. 20 keeps the source a point
@@ -101,7 +104,7 @@ class Knowledge:
         self.stability = Stability()
         """Of the head awake, on held-back exemplars."""
         self._nap: Nap | None = None
-        self._program = StepProgram.load(bundle) if name == "step" else None
+        self._program = _program(bundle) if name == "step" else None
         self._n_features = n_features = bundle.manifest.feature_size
         self.guard, self.refusals = shares.make_guards(ledger, n_features, trust)
         """Against bad labels: who may teach, and the exam that every sleep must pass; and what readings are
@@ -496,6 +499,12 @@ class Knowledge:
             self.guard.restore(under(arrays, "guard."), meta["guard"], meta["guard_by_entry"])
         shares.fit_settings(self._memory_settings, self.head, self.memory)
         shares.fit_budget(self._ledger, self.head, self.memory)
+
+
+def _program(bundle: Bundle) -> StepProgram | None:
+    from edge_cl.heads.program import StepProgram  # one head of many needs it
+
+    return StepProgram.load(bundle)
 
 
 def _prior_strength(merged: Merged | None, head: Head) -> float:

@@ -13,7 +13,7 @@ import msgspec
 
 from edge_cl import encoders
 from edge_cl.bundle import Bundle
-from edge_cl.comparison import Comparison
+from edge_cl.comparison import Answers, Comparison
 from edge_cl.config import Settings
 from edge_cl.errors import BundleError
 from edge_cl.learner import Learner
@@ -28,8 +28,6 @@ log = logging.getLogger(__name__)
 
 BATCH = 8
 """Journal entries carried over between two looks at the clock."""
-MOST_ANSWERS = 4096
-"""Readings whose answers are remembered until their label comes."""
 
 
 def check_bundle(bundle: Bundle, old: Learner) -> None:
@@ -43,24 +41,6 @@ def check_bundle(bundle: Bundle, old: Learner) -> None:
             f"bundle {bundle.manifest.name!r} failed its self-test: {differs}; update the runtime, or export "
             "it for here"
         )
-
-
-class Answers:
-    """What was answered to the last readings, until their labels come."""
-
-    def __init__(self) -> None:
-        self._answers: dict[str, tuple[str, str | None]] = {}
-
-    def add(self, reading_id: str, old: str, new: str | None = None) -> None:
-        """Remember the class names that the old and the new one gave."""
-        self._answers.pop(reading_id, None)
-        self._answers[reading_id] = old, new
-        if len(self._answers) > MOST_ANSWERS:
-            del self._answers[next(iter(self._answers))]
-
-    def take(self, reading_id: str) -> tuple[str, str | None] | None:
-        """Both answers, once."""
-        return self._answers.pop(reading_id, None)
 
 
 class Position(NamedTuple):

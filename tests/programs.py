@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from edge_cl import heads
-from edge_cl.heads import Head, StepProgram
+from edge_cl.heads import Head
+from edge_cl.heads.program import StepProgram
 from edge_cl.memory.exemplars import Exemplars
 from tests.worlds import D, World
 

@@ -31,7 +31,8 @@ from edge_cl.errors import StateError, StateUnwritable
 from edge_cl.learner import Learner
 from edge_cl.records import Label, SleepPlan
 from edge_cl.revisions import Forget, Rename, Review, Rollback
-from edge_cl.state import StateStore, back_up, class_names_now, describe, heads_of, restore_backup, revise
+from edge_cl.state import StateStore, class_names_now, describe, heads_of, revise
+from edge_cl.state.backup import back_up, restore_backup
 from edge_cl.state.journal import Journal
 from edge_cl.state.snapshots import Snapshots
 from tests.worlds import NAMES, World, make_bundle, reading

@@ -11,7 +11,6 @@ from edge_cl.config import Settings
 from edge_cl.device import Device
 from edge_cl.heartbeat import Check
 from edge_cl.records import LabelSource, Sink, SleepRequest
-from edge_cl.remote import Remote
 from edge_cl.sensing.opening import LabelSources, Stream
 from edge_cl.sync.control import SOCKET_NAME, ControlServer
 
@@ -56,6 +55,8 @@ def _stuck(stream: Stream) -> str:
 def _connect(
     stack: contextlib.ExitStack, settings: Settings, state: Path, device: Device, around: Around
 ) -> MqttLink:
+    from edge_cl.remote import Remote  # what only a fleet asks for
+
     link = _link(settings, state)
     requests = _Requests()
     link.obey_with(Remote(device, settings.commands.keys, requests.append))

@@ -10,7 +10,8 @@ import click
 from edge_cl import heads as all_heads
 from edge_cl.budget import MIB
 from edge_cl.bundle import Bundle
-from edge_cl.heads import HEADS, STANDALONE, StepProgram
+from edge_cl.heads import HEADS, STANDALONE
+from edge_cl.heads.program import StepProgram
 from edge_cl.shares import head_share
 
 ABOUT = {

@@ -20,27 +20,45 @@ numbers in the network; `step` needs the program of a bundle exported for it (`S
 from __future__ import annotations
 
 import contextlib
+import importlib
 import inspect
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 from edge_cl.errors import BudgetExceeded
 from edge_cl.heads.base import MAX_EXEMPLARS, Head, HeadState
-from edge_cl.heads.dual import DualHead
-from edge_cl.heads.kalman import KalmanHead
-from edge_cl.heads.knn import KnnHead
-from edge_cl.heads.logistic import LogisticHead
-from edge_cl.heads.program import StepProgram
-from edge_cl.heads.prototype import PrototypeHead
-from edge_cl.heads.slda import SldaHead
-from edge_cl.heads.step import StepHead
 
-HEADS: dict[str, type[Head]] = {
-    head.name: head
-    for head in (DualHead, SldaHead, KalmanHead, PrototypeHead, LogisticHead, KnnHead, StepHead)
-}
-STANDALONE: tuple[str, ...] = tuple(name for name, head in HEADS.items() if not head.needs_program)
+if TYPE_CHECKING:
+    from edge_cl.heads.program import StepProgram
+
+
+class _Heads(Mapping[str, type[Head]]):
+    """The classes by name, each imported when it is asked for: a device uses one, and all cost 0.6 MB."""
+
+    def __init__(self, *names: str) -> None:
+        self._names = names
+
+    def __getitem__(self, name: str) -> type[Head]:
+        if name not in self._names:
+            raise KeyError(name)
+        head: type[Head] = getattr(
+            importlib.import_module(f"edge_cl.heads.{name}"), f"{name.capitalize()}Head"
+        )
+        return head
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._names
+
+
+STANDALONE = ("dual", "slda", "kalman", "prototype", "logistic", "knn")
 """Heads that any bundle can have: they need no compiled program."""
+HEADS: Mapping[str, type[Head]] = _Heads(*STANDALONE, "step")
 DEFAULT = "dual"
 LEAN = {"lift": 512, "window": 128, "anchors": 0, "memory_bytes": 60 * 1024}
 """Options of a `dual` of about 3 MB: half the lifted features, a constant gate."""
@@ -65,7 +83,6 @@ __all__ = [
     "STANDALONE",
     "Head",
     "HeadState",
-    "StepProgram",
     "create",
     "device_options",
     "fit",

@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import msgspec
 
@@ -23,14 +23,16 @@ from edge_cl.sensing.drivers import (
     read_options,
 )
 from edge_cl.sensing.labelling import LabelSchedule
-from edge_cl.sensing.live import LiveStream
 from edge_cl.sensing.stream import FileStream, PipeStream
+
+if TYPE_CHECKING:
+    from edge_cl.sensing.live import LiveStream
 
 BUILT_IN = ("file", "stdin")
 AGAIN_S = 10.0
 """Between two attempts to open a source of labels that is not there."""
 
-Stream: TypeAlias = FileStream | PipeStream | LiveStream
+Stream: TypeAlias = "FileStream | PipeStream | LiveStream"
 _log = logging.getLogger(__name__)
 
 
@@ -62,6 +64,8 @@ def open_sensor(
     if name == "file":
         file = read_options("sensor file", settings.options, FileOptions)
         return FileStream(file.path, manifest, labels=labels, prefix=prefix, realtime=file.realtime)
+    from edge_cl.sensing.live import LiveStream  # nothing that a pipe needs
+
     factory: SensorFactory = find_driver(SENSORS, name, BUILT_IN)
     make = partial(factory, manifest, settings.options)
     return LiveStream(make, manifest, name=name, labels=labels, prefix=prefix)

@@ -1,6 +1,5 @@
 """Learned state on disk: the journal of all that was taught, snapshots, which of it counts, recovery."""
 
-from edge_cl.state.backup import back_up, merge_backup, restore_backup
 from edge_cl.state.carrying import carry_back, hand_on, labels_of, last_revision, origin_of
 from edge_cl.state.describe import audit, describe, heads_of, sleep_reports
 from edge_cl.state.entries import Entry
@@ -33,7 +32,6 @@ __all__ = [
     "StateStore",
     "Wear",
     "audit",
-    "back_up",
     "carry_back",
     "class_names_now",
     "describe",
@@ -45,10 +43,8 @@ __all__ = [
     "last_hold",
     "last_revision",
     "locked",
-    "merge_backup",
     "origin_of",
     "ranges_of",
-    "restore_backup",
     "revise",
     "revised_by",
     "said_after",

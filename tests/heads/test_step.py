@@ -8,7 +8,7 @@ from edge_cl import heads
 from edge_cl.budget import MIB, Ledger
 from edge_cl.bundle import Bundle, write_bundle
 from edge_cl.errors import BundleError, ConfigError, NumericalError
-from edge_cl.heads import StepProgram
+from edge_cl.heads.program import StepProgram
 from edge_cl.heads.step import StepHead
 from edge_cl.knowledge import Knowledge
 from edge_cl.memory.exemplars import Exemplars

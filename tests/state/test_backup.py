@@ -11,7 +11,8 @@ from edge_cl.errors import StateCorrupt, StateError, StateUnwritable
 from edge_cl.learner import Learner
 from edge_cl.records import Label
 from edge_cl.revisions import Forget, Rename, Rollback
-from edge_cl.state import StateStore, back_up, backup, merge_backup, restore_backup
+from edge_cl.state import StateStore, backup
+from edge_cl.state.backup import back_up, merge_backup, restore_backup
 from tests.worlds import World, make_bundle, reading
 
 SETTINGS = settings_from({"sleep": {"after_labels": 10**6, "idle_s": 0}, "state": {"snapshot_labels": 20}})
