@@ -5,8 +5,8 @@ Spread over the day it is unplugged 50 times, and its clock is set forward two h
 window that reaches the device is compared with the samples of its time, bit for bit up to rounding, and one
 in 60 is labelled. Prints JSON:
 
-``growth_mb``        resident memory at the end less that after the first hour, each the least of an hour; of the
-                     last six hours the least, since what a sleep leaves free is given back after the next one
+``growth_mb``        resident memory at the end less that after the first hour, each the least of an hour; of
+                     the last six the least, since what a sleep leaves free goes back after the next one
 ``highest_mb``       the highest such hour less the first
 ``windows``          that reached the device, and ``expected``: those that fit between the interruptions
 ``wrong_times``      of them, windows whose samples are not those of the time they bear
