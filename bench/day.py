@@ -25,10 +25,11 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from edge_cl.bundle import Bundle, Manifest
+from edge_cl.bundle import Bundle
 from edge_cl.cli import heap
 from edge_cl.errors import SensorUnavailable
 from edge_cl.learner import Learner
+from edge_cl.manifest import Manifest
 from edge_cl.records import Answer, Event, FloatArray, Label, Reading, SleepReport
 from edge_cl.sensing.lines import Item, Samples
 from edge_cl.sensing.live import LiveStream, Waits

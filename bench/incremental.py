@@ -17,22 +17,12 @@ from numpy.typing import NDArray
 
 from edge_cl import heads
 from edge_cl.budget import MIB, Ledger
-from edge_cl.bundle import (
-    FORMAT,
-    FORMAT_VERSION,
-    Bundle,
-    Channel,
-    Codebook,
-    EncoderSpec,
-    HeadSpec,
-    Manifest,
-    npz_bytes,
-    write_bundle,
-)
+from edge_cl.bundle import FORMAT, FORMAT_VERSION, Bundle, Codebook, npz_bytes, write_bundle
 from edge_cl.config import settings_from
 from edge_cl.datasets.encoded import encode_stream, find_recordings
 from edge_cl.heads.program import StepProgram
 from edge_cl.knowledge import Knowledge
+from edge_cl.manifest import Channel, EncoderSpec, HeadSpec, Manifest
 from edge_cl.memory import Exemplars, ReplayMemory, fit_codebook
 from edge_cl.records import FloatArray, SleepPlan
 

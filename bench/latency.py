@@ -29,9 +29,10 @@ import msgspec
 import numpy as np
 
 from bench import pipeline
-from edge_cl.bundle import Bundle, HeadSpec, Manifest, write_bundle
+from edge_cl.bundle import Bundle, write_bundle
 from edge_cl.config import Settings, SleepSettings
 from edge_cl.learner import Learner
+from edge_cl.manifest import HeadSpec, Manifest
 from edge_cl.records import Answer, Decision, Event, Label, Reading, SleepRequest
 from edge_cl.sensing.stream import PipeStream
 from edge_cl.simulate import wrist

@@ -29,7 +29,7 @@ from edge_cl_fleet.reports import Shared
 from numpy.typing import NDArray
 
 from edge_cl import encoders
-from edge_cl.bundle import Bundle, HeadSpec, Prior
+from edge_cl.bundle import Bundle, Prior
 from edge_cl.config import PrivacySettings, settings_from
 from edge_cl.datasets import recordings, scenarios
 from edge_cl.datasets.recordings import Dataset
@@ -39,6 +39,7 @@ from edge_cl.heads.prototype import PrototypeHead
 from edge_cl.heads.slda import SldaHead
 from edge_cl.knowledge import PRIOR_STRENGTH
 from edge_cl.learner import Learner
+from edge_cl.manifest import HeadSpec
 from edge_cl.memory import Exemplars
 from edge_cl.privacy import noise_for
 from edge_cl.records import FloatArray, Label, Reading

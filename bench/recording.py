@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from edge_cl.bundle import Manifest
+from edge_cl.manifest import Manifest
 from edge_cl.simulate import wrist
 
 BOUT_S = 20

@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 
 from edge_cl.budget import MIB
-from edge_cl.bundle import FORMAT, Bundle, Channel, EncoderSpec, HeadSpec, Manifest, npz_bytes, write_bundle
+from edge_cl.bundle import FORMAT, Bundle, npz_bytes, write_bundle
+from edge_cl.manifest import Channel, EncoderSpec, HeadSpec, Manifest
 
 SHAPES: dict[str, tuple[int, ...]] = {"mlp-128": (128,), "conv-8x20": (8, 20)}
 N_EXEMPLARS = 2000

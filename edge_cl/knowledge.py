@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 
 from edge_cl import heads, shares
 from edge_cl.budget import Ledger
-from edge_cl.bundle import Bundle, Merged
+from edge_cl.bundle import Bundle
 from edge_cl.config import MemorySettings, TrustSettings
 from edge_cl.errors import BudgetExceeded, ConfigError, NumericalError, StateError
 from edge_cl.heads import Head, HeadState
+from edge_cl.manifest import Merged
 from edge_cl.memory import Exemplars, RowFile
 from edge_cl.naming import ClassNames
 from edge_cl.nap import Nap

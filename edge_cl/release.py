@@ -9,9 +9,10 @@ from pathlib import Path
 
 import msgspec
 
-from edge_cl.bundle import MANIFEST, Bundle, Manifest
+from edge_cl.bundle import MANIFEST, Bundle
 from edge_cl.commands import Release
 from edge_cl.errors import BundleError
+from edge_cl.manifest import Manifest
 
 MAX_BYTES = 256 * 1024 * 1024
 _HEX = re.compile("[0-9a-f]{64}")

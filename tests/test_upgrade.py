@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 from edge_cl import Bundle, Learner
-from edge_cl.bundle import Channel, HeadSpec, Merged, npz_bytes
+from edge_cl.bundle import npz_bytes
 from edge_cl.comparison import Least
 from edge_cl.config import settings_from
 from edge_cl.errors import BudgetExceeded, BundleError, StateError, StateUnwritable
+from edge_cl.manifest import Channel, HeadSpec, Merged
 from edge_cl.records import Label
 from edge_cl.release import release_of
 from edge_cl.revisions import Forget, Rename

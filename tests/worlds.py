@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_cl.bundle import FORMAT, Bundle, Channel, EncoderSpec, HeadSpec, Manifest, npz_bytes, write_bundle
+from edge_cl.bundle import FORMAT, Bundle, npz_bytes, write_bundle
+from edge_cl.manifest import Channel, EncoderSpec, HeadSpec, Manifest
 from edge_cl.records import Event, Label, Reading
 
 D = 6

@@ -10,8 +10,8 @@ from __future__ import annotations
 import msgspec
 
 from edge_cl.budget import MIB
-from edge_cl.bundle import Manifest
 from edge_cl.config import Settings
+from edge_cl.manifest import Manifest
 from edge_cl_device.board_files import BoardFile, Figure
 from edge_cl_device.measurements import Measured
 

@@ -12,8 +12,8 @@ import numpy as np
 from msgspec import Meta
 from numpy.typing import NDArray
 
-from edge_cl.bundle import Manifest
 from edge_cl.errors import BadReading, ConfigError, SensorUnavailable
+from edge_cl.manifest import Manifest
 from edge_cl.records import FloatArray
 from edge_cl.sensing.host_clock import HostClock
 from edge_cl.sensing.lines import Item, Samples

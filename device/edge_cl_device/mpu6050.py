@@ -12,8 +12,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_cl.bundle import Manifest
 from edge_cl.errors import BadReading
+from edge_cl.manifest import Manifest
 from edge_cl.sensing.drivers import read_options
 from edge_cl.sensing.lines import Item
 from edge_cl_device.i2c import Chip

@@ -15,8 +15,8 @@ import msgspec
 import paho.mqtt.client as paho
 from msgspec import Meta
 
-from edge_cl.bundle import Manifest
 from edge_cl.errors import BadReading, SensorUnavailable
+from edge_cl.manifest import Manifest
 from edge_cl.records import Label
 from edge_cl.sensing.drivers import read_options
 from edge_cl.sensing.lines import Item, JsonDecoder, Labelled, Samples

@@ -15,8 +15,8 @@ import msgspec
 import numpy as np
 from msgspec import Meta
 
-from edge_cl.bundle import Manifest
 from edge_cl.errors import BadReading, ConfigError, SensorUnavailable
+from edge_cl.manifest import Manifest
 from edge_cl.records import FloatArray
 from edge_cl.sensing.drivers import read_options
 from edge_cl.sensing.lines import CsvDecoder, Item, JsonDecoder, Samples

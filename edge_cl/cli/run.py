@@ -15,7 +15,7 @@ import click
 import msgspec
 from threadpoolctl import threadpool_limits
 
-from edge_cl.bundle import Bundle, Manifest
+from edge_cl.bundle import Bundle
 from edge_cl.cli import heap
 from edge_cl.cli.around import attach
 from edge_cl.cli.owner import kept_by_its_owner
@@ -23,6 +23,7 @@ from edge_cl.config import Settings, load_settings, settings_from
 from edge_cl.device import Device
 from edge_cl.errors import ConfigError
 from edge_cl.heartbeat import Heartbeat
+from edge_cl.manifest import Manifest
 from edge_cl.records import Answer, Decision, Event, Sink, SleepReport, Status
 from edge_cl.sensing.labelling import LabelSchedule
 from edge_cl.sensing.opening import Stream, open_sensor

@@ -9,12 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_cl import encoders
-from edge_cl.bundle import Bundle, Manifest
+from edge_cl.bundle import Bundle
 from edge_cl.datasets import places, recordings, scenarios
 from edge_cl.datasets.recordings import Dataset
 from edge_cl.datasets.scenarios import SCENARIOS, Scenario
 from edge_cl.datasets.windows import windows
 from edge_cl.errors import DataError
+from edge_cl.manifest import Manifest
 from edge_cl.records import FloatArray
 
 BATCH = 256

@@ -32,8 +32,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_cl.bundle import Channel
 from edge_cl.errors import DataError
+from edge_cl.manifest import Channel
 
 Array: TypeAlias = NDArray[Any]
 

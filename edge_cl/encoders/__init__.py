@@ -7,13 +7,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from edge_cl.bundle import Bundle, Manifest
+from edge_cl.bundle import Bundle
 from edge_cl.config import EncoderSettings
 from edge_cl.encoders.base import Encoder
 from edge_cl.encoders.choice import Choice, form_of, misfit, obeys
 from edge_cl.encoders.forms import RUNTIMES, Form, Runtime, forms, is_installed
 from edge_cl.encoders.identity import IdentityEncoder
 from edge_cl.errors import BadReading, BundleError
+from edge_cl.manifest import Manifest
 from edge_cl.records import FloatArray, Reading
 
 log = logging.getLogger(__name__)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib.util
 from typing import Literal, NamedTuple, TypeAlias
 
-from edge_cl.bundle import Bundle, VariantReport
+from edge_cl.bundle import Bundle
+from edge_cl.manifest import VariantReport
 
 RuntimeName: TypeAlias = Literal["onnx", "litert", "tflite"]
 Precision: TypeAlias = Literal["float32", "int8"]

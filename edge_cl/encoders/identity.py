@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from edge_cl.bundle import Manifest
 from edge_cl.encoders.forms import Form
 from edge_cl.errors import BundleError
+from edge_cl.manifest import Manifest
 from edge_cl.records import FloatArray
 
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from edge_cl.bundle import EncoderSpec
 from edge_cl.encoders.forms import Form
 from edge_cl.errors import BundleError
+from edge_cl.manifest import EncoderSpec
 from edge_cl.records import FloatArray
 
 PROVIDERS = {

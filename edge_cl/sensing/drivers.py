@@ -13,8 +13,8 @@ from typing import Any, Protocol, TypeVar
 
 import msgspec
 
-from edge_cl.bundle import Manifest
 from edge_cl.errors import BadReading, ConfigError
+from edge_cl.manifest import Manifest
 from edge_cl.records import FloatArray, LabelDriver
 from edge_cl.sensing.lines import Item
 

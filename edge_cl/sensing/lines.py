@@ -13,8 +13,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_cl.bundle import Manifest
 from edge_cl.errors import BadReading, SensorUnavailable
+from edge_cl.manifest import Manifest
 from edge_cl.records import FloatArray, Label, LabelKind
 
 

@@ -19,8 +19,8 @@ from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
-from edge_cl.bundle import Manifest
 from edge_cl.errors import BadReading, SensorUnavailable
+from edge_cl.manifest import Manifest
 from edge_cl.records import Event, Label
 from edge_cl.sensing.drivers import Sensor
 from edge_cl.sensing.flags import Flags

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import msgspec
 
-from edge_cl.bundle import Manifest
 from edge_cl.config import DriverSettings
 from edge_cl.errors import ConfigError, SensorUnavailable
+from edge_cl.manifest import Manifest
 from edge_cl.records import Answer, Label, LabelDriver, SleepRequest
 from edge_cl.sensing.drivers import (
     LABEL_SOURCES,

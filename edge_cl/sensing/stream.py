@@ -20,8 +20,8 @@ from typing import IO, Protocol
 
 import numpy as np
 
-from edge_cl.bundle import Manifest
 from edge_cl.errors import BadReading, SensorUnavailable
+from edge_cl.manifest import Manifest
 from edge_cl.records import Event, Label, Reading
 from edge_cl.sensing.labelling import LabelSchedule, LabelTrack
 from edge_cl.sensing.lines import CsvDecoder, Interrupted, Item, JsonDecoder, Labelled, Samples

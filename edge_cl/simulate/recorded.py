@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from edge_cl.bundle import Manifest
 from edge_cl.datasets import recordings, scenarios
 from edge_cl.datasets.encoded import check_channels
 from edge_cl.datasets.recordings import Recording
 from edge_cl.datasets.windows import Windows, windows
+from edge_cl.manifest import Manifest
 from edge_cl.simulate.scenario import Due, Exam, Mark, Scenario, labels_every
 
 LABEL_EVERY = 5

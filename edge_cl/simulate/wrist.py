@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_cl.bundle import Channel
+from edge_cl.manifest import Channel
 from edge_cl.records import FloatArray
 from edge_cl.sensing.windowing import windows_of
 

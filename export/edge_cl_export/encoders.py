@@ -8,7 +8,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from edge_cl.bundle import Channel
+from edge_cl.manifest import Channel
 
 Triplet = tuple[int, int, int]
 

@@ -17,12 +17,13 @@ import numpy as np
 
 from edge_cl import heads
 from edge_cl.budget import MIB
-from edge_cl.bundle import Bundle, HeadSpec
+from edge_cl.bundle import Bundle
 from edge_cl.datasets import recordings, scenarios
 from edge_cl.datasets.recordings import Dataset
 from edge_cl.datasets.scenarios import Scenario
 from edge_cl.datasets.windows import windows
 from edge_cl.errors import ConfigError
+from edge_cl.manifest import HeadSpec
 from edge_cl_export.encoders import triplets
 from edge_cl_export.freeze import freeze, run_graph, spread
 from edge_cl_export.optimisers import StepSettings

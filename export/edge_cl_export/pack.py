@@ -15,18 +15,8 @@ import torch
 from numpy.typing import NDArray
 
 import edge_cl
-from edge_cl.bundle import (
-    FORMAT_VERSION,
-    Bundle,
-    Channel,
-    EncoderSpec,
-    HeadSpec,
-    Manifest,
-    PlasticSpec,
-    Prior,
-    npz_bytes,
-    write_bundle,
-)
+from edge_cl.bundle import FORMAT_VERSION, Bundle, PlasticSpec, Prior, npz_bytes, write_bundle
+from edge_cl.manifest import Channel, EncoderSpec, HeadSpec, Manifest
 from edge_cl.records import FloatArray
 from edge_cl_export.codebook import codebook_member, make_codebook
 from edge_cl_export.encoders import SensorEncoder, triplets

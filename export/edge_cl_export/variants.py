@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 from torch import nn
 
 from edge_cl import encoders
-from edge_cl.bundle import Bundle, Prior, Variant, VariantReport, npz_bytes, write_bundle
+from edge_cl.bundle import Bundle, Prior, npz_bytes, write_bundle
 from edge_cl.encoders.base import Encoder
 from edge_cl.encoders.forms import Form
 from edge_cl.errors import BundleError
+from edge_cl.manifest import Variant, VariantReport
 from edge_cl.records import FloatArray
 from edge_cl_export import int8_onnx, litert
 from edge_cl_export.freeze import spread

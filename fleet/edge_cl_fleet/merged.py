@@ -10,8 +10,9 @@ import msgspec
 import numpy as np
 
 from edge_cl import statistics
-from edge_cl.bundle import Bundle, Merged, Prior, npz_bytes, write_bundle
+from edge_cl.bundle import Bundle, Prior, npz_bytes, write_bundle
 from edge_cl.errors import FleetError
+from edge_cl.manifest import Merged
 from edge_cl.records import FloatArray
 from edge_cl.release import encoder_hash
 from edge_cl.statistics import Account, Statistics

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edge_cl.bundle import FORMAT, Channel, EncoderSpec, Manifest, write_bundle
+from edge_cl.bundle import FORMAT, write_bundle
 from edge_cl.datasets import spoken_digits
 from edge_cl.datasets.streams import Stream, find_streams
 from edge_cl.errors import DataError
+from edge_cl.manifest import Channel, EncoderSpec, Manifest
 
 PEOPLE = range(8)
 PER_PERSON = 6

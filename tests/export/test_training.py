@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from edge_cl import heads
 from edge_cl.budget import MIB, Ledger
-from edge_cl.bundle import Bundle, Channel
+from edge_cl.bundle import Bundle
 from edge_cl.errors import BudgetExceeded, ConfigError
 from edge_cl.knowledge import Knowledge
+from edge_cl.manifest import Channel
 
 torch = pytest.importorskip("torch", reason="needs the export extra")
 pytest.importorskip("onnxscript", reason="needs the export extra")

@@ -23,12 +23,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_cl import knowledge
-from edge_cl.bundle import Bundle, EncoderSpec
+from edge_cl.bundle import Bundle
 from edge_cl.commands import CommandResult
 from edge_cl.config import CommandSettings, KeySettings, settings_from
 from edge_cl.device import Device
 from edge_cl.errors import ConfigError, FleetError, SyncError
 from edge_cl.learner import Learner
+from edge_cl.manifest import EncoderSpec
 from edge_cl.privacy import noised
 from edge_cl.release import encoder_hash, release_of
 from edge_cl.remote import Remote

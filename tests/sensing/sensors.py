@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from edge_cl.bundle import Channel, EncoderSpec, Manifest
 from edge_cl.errors import SensorUnavailable
+from edge_cl.manifest import Channel, EncoderSpec, Manifest
 from edge_cl.sensing.lines import Samples
 
 

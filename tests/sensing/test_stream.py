@@ -9,8 +9,8 @@ import threading
 import numpy as np
 import pytest
 
-from edge_cl.bundle import Channel, EncoderSpec, Manifest
 from edge_cl.errors import ConfigError, SensorUnavailable
+from edge_cl.manifest import Channel, EncoderSpec, Manifest
 from edge_cl.records import Label, Reading
 from edge_cl.sensing import stream as stream_module
 from edge_cl.sensing.labelling import LabelSchedule, LabelTrack

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from edge_cl.bundle import EncoderSpec, HeadSpec, Manifest, Prior, npz_bytes, write_bundle
+from edge_cl.bundle import Prior, npz_bytes, write_bundle
+from edge_cl.manifest import EncoderSpec, HeadSpec, Manifest
 from edge_cl.simulate import wrist
 
 

@@ -224,8 +224,8 @@ def test_a_bundle_for_another_sensor_is_refused(tmp_path, wrist_bundle_path):
 
 
 def _manifest_for(path):
-    from edge_cl.bundle import EncoderSpec, Manifest
     from edge_cl.datasets import recordings
+    from edge_cl.manifest import EncoderSpec, Manifest
 
     dataset = recordings.load(path)
     return Manifest(
