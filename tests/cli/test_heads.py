@@ -6,6 +6,7 @@ from click.testing import CliRunner
 from edge_cl import heads as all_heads
 from edge_cl.cli.heads import ABOUT, heads
 from edge_cl.heads import HEADS, STANDALONE
+from edge_cl.heads.program import StepProgram
 from edge_cl.shares import head_share
 from tests.worlds import make_bundle
 
@@ -45,7 +46,7 @@ def test_what_fits_a_budget_is_marked(megabytes):
 
 def test_step_is_listed_where_the_bundle_has_a_network(tmp_path):
     bundle = make_bundle(tmp_path / "b.ecl", "step")
-    program = all_heads.StepProgram.load(bundle)
+    program = StepProgram.load(bundle)
     size = all_heads.create("step", n_features=6, n_classes=3, program=program).nbytes
     row = table("--bundle", tmp_path / "b.ecl")[-1]
     assert row.split()[:2] == ["step", f"{size:,}"] and "rehearse" in row
