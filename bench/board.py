@@ -94,8 +94,6 @@ class Run:
 
 def int8(run: Run) -> dict[str, Any]:
     """Agreement, loss and size of the int8 variants."""
-    if run.data is None:
-        return {"int8_agreement": None, "int8_reason": "give --data DIR with myo_emg.npz and spsw_har.npz"}
     return encoders.measure(run.data, BUNDLES)
 
 

@@ -32,26 +32,28 @@ JUDGED = ("wrist", "myo")
 BATCH = 256
 
 
-def measure(data: Path, bundles: Path) -> dict[str, Any]:
+def measure(data: Path | None, bundles: Path) -> dict[str, Any]:
     """Per bundle and form: agreement, accuracy lost (points), size and median time against float32.
 
     Parameters
     ----------
     data
-        Folder with myo_emg.npz and spsw_har.npz.
+        Folder with myo_emg.npz and spsw_har.npz; None for the default bundle alone.
     bundles
         Folder where their bundles are, or are put.
     """
     X, y, *_ = source_windows(OTHER_PEOPLE)
     found = {"wrist": of_bundle(default_bundle(), X, y)}
-    for name, scenario in SCENARIOS.items():
+    for name, scenario in SCENARIOS.items() if data else ():
         bundle = _exported(bundles / f"{name}.ecl", data, scenario)
         found[name] = of_bundle(bundle, *_stream(data, scenario))
-    judged = [form for name in JUDGED for form in found[name].values() if form["precision"] == "int8"]
+    judging = [name for name in JUDGED if name in found]
+    judged = [form for name in judging for form in found[name].values() if form["precision"] == "int8"]
     return {
         "int8_agreement": min(form["agreement"] for form in judged),
         "int8_accuracy_loss_points": max(form["accuracy_loss_points"] for form in judged),
-        "onnx_int8_size_ratio": max(found[name]["onnx int8"]["size_ratio"] for name in JUDGED),
+        "onnx_int8_size_ratio": max(found[name]["onnx int8"]["size_ratio"] for name in judging),
+        "judged": judging,
         "bundles": found,
     }
 
