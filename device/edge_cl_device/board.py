@@ -13,10 +13,10 @@ from typing import Literal
 
 import msgspec
 
+from edge_cl.sleep.surroundings import throttled_bits
+
 Family = Literal["raspberry-pi", "jetson", "other"]
 
-THROTTLED = "sys/devices/platform/soc/soc:firmware/get_throttled"
-"""Since 2018 in the Raspberry Pi kernel; the same bits as `vcgencmd get_throttled`."""
 _BITS = {
     0: "under-voltage",
     1: "frequency capped",
@@ -109,7 +109,9 @@ def read_power(root: Path = Path("/"), vcgencmd: str = "") -> Power:
 
     `vcgencmd` is what ``vcgencmd get_throttled`` printed, for a kernel that has no such file.
     """
-    bits = _hexadecimal(read_text(root / THROTTLED) or vcgencmd.rpartition("=")[2].strip())
+    bits = throttled_bits(root)
+    if bits is None:
+        bits = _hexadecimal(vcgencmd.rpartition("=")[2].strip())
     alarms = sorted((root / "sys/class/hwmon").glob("hwmon*"))
     low = [read_text(a / "in0_lcrit_alarm") for a in alarms if read_text(a / "name") == "rpi_volt"]
     now = {name for bit, name in _BITS.items() if bits is not None and bits >> bit & 1}

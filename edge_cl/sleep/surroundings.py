@@ -6,6 +6,7 @@ the bits of ``get_throttled`` in the Raspberry Pi documentation of ``vcgencmd``.
 
 from __future__ import annotations
 
+import contextlib
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -17,8 +18,10 @@ PLAUSIBLE_CELSIUS = (-60.0, 200.0)
 """Outside of it a zone reports that it has no reading."""
 CONSTANT_ZONE = "PMIC"
 """Jetson boards have a zone of this name that always says 100 °C."""
-PI_THROTTLED = "sys/devices/platform/soc/soc:firmware/get_throttled"
-"""Raspberry Pi: bits in hexadecimal; bit 0 is under-voltage now."""
+PI_THROTTLED = "sys/devices/platform/soc*/soc*:firmware/get_throttled"
+"""Raspberry Pi: bits in hexadecimal; bit 0 is under-voltage now. On a Pi 5 the soc has its
+address in its name.
+"""
 PI_VOLTAGE_SENSOR = "rpi_volt"
 """Its hwmon device, on kernels that hide the file above from users."""
 
@@ -106,12 +109,19 @@ def _celsius(root: Path) -> float | None:
     return max((celsius for celsius in readings if low < celsius < high), default=None)
 
 
+def throttled_bits(root: Path) -> int | None:
+    """What a Raspberry Pi's firmware says of its supply and heat, None when there is no such file."""
+    for path in root.glob(PI_THROTTLED):
+        with contextlib.suppress(ValueError):
+            return int(_read(path), 16)
+    return None
+
+
 def _under_voltage(root: Path) -> bool | None:
     """Whether the voltage of a Raspberry Pi is below what it needs; other boards do not say."""
-    try:
-        return bool(int(_read(root / PI_THROTTLED), 16) & 1)
-    except ValueError:  # no such file, or nothing in it
-        pass
+    bits = throttled_bits(root)
+    if bits is not None:
+        return bool(bits & 1)
     for sensor in (root / "sys/class/hwmon").glob("hwmon*"):
         if _read(sensor / "name") == PI_VOLTAGE_SENSOR:
             alarm = _read(sensor / "in0_lcrit_alarm")

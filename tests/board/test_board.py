@@ -6,7 +6,7 @@ import struct
 from pathlib import Path
 
 import pytest
-from edge_cl_device.board import THROTTLED, read_board, read_power
+from edge_cl_device.board import read_board, read_power
 
 JETSON_RELEASE = (
     "# R36 (release), REVISION: 4.3, GCID: 38968081, BOARD: generic, EABI: aarch64, DATE: Wed Jan  8 01:49:37"
@@ -67,7 +67,7 @@ def test_this_machine(tmp_path: Path) -> None:
 
 
 def test_bits_of_now_and_of_since_the_start(tmp_path: Path) -> None:
-    write(tmp_path, THROTTLED, "d0002\n")
+    write(tmp_path, "sys/devices/platform/soc/soc:firmware/get_throttled", "d0002\n")
     power = read_power(tmp_path)
     assert power.now == ("frequency capped",)
     assert power.since_boot == ("frequency capped", "soft temperature limit", "throttled", "under-voltage")

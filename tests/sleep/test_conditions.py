@@ -115,16 +115,17 @@ def test_a_sensor_that_goes_away_while_hot_does_not_block_for_ever(tmp_path: Pat
     assert surroundings.unknown(settings) == "temperature unknown"
 
 
-@pytest.mark.parametrize("kernel", ["with get_throttled", "with hwmon only"])
+@pytest.mark.parametrize("kernel", ["of a Pi 4", "of a Pi 5", "with hwmon only"])
 def test_a_pi_on_a_weak_supply_does_not_sleep(tmp_path: Path, kernel: str) -> None:
     surroundings, settings, now, answers = Surroundings(tmp_path), SleepSettings(), NOON, []
-    throttled = tmp_path / "sys/devices/platform/soc/soc:firmware/get_throttled"
+    soc = "soc@107c000000" if kernel == "of a Pi 5" else "soc"
+    throttled = tmp_path / f"sys/devices/platform/{soc}/{soc}:firmware/get_throttled"
     hwmon = tmp_path / "sys/class/hwmon/hwmon1"
     for folder in (throttled.parent, hwmon):
         folder.mkdir(parents=True)
     (hwmon / "name").write_text("rpi_volt\n")
     for bits in (0x50005, 0x50000, 0x4):  # now; was, since it started; capped by heat
-        if kernel == "with get_throttled":
+        if kernel != "with hwmon only":
             throttled.write_text(f"{bits:x}\n")
         else:
             (hwmon / "in0_lcrit_alarm").write_text(f"{bits & 1}\n")
