@@ -27,11 +27,11 @@ conformance: $(VENV)/.dev mosquitto
 
 # power cuts, kills, damaged bytes, failing disks by the hundreds, and whatever else takes minutes
 faults: $(VENV)/.dev mosquitto postgres
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m "slow and not arm64"
 
-# the wheel on an emulated Arm, with each runtime; where it cannot be emulated it skips and says why
+# the wheel on an emulated Arm, with each runtime (or ONLY=onnx); where it cannot be emulated it skips and says why
 test-arm64: $(VENV)/.dev mosquitto qemu
-	$(BIN)/python -m pytest tests/arm64 -m arm64 -rs
+	$(BIN)/python -m pytest tests/arm64 -m arm64 -rs -k "$(ONLY)"
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m bench.pipeline --json pipeline.json
@@ -92,7 +92,7 @@ $(VENV)/.demo: $(VENV)/bin/python pyproject.toml
 $(VENV)/.dev: $(VENV)/bin/python pyproject.toml
 	$(BIN)/pip install -q torch==2.13.0
 	$(BIN)/pip install -q hatchling build editables
-	$(BIN)/pip install -q -e ".[demo,export,fleet]" $(shell $(PYTHON) -c 'import tomllib; g = tomllib.load(open("pyproject.toml", "rb"))["dependency-groups"]; print(*(repr(d) for n in ("test", "lint") for d in g[n]))')
+	$(BIN)/pip install -q -e ".[demo,litert,i2c,serial,gpio,audio,camera,export,fleet]" $(shell $(PYTHON) -c 'import tomllib; g = tomllib.load(open("pyproject.toml", "rb"))["dependency-groups"]; print(*(repr(d) for n in ("test", "lint") for d in g[n]))')
 	@touch $@ $(VENV)/.demo
 
 clean:
