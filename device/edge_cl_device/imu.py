@@ -17,6 +17,7 @@ from edge_cl.manifest import Manifest
 from edge_cl.records import FloatArray
 from edge_cl.sensing.host_clock import HostClock
 from edge_cl.sensing.lines import Item, Samples
+from edge_cl_device.i2c import Chip
 
 NAMES = tuple(f"{kind}_{axis}" for kind in ("acc", "gyro") for axis in "xyz")
 G = 9.80665
@@ -140,6 +141,34 @@ class Buffered:
         self._heard_s = now_s
         times = self._host.times(np.asarray(numbers), now_s)
         return [Samples(times, self._axes.of(raw), [""] * len(times))]
+
+
+class Imu:
+    """A `Sensor`: a chip on the bus that keeps samples in a buffer. A driver says how both are used."""
+
+    def __init__(self, chip: Chip, axes: Axes, rate_hz: float) -> None:
+        self.rate_hz, self.full_scale = rate_hz, axes.full_scale
+        self._chip = chip
+        try:
+            self._set_up()
+        except BaseException:
+            chip.close()
+            raise
+        self._buffered = Buffered(axes, rate_hz, self._take)
+
+    def read(self) -> list[Item | BadReading]:
+        """What its buffer holds."""
+        return self._buffered.read()
+
+    def close(self) -> None:
+        """Let go of the bus; the chip goes on by itself."""
+        self._chip.close()
+
+    def _set_up(self) -> None:
+        raise NotImplementedError
+
+    def _take(self) -> tuple[Sequence[int], NDArray[np.int16]]:
+        raise NotImplementedError
 
 
 def overflowed() -> SensorUnavailable:

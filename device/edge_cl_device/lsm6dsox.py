@@ -13,12 +13,11 @@ import numpy as np
 from msgspec import Meta
 from numpy.typing import NDArray
 
-from edge_cl.errors import BadReading, ConfigError, SensorUnavailable
+from edge_cl.errors import ConfigError, SensorUnavailable
 from edge_cl.manifest import Manifest
 from edge_cl.sensing.drivers import read_options
-from edge_cl.sensing.lines import Item
 from edge_cl_device.i2c import Chip
-from edge_cl_device.imu import Axes, Buffered, G, ImuOptions, check_chip, overflowed
+from edge_cl_device.imu import Axes, G, Imu, ImuOptions, check_chip, overflowed
 
 FIFO_CTRL3, FIFO_CTRL4, WHO_AM_I = 0x09, 0x0A, 0x0F
 CTRL1_XL, CTRL2_G, CTRL3_C, CTRL9_XL = 0x10, 0x11, 0x12, 0x18
@@ -58,7 +57,7 @@ class Lsm6dsoxOptions(ImuOptions, frozen=True, kw_only=True, forbid_unknown_fiel
     range_dps: Literal[125, 250, 500, 1000, 2000] = 500
 
 
-class Lsm6dsox:
+class Lsm6dsox(Imu):
     """A `Sensor`."""
 
     def __init__(self, manifest: Manifest, options: dict[str, Any]) -> None:
@@ -69,29 +68,13 @@ class Lsm6dsox:
             raise ConfigError(
                 f"sensor lsm6dsox: {wanted:g} Hz is asked for; allowed: up to {RATES_HZ[-1]:g} Hz over I²C"
             )
-        self.rate_hz = RATES_HZ[fitting[0] - 1]
         steps = (RANGES_G[asked.range_g][1] * G / 1000, math.radians(RANGES_DPS[asked.range_dps][1] / 1000))
         axes = Axes("sensor lsm6dsox", manifest, asked.channels, steps)
-        self.full_scale = axes.full_scale
-        self._slots = _Slots()
-        self._chip = Chip("lsm6dsox", asked.bus, asked.address)
-        try:
-            self._set_up(asked, fitting[0])
-        except BaseException:
-            self._chip.close()
-            raise
-        self._buffered = Buffered(axes, self.rate_hz, self._take)
+        self._asked, self._odr, self._slots = asked, fitting[0], _Slots()
+        super().__init__(Chip("lsm6dsox", asked.bus, asked.address), axes, RATES_HZ[fitting[0] - 1])
 
-    def read(self) -> list[Item | BadReading]:
-        """What its buffer holds."""
-        return self._buffered.read()
-
-    def close(self) -> None:
-        """Let go of the bus; the chip goes on by itself."""
-        self._chip.close()
-
-    def _set_up(self, asked: Lsm6dsoxOptions, odr: int) -> None:
-        chip = self._chip
+    def _set_up(self) -> None:
+        chip, asked, odr = self._chip, self._asked, self._odr
         where = f"address 0x{asked.address:02x} on bus {asked.bus}"
         check_chip(chip.read(WHO_AM_I)[0], IDENTITY, "LSM6DSOX", OTHERS, where)
         chip.write(CTRL3_C, SW_RESET)

@@ -12,12 +12,10 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_cl.errors import BadReading
 from edge_cl.manifest import Manifest
 from edge_cl.sensing.drivers import read_options
-from edge_cl.sensing.lines import Item
 from edge_cl_device.i2c import Chip
-from edge_cl_device.imu import Axes, Buffered, G, ImuOptions, check_chip, overflowed
+from edge_cl_device.imu import Axes, G, Imu, ImuOptions, check_chip, overflowed
 
 SMPLRT_DIV, CONFIG, GYRO_CONFIG, ACCEL_CONFIG, FIFO_EN = 0x19, 0x1A, 0x1B, 0x1C, 0x23
 INT_ENABLE, INT_STATUS, SIGNAL_PATH_RESET, USER_CTRL, PWR_MGMT_1 = 0x38, 0x3A, 0x68, 0x6A, 0x6B
@@ -47,35 +45,19 @@ class Mpu6050Options(ImuOptions, frozen=True, kw_only=True, forbid_unknown_field
     range_dps: Literal[250, 500, 1000, 2000] = 500
 
 
-class Mpu6050:
+class Mpu6050(Imu):
     """A `Sensor`; its low-pass filter is set below half the rate."""
 
     def __init__(self, manifest: Manifest, options: dict[str, Any]) -> None:
         asked = read_options("sensor mpu6050", options, Mpu6050Options)
         divider = min(max(math.floor(GYRO_RATE_HZ / (asked.rate_hz or manifest.rate_hz)), 1), 256)
-        self.rate_hz = GYRO_RATE_HZ / divider
         steps = (asked.range_g * G / 32768, math.radians(asked.range_dps) / 32768)
         axes = Axes("sensor mpu6050", manifest, asked.channels, steps)
-        self.full_scale = axes.full_scale
-        self._n = 0
-        self._chip = Chip("mpu6050", asked.bus, asked.address)
-        try:
-            self._set_up(asked, divider)
-        except BaseException:
-            self._chip.close()
-            raise
-        self._buffered = Buffered(axes, self.rate_hz, self._take)
+        self._asked, self._divider, self._n = asked, divider, 0
+        super().__init__(Chip("mpu6050", asked.bus, asked.address), axes, GYRO_RATE_HZ / divider)
 
-    def read(self) -> list[Item | BadReading]:
-        """What its buffer holds."""
-        return self._buffered.read()
-
-    def close(self) -> None:
-        """Let go of the bus; the chip goes on by itself."""
-        self._chip.close()
-
-    def _set_up(self, asked: Mpu6050Options, divider: int) -> None:
-        chip = self._chip
+    def _set_up(self) -> None:
+        chip, asked, divider = self._chip, self._asked, self._divider
         where = f"address 0x{asked.address:02x} on bus {asked.bus}"
         check_chip(chip.read(WHO_AM_I)[0], IDENTITY, "MPU-6050", OTHERS, where)
         chip.write(PWR_MGMT_1, DEVICE_RESET)
