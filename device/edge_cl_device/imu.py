@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
@@ -143,7 +144,7 @@ class Buffered:
         return [Samples(times, self._axes.of(raw), [""] * len(times))]
 
 
-class Imu:
+class Imu(ABC):
     """A `Sensor`: a chip on the bus that keeps samples in a buffer. A driver says how both are used."""
 
     def __init__(self, chip: Chip, axes: Axes, rate_hz: float) -> None:
@@ -164,11 +165,13 @@ class Imu:
         """Let go of the bus; the chip goes on by itself."""
         self._chip.close()
 
+    @abstractmethod
     def _set_up(self) -> None:
-        raise NotImplementedError
+        """Make the chip that it is, with the settings that were asked for; raises SensorUnavailable."""
 
+    @abstractmethod
     def _take(self) -> tuple[Sequence[int], NDArray[np.int16]]:
-        raise NotImplementedError
+        """As `Buffered` wants it."""
 
 
 def overflowed() -> SensorUnavailable:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from edge_cl.errors import BundleError
 from edge_cl.records import FloatArray
 
 
-class InterpreterEncoder:
+class InterpreterEncoder(ABC):
     """Runs a ``.tflite`` graph that takes (1, n_samples, n_channels) and gives (1, D).
 
     The XNNPACK delegate, the runtimes' default, stays on: it more than halves the time for one window and
@@ -48,8 +49,9 @@ class InterpreterEncoder:
             row[:] = self.encode(window)
         return features
 
+    @abstractmethod
     def _load(self, model: bytes, threads: int) -> Any:
-        raise NotImplementedError
+        """The runtime's interpreter of this model; raises BundleError."""
 
     def _only(self, what: str, details: list[dict[str, Any]], shape: tuple[int, ...]) -> int:
         """The index of the only input or output, which must be float32 of this shape."""
