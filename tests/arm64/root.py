@@ -66,7 +66,7 @@ class ArmRoot:
             f"mount --bind /dev {root}/dev && mount -t proc proc {root}/proc"
             # the emulator shows the host's, which no Arm runtime can read: onnxruntime crashes on it
             f" && mount --bind {root}/cpuinfo {root}/proc/cpuinfo && mount -t tmpfs tmp {root}/tmp"
-            f' && mount --bind /sys {root}/sys && exec chroot {root} "$@"'
+            f' && mount --bind /sys {root}/sys && {{ chroot {root} "$@"; exit $?; }}'
         )
         words = [f"{name}={value}" for name, value in variables.items()]
         alone = ["unshare", "--mount", "--fork", "--pid", "--kill-child"]
