@@ -53,7 +53,7 @@ class ArmRoot:
 
     def __init__(self, folder: Path, cpu: str = "cortex-a72") -> None:
         self.folder, self.cpu = folder, cpu
-        (folder / "cpuinfo").write_text(_cpuinfo(cpu))
+        (folder / f"cpuinfo-{cpu}").write_text(_cpuinfo(cpu))
 
     def command(self, arguments: Sequence[str], env: Mapping[str, str] | None = None) -> list[str]:
         """The host's command that runs `arguments` in the root; ends with the process that started it."""
@@ -64,8 +64,9 @@ class ArmRoot:
         }  # fmt: skip
         prepare = (
             f"mount --bind /dev {root}/dev && mount -t proc proc {root}/proc"
-            # the emulator shows the host's, which no Arm runtime can read: onnxruntime crashes on it
-            f" && mount --bind {root}/cpuinfo {root}/proc/cpuinfo && mount -t tmpfs tmp {root}/tmp"
+            # the emulator shows the host's, which no Arm runtime can read: onnxruntime crashes on it, as it
+            # does on one that promises instructions which the emulated core lacks
+            f" && mount --bind {root}/cpuinfo-{self.cpu} {root}/proc/cpuinfo && mount -t tmpfs tmp {root}/tmp"
             f' && mount --bind /sys {root}/sys && {{ chroot {root} "$@"; exit $?; }}'
         )
         words = [f"{name}={value}" for name, value in variables.items()]
