@@ -62,7 +62,7 @@ class Wear:
         if share >= 0.5 or least_s >= MOST_COMMIT_S:
             return least_s
         least_s = max(least_s, 0.01)
-        return float(least_s * (MOST_COMMIT_S / least_s) ** (1 - 2 * share))
+        return min(float(least_s * (MOST_COMMIT_S / least_s) ** (1 - 2 * share)), MOST_COMMIT_S)
 
     def snapshot_due(self, grown: int, usual: int, nbytes: int) -> bool:
         """Whether to write a snapshot of `nbytes` when the journal has grown by `grown` entries since the

@@ -1,7 +1,7 @@
 """What is written stays below a day's allowance, and nobody waits while little is written."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from edge_cl.state.wear import DAY_S, MOST_COMMIT_S, MOST_GROWN, Wear
@@ -64,6 +64,7 @@ def test_snapshots_come_at_last_whatever_was_written():
     steps=st.lists(st.tuples(st.floats(0, 3600), st.integers(0, 10**8)), min_size=1, max_size=60),
     least=st.floats(0, 1),
 )
+@example(steps=[(0.0, 25_000_000), (0.0, 10**8)], least=0.5559504760374189)
 def test_waits_are_bounded_and_counts_only_grow(steps, least):
     card = Card(1e9)
     total = 0
