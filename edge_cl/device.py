@@ -14,9 +14,9 @@ from edge_cl.learner import Learner
 from edge_cl.records import Event, Label, LabelSource, Receipt, Sink, SleepReport, Status
 from edge_cl.release import release_of
 from edge_cl.revisions import HeldLabel, Outcome, Revision
-from edge_cl.slots import Place, Slots, revise_others
 from edge_cl.sync.messages import CHUNK_BYTES
-from edge_cl.upgrade import Upgrade
+from edge_cl.upgrade.slots import Place, Slots, revise_others
+from edge_cl.upgrade.upgrade import Upgrade
 
 
 class Device:

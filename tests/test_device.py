@@ -5,7 +5,7 @@ import pytest
 from edge_cl import Bundle
 from edge_cl.records import Label, Receipt
 from edge_cl.release import release_of
-from tests.upgrades import CHUNK_BYTES, Board, variant
+from tests.upgrade.boards import CHUNK_BYTES, Board, variant
 from tests.worlds import NAMES, World, reading
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import click
 
 from edge_cl.cli.device import state_option
-from edge_cl.slots import active_state
 from edge_cl.state.backup import back_up, merge_backup, restore_backup
+from edge_cl.upgrade.slots import active_state
 
 
 @click.command()

@@ -76,9 +76,9 @@ def find_status(state_dir: Path) -> tuple[Status | None, str, float]:
                 f"no edge-cl runs with the state folder {state_dir}, and what it learned is not this user's "
                 "to read: put sudo before the command"
             ) from None
-        from edge_cl.pointer import describe_install, read_pointer
-        from edge_cl.slots import active_state
         from edge_cl.state import describe
+        from edge_cl.upgrade.pointer import describe_install, read_pointer
+        from edge_cl.upgrade.slots import active_state
 
         found = describe(active_state(state_dir))
         if found is not None:

@@ -63,9 +63,9 @@ def _ask(bundle: Path, state_dir: Path) -> str:
 
 
 def _undo_stopped(state_dir: Path) -> str:
-    from edge_cl.delivery import report_of
-    from edge_cl.pointer import HOME
-    from edge_cl.slots import Slots
+    from edge_cl.upgrade.delivery import report_of
+    from edge_cl.upgrade.pointer import HOME
+    from edge_cl.upgrade.slots import Slots
 
     with Slots(_existing(state_dir)) as slots:
         if (coming := slots.pointer.coming) is not None:
@@ -84,8 +84,8 @@ def _install_stopped(bundle: Path, state_dir: Path, config: Path | None) -> str:
     from edge_cl.config import Settings, load_settings
     from edge_cl.device import Device
     from edge_cl.release import release_of
-    from edge_cl.slots import Slots
     from edge_cl.sync.messages import CHUNK_BYTES
+    from edge_cl.upgrade.slots import Slots
 
     settings = load_settings(config) if config else Settings()
     release = release_of(bundle, chunk_bytes=CHUNK_BYTES)

@@ -18,9 +18,9 @@ import msgspec
 from edge_cl.cli.device import find_status, json_option, state_option
 from edge_cl.errors import DeviceNotRunning, StateError
 from edge_cl.revisions import Forget, HeadRecord, HeldLabel, Outcome, Rename, Review, Revision, Rollback
-from edge_cl.slots import active_state, revise_others
 from edge_cl.state import StateStore, audit, class_names_now, heads_of, held_labels, revise
 from edge_cl.sync.control import SOCKET_NAME, Reply, Request, ask
+from edge_cl.upgrade.slots import active_state, revise_others
 
 ANY_SIZE = 2**62
 WAIT_S = 90.0

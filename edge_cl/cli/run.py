@@ -28,7 +28,7 @@ from edge_cl.records import Answer, Decision, Event, Sink, SleepReport, Status
 from edge_cl.sensing.labelling import LabelSchedule
 from edge_cl.sensing.opening import Stream, open_sensor
 from edge_cl.sensing.stream import STDIN, open_stream, paced
-from edge_cl.slots import Slots
+from edge_cl.upgrade.slots import Slots
 
 
 @click.command()

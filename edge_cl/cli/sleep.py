@@ -99,7 +99,7 @@ def _sleep_stopped(state_dir: Path, bundle: Path, config: Path | None) -> SleepR
     from edge_cl.config import Settings, load_settings
     from edge_cl.encoders.choice import read_choice
     from edge_cl.learner import Learner
-    from edge_cl.slots import active_place
+    from edge_cl.upgrade.slots import active_place
 
     settings = load_settings(config) if config else Settings()
     place = active_place(state_dir, bundle)
@@ -134,8 +134,8 @@ def _state(state_dir: Path) -> tuple[str, SleepReport | None]:
     try:
         found: Status | None = ask(state_dir / SOCKET_NAME, Request(op="status")).status
     except DeviceNotRunning:
-        from edge_cl.slots import active_state
         from edge_cl.state import describe
+        from edge_cl.upgrade.slots import active_state
 
         found = describe(active_state(state_dir))
         return "the device is stopped", found.last_sleep if found else None
@@ -146,8 +146,8 @@ def _reports(state_dir: Path) -> list[SleepReport]:
     try:
         return ask(state_dir / SOCKET_NAME, Request(op="sleeps")).sleeps or []
     except DeviceNotRunning:
-        from edge_cl.slots import active_state
         from edge_cl.state import sleep_reports
+        from edge_cl.upgrade.slots import active_state
 
         return sleep_reports(active_state(state_dir))
 

@@ -57,7 +57,7 @@ def verify(
     if not bench:
         _check(bundle, settings, as_json=as_json)
         return
-    from edge_cl.slots import active_place
+    from edge_cl.upgrade.slots import active_place
 
     require_writable(state)
     active = active_place(state, bundle).bundle if state.is_dir() else bundle

@@ -15,7 +15,7 @@ from edge_cl.cli.around import STUCK_S, attach
 from edge_cl.config import settings_from
 from edge_cl.device import Device
 from edge_cl.sensing.live import LiveStream
-from edge_cl.slots import Slots
+from edge_cl.upgrade.slots import Slots
 from tests.mosquitto import Broker, wait_until
 from tests.worlds import make_bundle
 

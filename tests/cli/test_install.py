@@ -10,7 +10,7 @@ from edge_cl import Bundle
 from edge_cl.cli.install import install
 from edge_cl.errors import BundleError, SyncError
 from tests.devices import Device, edge_cl, windows
-from tests.upgrades import Board, variant
+from tests.upgrade.boards import Board, variant
 from tests.worlds import World, make_bundle
 
 

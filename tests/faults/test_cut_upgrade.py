@@ -12,12 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from edge_cl import Bundle, slots
-from edge_cl.comparison import Least
+from edge_cl import Bundle
 from edge_cl.records import Label
-from edge_cl.shadow import Shadow
 from edge_cl.state.snapshots import Snapshots
-from tests.upgrades import Board, variant
+from edge_cl.upgrade import slots
+from edge_cl.upgrade.comparison import Least
+from edge_cl.upgrade.shadow import Shadow
+from tests.upgrade.boards import Board, variant
 from tests.worlds import World
 
 LEAST = Least(trusted=8, readings=100, probation=6)

@@ -33,14 +33,14 @@ from edge_cl.manifest import EncoderSpec
 from edge_cl.privacy import noised
 from edge_cl.release import encoder_hash, release_of
 from edge_cl.remote import Remote
-from edge_cl.slots import Slots
 from edge_cl.statistics import Account, Statistics, collect, to_bytes
 from edge_cl.sync import messages, signing
 from edge_cl.sync.link import MqttLink, Pace
+from edge_cl.upgrade.slots import Slots
 from tests.fleet.conftest import Working
 from tests.fleet.devices import Board
 from tests.mosquitto import Broker, wait_until
-from tests.upgrades import variant
+from tests.upgrade.boards import variant
 from tests.worlds import NAMES, World, make_bundle
 
 

@@ -18,7 +18,7 @@ from edge_cl.errors import BundleError, FleetError
 from edge_cl.sync import signing
 from edge_cl.sync.messages import CHUNK_BYTES, Want
 from edge_cl.sync.orders import CommandRefused, verify_release
-from tests.upgrades import Board, variant
+from tests.upgrade.boards import Board, variant
 from tests.worlds import World
 
 

@@ -33,7 +33,7 @@ from edge_cl.errors import FleetError
 from edge_cl.sync import signing
 from edge_cl.sync.messages import InstallReport, Signed
 from tests.fleet.devices import NOW_S, Board
-from tests.upgrades import variant
+from tests.upgrade.boards import variant
 from tests.worlds import make_bundle
 
 PRIVATE = signing.make_key()

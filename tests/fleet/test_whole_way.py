@@ -14,7 +14,7 @@ from edge_cl_fleet.waves import deal
 from tests.devices import Device, windows
 from tests.fleet.site import Site
 from tests.mosquitto import Broker
-from tests.upgrades import variant
+from tests.upgrade.boards import variant
 from tests.worlds import make_bundle
 
 STEPS = [0.25, 1.0]

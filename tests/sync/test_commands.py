@@ -20,10 +20,10 @@ from edge_cl.learner import Learner
 from edge_cl.records import Label, Receipt, SleepReport, SleepRequest
 from edge_cl.remote import Remote
 from edge_cl.revisions import Forget, Rollback
-from edge_cl.slots import Slots
 from edge_cl.sync import messages, signing
 from edge_cl.sync.broker import parse_url
 from edge_cl.sync.link import MqttLink, Pace
+from edge_cl.upgrade.slots import Slots
 from tests.mosquitto import Broker, wait_until
 from tests.worlds import NAMES, World, make_bundle, reading
 

@@ -16,10 +16,10 @@ from edge_cl.config import CommandSettings, Settings
 from edge_cl.device import Device as EdgeDevice
 from edge_cl.records import Label, Receipt, SleepRequest
 from edge_cl.remote import Remote
-from edge_cl.slots import Slots
 from edge_cl.sync import messages
 from edge_cl.sync.discovery import Announced, Discovery, encode_config
 from edge_cl.sync.link import MqttLink, Pace
+from edge_cl.upgrade.slots import Slots
 from tests.home_assistant import HomeAssistant
 from tests.mosquitto import Broker, wait_until
 from tests.sync.test_link import STATUS, Watcher

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 from edge_cl.commands import Release
-from edge_cl.comparison import Comparison
 from edge_cl.sync.fetch import Fetch
 from edge_cl.sync.messages import InstallReport
+from edge_cl.upgrade.comparison import Comparison
 
 log = logging.getLogger(__name__)
 

@@ -20,25 +20,25 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from edge_cl import comparison
 from edge_cl.bundle import Bundle
 from edge_cl.commands import Release
-from edge_cl.comparison import Least
 from edge_cl.config import Settings
 from edge_cl.errors import BundleError, EdgeCLError, StateError, StateUnwritable
 from edge_cl.learner import Learner
-from edge_cl.pointer import HOME, describe_install
-from edge_cl.probation import Watch, go_back
 from edge_cl.records import Answer, Decision, Event, Reading, Receipt
 from edge_cl.release import check_release, encoder_hash
-from edge_cl.slots import MOST_BOOTS, Slots
 from edge_cl.sync.messages import InstallReport
 from edge_cl.trust import trust_in
 from edge_cl.trust.teachers import TRUSTED
+from edge_cl.upgrade import comparison
+from edge_cl.upgrade.comparison import Least
+from edge_cl.upgrade.pointer import HOME, describe_install
+from edge_cl.upgrade.probation import Watch, go_back
+from edge_cl.upgrade.slots import MOST_BOOTS, Slots
 
 if TYPE_CHECKING:  # imported when a bundle comes
-    from edge_cl.delivery import Delivery, Phase
-    from edge_cl.shadow import Shadow
+    from edge_cl.upgrade.delivery import Delivery, Phase
+    from edge_cl.upgrade.shadow import Shadow
 
 log = logging.getLogger(__name__)
 
@@ -245,7 +245,7 @@ class Upgrade:
             self._judge()
 
     def _begin_fetching(self) -> None:
-        from edge_cl.delivery import Delivery
+        from edge_cl.upgrade.delivery import Delivery
 
         coming = self._slots.pointer.coming
         assert coming is not None
@@ -272,7 +272,7 @@ class Upgrade:
 
     def _try(self) -> None:
         """Check the bundle and let it run in the shadow."""
-        from edge_cl.shadow import Shadow, check_bundle
+        from edge_cl.upgrade.shadow import Shadow, check_bundle
 
         coming, me = self._slots.pointer.coming, self._settings.device
         assert coming is not None
@@ -403,7 +403,7 @@ class Upgrade:
             log.error("%s", error)
 
     def _report_of(self, phase: Phase, release: Release, id: str, reason: str = "") -> InstallReport:
-        from edge_cl.delivery import report_of
+        from edge_cl.upgrade.delivery import report_of
 
         seen = self._shadow.seen if self._shadow is not None else comparison.Comparison()
         return report_of(phase, release, id, reason, seen)

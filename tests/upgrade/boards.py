@@ -9,14 +9,14 @@ from typing import Any, Self
 import msgspec
 
 from edge_cl.bundle import Bundle, write_bundle
-from edge_cl.comparison import Least
 from edge_cl.config import Settings, settings_from
 from edge_cl.device import Device
 from edge_cl.manifest import EncoderSpec
 from edge_cl.records import Answer, Decision, Event, Receipt
 from edge_cl.release import release_of
-from edge_cl.slots import Slots
 from edge_cl.sync.messages import InstallReport
+from edge_cl.upgrade.comparison import Least
+from edge_cl.upgrade.slots import Slots
 from tests.worlds import make_bundle
 
 SETTINGS = settings_from({"sleep": {"after_labels": 0, "idle_s": 0}, "state": {"commit_ms": 0}})

@@ -9,13 +9,13 @@ from collections.abc import Callable
 import msgspec
 
 from edge_cl.bundle import Bundle
-from edge_cl.comparison import Answers, Verdict, judge_probation
 from edge_cl.config import Settings
 from edge_cl.errors import EdgeCLError
 from edge_cl.learner import Learner
 from edge_cl.records import Decision, Receipt
-from edge_cl.slots import Slots
 from edge_cl.sync.messages import InstallReport
+from edge_cl.upgrade.comparison import Answers, Verdict, judge_probation
+from edge_cl.upgrade.slots import Slots
 
 log = logging.getLogger(__name__)
 

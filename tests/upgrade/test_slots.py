@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_cl import Bundle
-from edge_cl.comparison import (
+from edge_cl.errors import StateError
+from edge_cl.upgrade.comparison import (
     CLEARLY,
     FALL,
     MARGIN,
@@ -16,10 +17,9 @@ from edge_cl.comparison import (
     judge,
     judge_probation,
 )
-from edge_cl.errors import StateError
-from edge_cl.pointer import FILE, HOME, describe_install, read_pointer, write_pointer
-from edge_cl.slots import BUNDLE, MOST_BOOTS, Slots, active_place, active_state
-from tests.upgrades import Board, variant
+from edge_cl.upgrade.pointer import FILE, HOME, describe_install, read_pointer, write_pointer
+from edge_cl.upgrade.slots import BUNDLE, MOST_BOOTS, Slots, active_place, active_state
+from tests.upgrade.boards import Board, variant
 from tests.worlds import World, make_bundle, reading
 
 

@@ -13,16 +13,16 @@ import msgspec
 
 from edge_cl import encoders
 from edge_cl.bundle import Bundle
-from edge_cl.comparison import Answers, Comparison
 from edge_cl.config import Settings
 from edge_cl.errors import BundleError
 from edge_cl.learner import Learner
 from edge_cl.records import Answer, Decision, FloatArray, Reading, Receipt
 from edge_cl.release import encoder_hash, other_sensors
 from edge_cl.revisions import Rename
-from edge_cl.slots import BUNDLE
 from edge_cl.state import FROM_OTHERS, JOURNAL, Entry, Journal, hand_on, labels_of, last_revision, origin_of
 from edge_cl.statistics import NEW_CLASSES
+from edge_cl.upgrade.comparison import Answers, Comparison
+from edge_cl.upgrade.slots import BUNDLE
 
 log = logging.getLogger(__name__)
 

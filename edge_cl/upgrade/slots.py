@@ -19,12 +19,12 @@ from typing import Any, NamedTuple, Self
 import msgspec
 
 from edge_cl.commands import Release
-from edge_cl.comparison import Probation
 from edge_cl.errors import BudgetExceeded, EdgeCLError, NothingMatches, StateError, StateUnwritable
-from edge_cl.pointer import HOME, Coming, read_pointer, write_pointer
 from edge_cl.release import bundle_id_of
 from edge_cl.revisions import Forget, Rename, Revision
 from edge_cl.state import JOURNAL, StateStore, carry_back, class_names_now, locked, revise, sync_folder
+from edge_cl.upgrade.comparison import Probation
+from edge_cl.upgrade.pointer import HOME, Coming, read_pointer, write_pointer
 
 log = logging.getLogger(__name__)
 

@@ -14,9 +14,9 @@ from typing import Any
 import msgspec
 
 from edge_cl.commands import Release
-from edge_cl.comparison import Comparison, Probation
 from edge_cl.errors import StateError, StateUnwritable
 from edge_cl.state import sync_folder
+from edge_cl.upgrade.comparison import Comparison, Probation
 
 FILE = "slot.json"
 FORMAT_VERSION = 1

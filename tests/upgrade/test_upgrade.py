@@ -8,7 +8,6 @@ import pytest
 
 from edge_cl import Bundle, Learner
 from edge_cl.bundle import npz_bytes
-from edge_cl.comparison import Least
 from edge_cl.config import settings_from
 from edge_cl.errors import BudgetExceeded, BundleError, StateError, StateUnwritable
 from edge_cl.manifest import Channel, HeadSpec, Merged
@@ -16,7 +15,8 @@ from edge_cl.records import Label
 from edge_cl.release import release_of
 from edge_cl.revisions import Forget, Rename
 from edge_cl.state import SHARED, Journal, Shared
-from tests.upgrades import CHUNK_BYTES, OTHER_ENCODER, SETTINGS, Board, variant
+from edge_cl.upgrade.comparison import Least
+from tests.upgrade.boards import CHUNK_BYTES, OTHER_ENCODER, SETTINGS, Board, variant
 from tests.worlds import NAMES, World, reading
 
 
@@ -187,7 +187,7 @@ def test_when_the_bundle_before_cannot_be_opened_the_new_one_stays(board, tmp_pa
         raise StateUnwritable("the disk is full")
 
     with monkeypatch.context() as patch:
-        patch.setattr("edge_cl.slots.write_pointer", full)
+        patch.setattr("edge_cl.upgrade.slots.write_pointer", full)
         board.device.undo_install()
         board.run(World(seed=7).events(1))
     assert board.bundle_id == new.bundle_id and "disk is full" in board.reports[-1].reason
@@ -210,7 +210,7 @@ def test_a_disk_that_takes_no_note_never_keeps_the_device_from_answering(board, 
     def full(*_args, **_kwargs):
         raise StateUnwritable("the disk is full")
 
-    monkeypatch.setattr("edge_cl.slots.write_pointer", full)
+    monkeypatch.setattr("edge_cl.upgrade.slots.write_pointer", full)
     board.start()
     board.run([*[None] * 40, *later(World(seed=5).events(60))])
     assert len([d for d in board.decisions() if d.reading_id.startswith("later")]) == 60
@@ -471,7 +471,7 @@ def test_what_cannot_be_forgotten_everywhere_is_said(board, tmp_path, monkeypatc
     def full(*_args, **_kwargs):
         raise StateUnwritable("the disk is full")
 
-    monkeypatch.setattr("edge_cl.slots.revise", full)
+    monkeypatch.setattr("edge_cl.upgrade.slots.revise", full)
     with pytest.raises(StateError, match="one may go back to: the disk is full"):
         board.device.revise(Forget(class_name="walk"), source="test", wait=True)
     monkeypatch.undo()
