@@ -22,6 +22,7 @@ from edge_cl.sensing.drivers import read_options
 from edge_cl.sensing.lines import Item, JsonDecoder, Labelled, Samples
 from edge_cl.sync.broker import Access, create_client, parse_url
 from edge_cl_device.clocks import Clocks, Found
+from edge_cl_device.per_channel import largest
 
 WAIT_S = 0.1
 MOST_BYTES = 1024 * 1024
@@ -32,7 +33,9 @@ GREETING_S = 10.0
 class MqttOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Where samples are published; the password is in ``EDGE_CL_MQTT_PASSWORD``, as that of ``[mqtt]``.
 
-    `rate_hz` is that of samples without a time; 0: the bundle's.
+    `rate_hz` is that of samples without a time; 0: the bundle's. `full_scale`, one or each channel's, is the
+    largest magnitude that the sensor can tell, in the bundle's units; 0: unknown, and nothing is called
+    saturated.
     """
 
     url: str
@@ -42,16 +45,16 @@ class MqttOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     cert_file: str = ""
     key_file: str = ""
     rate_hz: Annotated[float, Meta(ge=0)] = 0.0
+    full_scale: float | list[float] = 0.0
 
 
 class MqttSensor:
     """A `Sensor`; it has no thread of its own besides the one that reads it."""
 
-    full_scale = None
-
     def __init__(self, manifest: Manifest, options: dict[str, Any]) -> None:
         asked = read_options("sensor mqtt", options, MqttOptions)
         self.rate_hz = asked.rate_hz
+        self.full_scale = largest(asked.full_scale, manifest.n_channels, "sensor mqtt: option full_scale")
         self._topics = [(topic, 0) for topic in asked.topics]
         self._decoder = JsonDecoder(manifest, timed=False)
         self._clocks = Clocks(asked.rate_hz or manifest.rate_hz)

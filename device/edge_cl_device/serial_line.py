@@ -22,6 +22,7 @@ from edge_cl.sensing.drivers import read_options
 from edge_cl.sensing.lines import CsvDecoder, Item, JsonDecoder, Samples
 from edge_cl_device.clocks import Clocks, Found
 from edge_cl_device.frames import Frame, FrameParser
+from edge_cl_device.per_channel import largest, per_channel
 from edge_cl_device.permission import group_of, join
 
 TIMEOUT_S = 0.1
@@ -41,6 +42,9 @@ class SerialOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         Of samples without a time; 0: the bundle's.
     values, scale
         Of ``frames``: how a value is sent, and by what it (or each channel's) is multiplied.
+    full_scale
+        Largest magnitude, or each channel's, in the bundle's units: samples there are called saturated. 0:
+        unknown, but of ``int16`` its largest number.
     """
 
     port: str
@@ -50,6 +54,7 @@ class SerialOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     rate_hz: Annotated[float, Meta(ge=0)] = 0.0
     values: Literal["int16", "float32"] = "int16"
     scale: float | list[float] = 1.0
+    full_scale: float | list[float] = 0.0
 
 
 class SerialLine:
@@ -58,13 +63,15 @@ class SerialLine:
     def __init__(self, manifest: Manifest, options: dict[str, Any]) -> None:
         asked = read_options("sensor serial", options, SerialOptions)
         self.rate_hz = asked.rate_hz
-        self.full_scale: FloatArray | None = None
+        n_channels = manifest.n_channels
+        self.full_scale = largest(asked.full_scale, n_channels, "sensor serial: option full_scale")
         clocks = Clocks(asked.rate_hz or manifest.rate_hz)
         self._parser: _Parser
         if asked.format == "frames":
-            scale = _scale(asked, manifest.n_channels)
-            self.full_scale = 32768 * np.abs(scale) if asked.values == "int16" else None
-            self._parser = _Frames(FrameParser(manifest.n_channels, asked.values), scale, clocks)
+            scale = per_channel(asked.scale, n_channels, "sensor serial: option scale")
+            if asked.values == "int16" and self.full_scale is None:
+                self.full_scale = 32768 * np.abs(scale)
+            self._parser = _Frames(FrameParser(n_channels, asked.values), scale, clocks)
         else:
             self._parser = _Lines(_line_decoder(asked, manifest), clocks)
         self._port = _open(asked)
@@ -172,16 +179,6 @@ def _line_decoder(asked: SerialOptions, manifest: Manifest) -> _LineDecoder:
     if asked.format == "csv":
         return _Rows(manifest, asked.columns)
     return JsonDecoder(manifest, timed=False)
-
-
-def _scale(asked: SerialOptions, n_channels: int) -> FloatArray:
-    scale = np.atleast_1d(np.asarray(asked.scale, np.float64))
-    if len(scale) not in (1, n_channels) or not np.isfinite(scale).all() or not scale.all():
-        raise ConfigError(
-            f"sensor serial: option scale is {asked.scale}; allowed: a number other than 0, or "
-            f"{n_channels} of them, one for each channel"
-        )
-    return np.broadcast_to(scale, (n_channels,))
 
 
 def _open(asked: SerialOptions) -> Any:

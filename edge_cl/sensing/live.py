@@ -26,7 +26,7 @@ from edge_cl.sensing.drivers import Sensor
 from edge_cl.sensing.flags import Flags
 from edge_cl.sensing.labelling import LabelSchedule
 from edge_cl.sensing.lines import Interrupted, Item, Labelled, Samples
-from edge_cl.sensing.stream import TICK_S, Assembler
+from edge_cl.sensing.stream import TICK_S, Ahead, Assembler
 
 QUEUE_BYTES = 1024 * 1024
 """Of samples that wait for the run loop."""
@@ -94,7 +94,8 @@ class LiveStream:
         self._make, self._manifest, self._name, self._waits = make, manifest, name, waits
         self._rng = rng or random.Random()
         self._queue = _Queue(queue_bytes)
-        self._more = self._closed = False
+        self._ahead = Ahead()
+        self._closed = False
         self._closing = threading.Event()
         self._called_s: float | None = None
         self._gone, self._seen, self._useless = "", False, ""
@@ -125,7 +126,7 @@ class LiveStream:
 
     def waiting(self) -> bool:
         """Whether something has arrived that was not handed out yet."""
-        return self._more or bool(self._queue)
+        return self._ahead.more or bool(self._queue)
 
     @property
     def n_bad(self) -> int:
@@ -182,13 +183,7 @@ class LiveStream:
             self._dropped = (self._queue.n_dropped, time.monotonic())
         for item in arrived.items:
             self._flag(item)
-        events = self.assembler.take(arrived.items)
-        event = next(events, None)
-        while event is not None:
-            after = next(events, None)
-            self._more = after is not None
-            yield event
-            event = after
+        yield from self._ahead.of(self.assembler.take(arrived.items))
 
     def _flag(self, item: Item | BadReading) -> None:
         n_channels = self._manifest.n_channels

@@ -146,6 +146,22 @@ class Assembler:
                 _log.warning("further problems are counted but not logged")
 
 
+class Ahead:
+    """Events handed out one looked ahead, so that `more` says whether others are to come."""
+
+    def __init__(self) -> None:
+        self.more = False
+
+    def of(self, events: Iterator[Event]) -> Iterator[Event]:
+        """The events."""
+        event = next(events, None)
+        while event is not None:
+            after = next(events, None)
+            self.more = after is not None
+            yield event
+            event = after
+
+
 class LineAssembler(Assembler):
     """Lines in, events out; a problem is named with the number of its line."""
 
@@ -240,12 +256,12 @@ class PipeStream(_Lines):
         # A reader of its own: at exit Python aborts if a thread is still reading from sys.stdin.
         self._file = file or os.fdopen(STDIN, "rb", closefd=False)
         self._lines: queue.Queue[bytes | None] = queue.Queue(maxsize=CHUNK_LINES)
-        self._more = False
+        self._ahead = Ahead()
         self.assembler = LineAssembler(manifest, JsonDecoder(manifest), labels or LabelSchedule(), prefix)
 
     def waiting(self) -> bool:
         """Whether something has arrived that was not handed out yet."""
-        return self._more or not self._lines.empty()
+        return self._ahead.more or not self._lines.empty()
 
     def __iter__(self) -> Iterator[Event]:
         threading.Thread(target=self._read, name="edge-cl-stdin", daemon=True).start()
@@ -253,22 +269,13 @@ class PipeStream(_Lines):
         told_s = time.monotonic()
         while not ended:
             chunk, ended = self._arrived()
-            for event in self._handed_out(self.assembler.feed(chunk)):
+            for event in self._ahead.of(self.assembler.feed(chunk)):
                 yield event
                 told_s = time.monotonic()
             if not ended and time.monotonic() - told_s >= TICK_S:  # also while no line completes a window
                 yield None
                 told_s = time.monotonic()
         yield from self.assembler.finish()
-
-    def _handed_out(self, events: Iterator[Event]) -> Iterator[Event]:
-        """The events, one looked ahead, so that `waiting` knows of those to come."""
-        event = next(events, None)
-        while event is not None:
-            after = next(events, None)
-            self._more = after is not None
-            yield event
-            event = after
 
     def _read(self) -> None:
         try:

@@ -78,6 +78,13 @@ def test_blocks_become_windows_through_a_broker_that_comes_and_goes(live, stoppe
     assert isinstance(gather(events, 1)[0], Reading)
 
 
+def test_a_range_that_is_named_is_known(broker):
+    options = {"url": broker.url, "topics": ["a"], "full_scale": 40}
+    sensor = MqttSensor(manifest_of(), options)
+    assert sensor.full_scale.tolist() == [40, 40]
+    sensor.close()
+
+
 def test_nobody_listens(live):
     url = f"mqtt://127.0.0.1:{free_port()}"
     with pytest.raises(SensorUnavailable, match=f"{url} cannot be reached"):
@@ -90,6 +97,10 @@ def test_nobody_listens(live):
         ({"url": "mqtt://127.0.0.1"}, "the option topics is missing"),
         ({"url": "mqtt://127.0.0.1", "topics": []}, "option topics is \\[\\]; allowed"),
         ({"url": "http://127.0.0.1", "topics": ["a"]}, "allowed|write mqtt://"),
+        (
+            {"url": "mqtt://a", "topics": ["a"], "full_scale": [1, 2, 3]},
+            "full_scale is .*; allowed: .* 2 of them",
+        ),
         ({"url": "mqtt://a", "topic": ["a"]}, "unknown option topic; did you mean topics"),
     ],
 )

@@ -180,6 +180,7 @@ def test_a_line_without_end_is_given_up(monkeypatch):
             {"port": "x", "format": "frames", "scale": [1, 2, 3]},
             r"scale is \[1.0, .*\]; allowed: .* 2 of them",
         ),
+        ({"port": "x", "full_scale": [4, 0]}, r"full_scale is \[4.0, 0.0\]; allowed: .* 2 of them"),
     ],
 )
 def test_wrong_options_are_explained(options, said):
@@ -285,6 +286,38 @@ def test_frames_over_a_cable_that_is_pulled_fifty_times(cable, monkeypatch):
         cable.plug()
     live.close()
     assert live.n_bad == 50, "the noise before the first frame, each time"
+
+
+def test_text_at_the_end_of_the_range_that_is_named_is_said(cable):
+    manifest = manifest_of(rate_hz=100.0)
+    options = {"port": str(cable.port), "full_scale": [40, 4]}
+    live = LiveStream(lambda: SerialLine(manifest, options), manifest, name="serial")
+    events = iter(live)
+    lines = b"".join(b'{"x": [%d, %d]}\n' % (k % 7, -4 if k % 3 else k % 5) for k in range(100))
+
+    def saturated():
+        cable.send(lines)
+        next(events)
+        return "serial: channel c1 is often at the end of its range" in live.alarm
+
+    wait_until(saturated, "what saturates is named")
+    live.close()
+
+
+@pytest.mark.parametrize(
+    ("options", "full_scale"),
+    [
+        ({}, None),
+        ({"full_scale": -4}, [4, 4]),
+        ({"format": "frames", "scale": [0.5, -1]}, [16384, 32768]),
+        ({"format": "frames", "full_scale": [2, 4]}, [2, 4]),
+        ({"format": "frames", "values": "float32"}, None),
+    ],
+)
+def test_what_is_known_of_the_range(monkeypatch, options, full_scale):
+    monkeypatch.setattr(serial_line, "_open", lambda _: None)
+    known = SerialLine(manifest_of(), {"port": "x", **options}).full_scale
+    assert (known if known is None else known.tolist()) == full_scale
 
 
 def test_only_noise_is_said(cable, monkeypatch):

@@ -6,27 +6,15 @@ import platform
 import re
 from collections.abc import Iterator
 
+from edge_cl.encoders.forms import RUNTIMES, Runtime
 from edge_cl_device.doctor.findings import Finding, note, ok, problem, warning
 from edge_cl_device.doctor.scene import VENV, Scene
 
 OLDEST, NEWEST = (3, 11), (3, 13)
 OLDEST_ONNXRUNTIME = (1, 28, 1)
 """Earlier ones read files outside of the model, or crash: 1.21 with an illegal instruction on a Pi 4."""
-RUNTIMES = {
-    "onnxruntime": "onnxruntime",
-    "onnxruntime-gpu": "onnxruntime",
-    "ai-edge-litert": "ai_edge_litert.interpreter",
-    "tflite-runtime": "tflite_runtime.interpreter",
-}
-"""Distributions and what they are imported as."""
-NAMES = {
-    "onnxruntime": "onnx",
-    "onnxruntime-gpu": "onnx",
-    "ai-edge-litert": "litert",
-    "tflite-runtime": "tflite",
-}
-"""What the settings call them."""
-FORMS = {"onnx": "onnx", "litert": "tflite", "tflite": "tflite"}
+RUNTIME_OF = {name: runtime for runtime in RUNTIMES.values() for name in runtime.distributions}
+"""By what is installed."""
 PROVIDERS = {"cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
 CHOICE = "encoder.json"
 """In the state folder; written by ``edge-cl verify --bench``."""
@@ -97,7 +85,7 @@ def _clashes(packages: dict[str, str]) -> Iterator[Finding]:
 
 def _versions(scene: Scene) -> Iterator[Finding]:
     packages = scene.packages
-    known = {name: packages[name] for name in RUNTIMES if name in packages}
+    known = {name: packages[name] for name in RUNTIME_OF if name in packages}
     encoder = scene.bundle.manifest.encoder.kind if scene.bundle else "onnx"
     if not known and encoder != "identity":
         yield problem(
@@ -122,7 +110,7 @@ def _versions(scene: Scene) -> Iterator[Finding]:
 
 def _asked_for(scene: Scene, known: dict[str, str]) -> Iterator[Finding]:
     """Whether what the settings name, and what the bundle is made for, is among the runtimes."""
-    installed = {NAMES[name] for name in known}
+    installed: set[str] = {RUNTIME_OF[name].name for name in known}
     wished = scene.settings.encoder.runtime
     if wished != "auto" and wished not in installed:
         yield problem(
@@ -135,7 +123,7 @@ def _asked_for(scene: Scene, known: dict[str, str]) -> Iterator[Finding]:
     if manifest is None or manifest.encoder.kind == "identity" or not known:
         return
     forms = {"onnx", *(variant.format for variant in manifest.variants)}
-    if not installed & {runtime for runtime, form in FORMS.items() if form in forms}:
+    if not installed & {runtime.name for runtime in RUNTIMES.values() if runtime.format in forms}:
         yield problem(
             "runtime-missing",
             f"bundle {manifest.name} has encoders for {', '.join(sorted(forms))}, installed are: "
@@ -146,7 +134,8 @@ def _asked_for(scene: Scene, known: dict[str, str]) -> Iterator[Finding]:
 
 
 def _imports(scene: Scene) -> Iterator[Finding]:
-    for module in dict.fromkeys(["numpy", *(m for name, m in RUNTIMES.items() if name in scene.packages)]):
+    runtimes = [_imported(runtime) for name, runtime in RUNTIME_OF.items() if name in scene.packages]
+    for module in dict.fromkeys(["numpy", *runtimes]):
         probed = scene.probe(module)
         if probed is None:
             return
@@ -162,6 +151,11 @@ def _imports(scene: Scene) -> Iterator[Finding]:
             f"{_PIP} --force-reinstall {module.partition('.')[0].replace('_', '-')}"
             + (", an older or a newer release" if illegal else ""),
         )
+
+
+def _imported(runtime: Runtime) -> str:
+    """What loads its native code."""
+    return f"{runtime.module}.interpreter" if runtime.format == "tflite" else runtime.module
 
 
 def _providers(scene: Scene) -> Iterator[Finding]:
