@@ -1,11 +1,11 @@
 # make demo   see it learn, with nothing installed but Python
-# make test   the tests; make lint   style, types, layers; make faults   the long fault suites
+# make test   the tests; make lint   style, types, layers; make faults   the long fault suites; make fuzz   other draws
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test lint conformance faults test-arm64 bench assets wheel-test mosquitto qemu postgres tflite clean
+.PHONY: demo test lint conformance faults fuzz test-arm64 bench assets wheel-test mosquitto qemu postgres tflite clean
 .DEFAULT_GOAL := demo
 
 demo: $(VENV)/.demo
@@ -28,6 +28,11 @@ conformance: $(VENV)/.dev mosquitto
 # power cuts, kills, damaged bytes, failing disks by the hundreds, and whatever else takes minutes
 faults: $(VENV)/.dev mosquitto postgres
 	$(BIN)/python -m pytest -m "slow and not arm64"
+
+# the property tests on other draws than .ci/run's, which are always the same; ROUNDS=20 for longer
+ROUNDS ?= 3
+fuzz: $(VENV)/.dev mosquitto postgres
+	for round in $$(seq $(ROUNDS)); do $(BIN)/python -m pytest -m "hypothesis and not slow" -n 2 || exit 1; done
 
 # the wheel on an emulated Arm, with each runtime (or ONLY=onnx); where it cannot be emulated it skips and says why
 test-arm64: $(VENV)/.dev mosquitto qemu

@@ -1,10 +1,11 @@
 """kill -9 at every step of an installation, and of the way back: either bundle runs, each label counts once.
 
-The device is a fork of this process, so that hundreds of them cost little. It is killed before and after each
-note that it makes on disk; what it does between two of them is not told apart.
+The device is a fork of a server process, which has no threads, so that hundreds of them cost little. It is
+killed before and after each note that it makes on disk; what it does between two of them is not told apart.
 """
 
 import itertools
+import multiprocessing
 import os
 import shutil
 import signal
@@ -90,15 +91,13 @@ def live(folder: Path, k: int, *, back: bool) -> None:
 
 def outcome(folder: Path, k: int, *, back: bool) -> int:
     """What became of a device in a process of its own: its exit code, or minus the signal."""
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            live(folder, k, back=back)
-            code = 0
-        finally:
-            os._exit(code)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    child = context.Process(target=live, args=(folder, k), kwargs={"back": back})
+    child.start()
+    child.join()
+    assert child.exitcode is not None
+    return child.exitcode
 
 
 @pytest.fixture(scope="module")
