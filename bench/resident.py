@@ -40,7 +40,7 @@ def device(
         "run",
         str(Path(bundle).resolve()),
         "--state",
-        str(state),
+        str(state.resolve()),
         *options,
     ]
     process = subprocess.Popen(
@@ -97,7 +97,7 @@ def resident(
     text = "[mqtt]\nstatus_s = 0.5  # so that the last figures need not be waited for\n"
     if ram_mb is not None:
         text += f"[budget]\nram_mb = {ram_mb}\n"
-    config = state.with_suffix(".toml")
+    config = state.with_suffix(".toml").resolve()
     config.write_text(text)
     options = ["--label-every", str(label_every), "--config", str(config)]
     with device(bundle, state, *options, python=python) as process:

@@ -1,6 +1,7 @@
 """The measurements themselves, at a size that only shows that they measure."""
 
 import time
+from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -87,6 +88,15 @@ def test_instruments_are_taken_off_again():
     with stages.instrumented():
         assert Teaching._compare is not before
     assert Teaching._compare is before
+
+
+def test_a_relative_folder_is_meant_from_here(tmp_path, monkeypatch):
+    bundle = Path(WRIST).resolve()
+    monkeypatch.chdir(tmp_path)
+    Path("b").mkdir()
+    found = resident.resident(str(bundle), Path("b/s"), n_windows=20, seed=0)
+    assert found["resident_mb"] > 0
+    assert [path.name for path in Path("b/s").glob("journal*")]
 
 
 def test_a_device_that_ends_early_is_an_error_not_a_figure(tmp_path):
