@@ -12,10 +12,10 @@ import msgspec
 
 from edge_cl.errors import BudgetExceeded, StateCorrupt, StateError, StateUnwritable
 from edge_cl.knowledge import Knowledge, Lesson
-from edge_cl.memory import PendingFeature
+from edge_cl.past import Past
 from edge_cl.records import FloatArray, Label, SleepPlan, SleepProgress, Status
 from edge_cl.recovery import HELD_NOT, Recovery, Woken, learn
-from edge_cl.revisions import HeadRecord, HeldLabel, Outcome, Revision
+from edge_cl.revisions import Outcome, Revision
 from edge_cl.state import (
     DamagedEntry,
     Entry,
@@ -23,14 +23,10 @@ from edge_cl.state import (
     Snapshot,
     StateStore,
     Wear,
-    heads_of,
-    held_labels,
     holds,
     last_hold,
     ranges_of,
     revise,
-    revised_by,
-    said_after,
     took_back,
 )
 from edge_cl.trial import Doubted, Trials
@@ -149,6 +145,11 @@ class DurableKnowledge:
         entry = msgspec.structs.replace(entry, seq=self.seq + 1)
         self._journal(entry)
         learn(self.knowledge, entry)
+
+    @property
+    def past(self) -> Past:
+        """What was said before."""
+        return Past(self._store, self.knowledge)
 
     @property
     def journal(self) -> Journal | None:
@@ -272,40 +273,6 @@ class DurableKnowledge:
         )
         self.knowledge.wake(drop=drop, tried=tried, cpu_s=cpu_s)
 
-    def heard_before(self, label: Label, reading_id: str, known: PendingFeature | None) -> bool:
-        """Whether this was said of the reading already; of one no longer `known` the journal tells."""
-        knowledge = self.knowledge
-        name = knowledge.naming.resolve(label.label)
-        if known is not None:
-            if label.kind == "not":
-                return knowledge.refuses(known.feature, name)
-            return known.taught >= 0 and knowledge.class_names[known.taught] == name
-        if self._store is None or not reading_id:
-            return False
-        counts, last = self._store.counts, None
-        for seq, kind, said in self._store.journal.said_of(reading_id):
-            said = knowledge.naming.resolve(said)
-            if holds(counts, seq) and (kind == "label" or said == name):
-                last = kind, said
-        return last == ("not" if label.kind == "not" else "label", name)
-
-    def taught_lately(self) -> dict[str, int]:
-        """The class that a reading has as its label now, by the journal's last entries; -1 for none."""
-        if self._store is None:
-            return {}
-        counts, naming = self._store.counts, self.knowledge.naming
-        number = {name: k for k, name in enumerate(naming.names)}
-        taught: dict[str, int] = {}
-        for seq, kind, reading_id, label in self._store.journal.said_lately():
-            if not holds(counts, seq):
-                continue
-            said = number.get(naming.resolve(label), -1)
-            if kind == "label":
-                taught[reading_id] = said
-            elif taught.get(reading_id) == said:
-                taught[reading_id] = -1
-        return taught
-
     def commit(self) -> None:
         """Make everything learned so far durable.
 
@@ -347,10 +314,6 @@ class DurableKnowledge:
         if self._store is not None and self.seq != self._store.journal.committed_seq:
             self._store.journal.rollback()
             self.recover()
-
-    def revised_by(self, source: str) -> int:
-        """Journal number of the newest revision by a source that ends in this, or 0."""
-        return 0 if self._store is None else revised_by(self._store, source)
 
     def revise(self, asked: Revision, source: str) -> Outcome:
         """Take labels back, go back, rename or review: journalled on return, known after `rebuild`.
@@ -481,40 +444,16 @@ class DurableKnowledge:
         return self._trials.found if self._trials else None
 
     @property
-    def history_id(self) -> str:
-        """Tells this history from every other; "" without a folder."""
-        return "" if self._store is None else self._store.journal.uid
-
-    @property
     def committed_seq(self) -> int:
         """The newest journal entry that is on disk."""
         return self.seq if self._store is None else self._store.journal.committed_seq
-
-    def said_after(self, seq: int, limit: int) -> list[HeldLabel]:
-        """Labels on disk after journal entry `seq`, the oldest of them; `reason` is "" for those learned."""
-        if self._store is None:
-            return []
-        return said_after(self._store, seq, limit)
-
-    @property
-    def state_hash(self) -> str:
-        """End of the journal's chain of hashes, the bundle's id while it is empty; "" without a folder."""
-        return "" if self._store is None else self._store.journal.chain or self._store.bundle_id
 
     @property
     def n_held(self) -> int:
         """How many labels wait for a review."""
         if self._n_held is None:
-            self._n_held = len(self.held_labels())
+            self._n_held = len(self.past.held_labels())
         return self._n_held
-
-    def held_labels(self) -> list[HeldLabel]:
-        """Labels that wait for a review, oldest first."""
-        return held_labels(self._store) if self._store else []
-
-    def heads(self) -> list[HeadRecord]:
-        """The heads that are kept, oldest first."""
-        return heads_of(self._store.folder) if self._store else []
 
     def snapshot(self, cause: str) -> None:
         """Write everything learned; a failure raises the alarm and only costs a longer replay."""

@@ -224,12 +224,12 @@ class Learner:
 
     def revised_by(self, source: str) -> int:
         """Journal number of the newest revision by a source that ends in this, or 0 when there is none."""
-        return self._durable.revised_by(source)
+        return self._durable.past.revised_by(source)
 
     @property
     def history_id(self) -> str:
         """Tells this device's history from every other, and from its own after a restore."""
-        return self._durable.history_id
+        return self._durable.past.history_id
 
     @property
     def committed_seq(self) -> int:
@@ -238,7 +238,7 @@ class Learner:
 
     def receipts_after(self, seq: int, limit: int) -> list[Receipt]:
         """Receipts of the oldest `limit` labels on disk after journal entry `seq`, made from the journal."""
-        return [receipts.late(said) for said in self._durable.said_after(seq, limit)]
+        return [receipts.late(said) for said in self._durable.past.said_after(seq, limit)]
 
     def adjust(self, settings: Settings) -> None:
         """Go on with other thresholds: `trust.min_confidence` and `sleep` are used from now on, no more."""
@@ -310,7 +310,7 @@ class Learner:
 
     def note_carried(self) -> None:
         """Know again which of the last readings have a label, after `carry`."""
-        self.pending.set_taught(self._durable.taught_lately())
+        self.pending.set_taught(self._durable.past.taught_lately())
 
     def commit(self) -> list[Receipt]:
         """Make everything learned durable now; receipts that may be given."""
@@ -369,7 +369,7 @@ class Learner:
             recovered=self._durable.recovered,
             written_bytes=self._durable.wear.written_bytes,
             n_held=self._durable.n_held,
-            state_hash=self._durable.state_hash,
+            state_hash=self._durable.past.state_hash,
             drift_points=self._rest.drift_points,
             installed=self.installed(),
             celsius=board.celsius,
@@ -379,11 +379,11 @@ class Learner:
 
     def heads(self) -> list[HeadRecord]:
         """The heads that are kept, oldest first."""
-        return self._durable.heads()
+        return self._durable.past.heads()
 
     def held_labels(self) -> list[HeldLabel]:
         """Labels that wait for a review, oldest first."""
-        return self._durable.held_labels()
+        return self._durable.past.held_labels()
 
     def sleep_reports(self) -> list[SleepReport]:
         """What the last sleeps did, oldest first."""

@@ -129,7 +129,7 @@ class Teaching:
         meant = self.knowledge.naming.resolve(label.label)
         if problem := receipts.unusable(label, meant, self.knowledge.class_names):
             return receipts.refusal(label, reading_id, "refused", problem)
-        if self._durable.heard_before(label, reading_id, known):
+        if self._durable.past.heard(label, reading_id, known):
             return receipts.duplicate(label, reading_id)
         return receipts.not_remembered(label, reading_id, self._pending.capacity) if known is None else None
 
@@ -147,7 +147,7 @@ class Teaching:
         self._pending.rename(
             [self.knowledge.naming.resolve(name) for name in names], self.knowledge.class_names
         )
-        self._pending.set_taught(self._durable.taught_lately())
+        self._pending.set_taught(self._durable.past.taught_lately())
         self.refresh()
 
     def refresh(self) -> None:
