@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.mosquitto import MOSQUITTO, Broker
 from tests.postgres import MISSING, PostgreSQL
@@ -15,6 +16,11 @@ from tests.postgres import MISSING, PostgreSQL
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 if "EDGE_CL_DATA" not in os.environ and SHARED.is_dir():
     os.environ["EDGE_CL_DATA"] = str(SHARED)
+
+
+# A deadline would measure the machine. Under CI the same examples are drawn every time.
+settings.register_profile("edge-cl", deadline=None, derandomize="CI" in os.environ, print_blob=True)
+settings.load_profile("edge-cl")
 
 
 @pytest.fixture

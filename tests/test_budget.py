@@ -92,7 +92,7 @@ STEPS = st.lists(
 )
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(
     codec=st.sampled_from(sorted(CODECS)), filed=st.booleans(), budget=st.integers(9_000, 25_000), steps=STEPS
 )
@@ -120,7 +120,7 @@ def test_the_sum_never_passes_the_budget(codec, filed, budget, steps, tmp_path_f
         world.check()
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     names=st.lists(st.integers(0, 40), max_size=120),
     ram=st.integers(70_000, 300_000),

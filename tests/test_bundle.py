@@ -64,7 +64,7 @@ def test_the_bundle_itself_is_fine(path):
     assert Bundle.load(path).bundle_id == bundle.bundle_id
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(data=st.data())
 def test_any_changed_byte_is_noticed_or_changes_nothing(path, tmp_path_factory, data):
     original = path.read_bytes()

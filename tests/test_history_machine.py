@@ -593,7 +593,6 @@ def check(n_examples, n_steps):
         settings=settings(
             max_examples=n_examples,
             stateful_step_count=n_steps,
-            deadline=None,
             derandomize=True,
             database=None,
             phases=[Phase.generate],

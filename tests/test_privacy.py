@@ -18,7 +18,7 @@ features = st.lists(st.floats(-1e6, 1e6, width=32), min_size=D, max_size=D)
 
 
 @given(x=features, norm=st.floats(1e-3, 1e3), y=st.integers(0, 1))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_one_label_changes_no_more_than_the_noise_is_made_for(x: list[float], norm: float, y: int) -> None:
     X = privacy.clip(np.array([x]), norm)
     before = collect(np.ones((3, D)), np.array([0, 1, 1]), NAMES)
@@ -44,14 +44,14 @@ def test_epsilon_is_the_one_that_integrals_give() -> None:
 
 
 @given(noise=st.floats(0.05, 1e3), factor=st.floats(1.01, 10))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_more_noise_is_more_private(noise: float, factor: float) -> None:
     assert privacy.epsilon(noise * factor) <= privacy.epsilon(noise)
     assert privacy.epsilon(noise, 1e-6) >= privacy.epsilon(noise, 1e-5)
 
 
 @given(eps=st.floats(0.05, 50))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_noise_for_an_epsilon_has_it(eps: float) -> None:
     assert privacy.epsilon(privacy.noise_for(eps)) == pytest.approx(eps, rel=1e-6)
 

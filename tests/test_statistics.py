@@ -55,7 +55,7 @@ def named(seed: int, n: int = 40) -> Statistics:
 
 
 @given(seeds=st.lists(st.integers(0, 10_000), min_size=1, max_size=5, unique=True), rnd=st.randoms())
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_the_order_does_not_matter_and_what_was_added_can_be_taken_away(seeds: Any, rnd: Any) -> None:
     base = collect(*some(99_999), NAMES)
     parts = [named(seed) for seed in seeds]
@@ -71,7 +71,7 @@ def test_the_order_does_not_matter_and_what_was_added_can_be_taken_away(seeds: A
 
 
 @given(seed=st.integers(0, 10_000), n_parts=st.integers(1, 6))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_sums_of_parts_are_those_of_all_labels_at_once(seed: int, n_parts: int) -> None:
     X, y = some(seed, 60, offset=30.0)
     found = statistics.empty(NAMES, D)
@@ -139,7 +139,7 @@ def test_the_head_made_from_sums_is_the_one_that_learned_all_labels(
 
 
 @given(seed=st.integers(0, 10_000), noise=st.sampled_from([0.0, 1.0]))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_what_is_sent_arrives(seed: int, noise: float) -> None:
     account = msgspec.structs.replace(ACCOUNT, noise=noise, clip_norm=noise, epsilon=2.5 if noise else None)
     sent = named(seed)
@@ -154,7 +154,7 @@ def test_what_is_sent_arrives(seed: int, noise: float) -> None:
 
 
 @given(data=st.data())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_any_flipped_or_missing_byte_is_noticed(data: st.DataObject) -> None:
     body = bytearray(to_bytes(named(3), ACCOUNT))
     if data.draw(st.booleans()):

@@ -297,7 +297,7 @@ def test_unknown_names_and_options_say_what_is_known(name):
         make_head(name, frobnicate=1)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 2**16), n=st.integers(1, 60), cut=st.integers(0, 60))
 def test_any_stream_round_trips_anywhere(seed, n, cut):
     X, y = World(seed=seed).draw(n)

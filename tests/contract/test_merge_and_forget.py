@@ -54,7 +54,7 @@ counts = st.tuples(st.integers(0, 2**16), st.integers(0, 120), st.integers(0, 12
 
 
 @pytest.mark.parametrize("name", MERGES)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(counts)
 def test_merging_equals_learning_both(name, draw):
     seed, n, m = draw
@@ -73,7 +73,7 @@ def test_merging_equals_learning_both(name, draw):
 
 
 @pytest.mark.parametrize("name", MERGES)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(counts)
 def test_merging_either_way_round_is_the_same(name, draw):
     seed, n, m = draw
@@ -90,7 +90,7 @@ def test_merging_either_way_round_is_the_same(name, draw):
 
 
 @pytest.mark.parametrize("name", FORGETS)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(counts)
 def test_forgetting_what_was_learned_last_leaves_the_rest(name, draw):
     seed, n, m = draw

@@ -34,7 +34,7 @@ sizes = st.one_of(
 
 
 @pytest.mark.parametrize("name", list(STANDALONE))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.data())
 def test_needed_bytes_are_those_of_a_new_head(name, data):
     n_features, n_classes = data.draw(sizes)
@@ -89,7 +89,7 @@ def test_unknown_heads_and_options_are_refused_alike():
 
 
 @pytest.mark.parametrize("name", list(STANDALONE))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.data())
 def test_fit_is_the_largest_version_within_the_bytes(name, data):
     size = dict(zip(("n_features", "n_classes"), data.draw(sizes), strict=True))

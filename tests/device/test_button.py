@@ -8,7 +8,7 @@ import gpiozero
 import pytest
 from edge_cl_device.button import Buttons, Contact
 from gpiozero.pins.mock import MockFactory
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_cl.errors import ConfigError, SensorUnavailable
@@ -149,7 +149,6 @@ def test_no_gpio_and_no_library(monkeypatch):
         Buttons({"confirm": 17})
 
 
-@settings(deadline=None)
 @given(st.lists(st.floats(0.0001, 1.5), max_size=30), st.booleans())
 def test_whenever_it_is_asked_the_presses_are_the_same(steps, often):
     contact, asked_often, at_s, found = Contact(0.03), Contact(0.03), 0.0, []

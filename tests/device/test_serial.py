@@ -52,7 +52,6 @@ def test_the_checksum_is_the_one_that_firmware_libraries_have():
     assert binascii.crc_hqx(b"123456789", 0xFFFF) == 0x29B1, "the check value of CRC-16/CCITT-FALSE"
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(0, 10_000), max_size=30))
 def test_frames_do_not_depend_on_the_split(cuts):
     found = frames_of(b"".join(sent()), cuts)
@@ -60,7 +59,6 @@ def test_frames_do_not_depend_on_the_split(cuts):
     assert len(found) == 10
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.binary(max_size=40), min_size=10, max_size=10), st.lists(st.integers(0, 10_000), max_size=10)
 )
@@ -136,7 +134,7 @@ def test_lines_with_and_without_their_own_time(monkeypatch, options, line):
     assert events[-1].t_s == pytest.approx(100 - 0.0, abs=0.11)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.integers(0, 10_000), max_size=40))
 def test_what_is_read_does_not_depend_on_how_bytes_came(cuts):
     lines = [b'{"t": %d.%d, "x": [%d, 1.5]}\n' % (k // 10, k % 10, k) for k in range(60)]

@@ -22,13 +22,13 @@ def read_or_refuse(arrival: Arrival) -> Word | None:
         return None
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.sampled_from(KINDS), st.binary(max_size=200))
 def test_any_bytes(kind: str, payload: bytes) -> None:
     read_or_refuse(Arrival(f"edgecl/1/lab/dev1/{kind}", payload, NOW_S))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.sampled_from(KINDS), st.integers(0, 10_000), st.binary(min_size=1, max_size=4), st.booleans())
 def test_damaged_messages(kind: str, at: int, damage: bytes, insert: bool) -> None:
     board = Board()
@@ -54,7 +54,7 @@ def test_deep_nesting(kind: str, nest: bytes) -> None:
         assert read_or_refuse(arrival) is None
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.text(max_size=40))
 def test_any_topic(text: str) -> None:
     for topic in (text, f"edgecl/1/{text}", f"edgecl/1/lab/{text}/receipt", f"edgecl/1/lab/dev1/{text}"):

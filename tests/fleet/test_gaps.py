@@ -120,7 +120,7 @@ def test_nothing_missing_is_overlooked(tmp_path: Path, seed: int) -> None:
     store.close()
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.sets(st.integers(0, 30)), st.lists(st.tuples(st.integers(0, 30), st.integers(0, 5)), max_size=6))
 def test_subtract_is_that_of_sets(numbers: set[int], cuts: list[tuple[int, int]]) -> None:
     ranges = [(n, n) for n in sorted(numbers)]

@@ -98,7 +98,7 @@ def test_a_weight_makes_it_a_start_again(base: Bundle, tmp_path: Path) -> None:
 
 
 @given(order=st.permutations(range(4)))
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 def test_the_order_of_devices_does_not_change_a_byte(tmp_path_factory: Any, order: Sequence[int]) -> None:
     folder = tmp_path_factory.mktemp("order")
     base = make_bundle(folder / "base.ecl", "slda")

@@ -18,7 +18,7 @@ def why(*waves: Wave, share: float = 0.1, after: int = 0, compared: Compared = C
     return reason_to_abort(waves, compared, abort_share=share, abort_after=after)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(1, 300), st.lists(st.floats(0.001, 0.999), max_size=5, unique=True), st.text(max_size=3))
 def test_every_device_is_in_one_wave_and_every_wave_has_one(n: int, shares: list[float], name: str) -> None:
     steps = [*sorted(shares), 1.0]

@@ -93,7 +93,7 @@ def test_learning_returns_what_was_not_foreseen():
     np.testing.assert_allclose(belief.learn_one(X[59], T[59]), T[59] - foreseen, atol=1e-6)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     d=st.sampled_from([3, SMALL, LARGE]),
     n=st.integers(0, 3 * PENDING),

@@ -23,7 +23,7 @@ def loss(weights, slow, parts, context, factor, y):
     return np.log(np.exp(scores).sum()) - scores[y]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 2**16), y=st.integers(0, 3), factor=st.floats(1.0, 8.0))
 def test_a_step_follows_the_gradient_of_the_likelihood(seed, y, factor):
     gate, slow, parts, context = draw(seed)
@@ -46,7 +46,7 @@ def test_a_step_follows_the_gradient_of_the_likelihood(seed, y, factor):
     np.testing.assert_allclose(before - gate.weights, step, rtol=2e-3, atol=1e-5)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 2**16), y=st.integers(0, 3))
 def test_the_temperature_follows_the_gradient_and_keeps_its_limits(seed, y):
     scores = np.random.default_rng(seed).normal(size=4).astype(np.float32)

@@ -49,7 +49,7 @@ def assert_knows(slow, standardise, X, y, atol):
     assert slow.n_updates == len(X), "every sample once"
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(seed=st.integers(0, 999), n=st.integers(33, 400), growth=st.floats(1.0, 1.02))
 def test_a_finished_refit_equals_learning_all_samples_afresh(seed, n, growth):
     X, y = stream(n, seed)
@@ -132,7 +132,7 @@ def test_a_broken_reading_does_not_make_the_kept_samples_coarse():
     assert np.abs(kept).max() < 100
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 999), n_blocks=st.integers(1, 6), size=st.integers(2, 40))
 def test_running_moments_are_those_of_all_samples(seed, n_blocks, size):
     X = np.random.default_rng(seed).uniform(-1, 1, (n_blocks * size, D)).astype(np.float32)

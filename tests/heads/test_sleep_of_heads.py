@@ -101,7 +101,7 @@ def test_two_close_forms_become_one_and_a_wide_one_two(seed):
     assert counts.tolist() == [20, 20, 20]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     seed=st.integers(0, 99),
     n=st.integers(0, 60),

@@ -20,7 +20,7 @@ def by_hand(X):
     return {one, other}, one if rest[one].min() <= rest[other].min() else other
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(seed=st.integers(0, 10_000), k=st.integers(3, 9))
 def test_one_of_the_closest_pair_goes(seed, k):
     X = np.random.default_rng(seed).normal(size=(k, D)).astype(np.float32)
@@ -61,7 +61,7 @@ def test_an_unknown_rule_names_those_there_are():
         Reservoir(2, D, evict="oldest", rng=np.random.default_rng(0))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     labels=st.lists(st.integers(0, 3), min_size=1, max_size=60),
     capacity=st.integers(1, 20),

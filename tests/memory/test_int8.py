@@ -20,7 +20,7 @@ def holding(X, capacity=100):
     return reservoir
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(rows)
 def test_no_value_is_off_by_more_than_a_step(X):
     reservoir = holding(X)
@@ -32,7 +32,7 @@ def test_no_value_is_off_by_more_than_a_step(X):
     assert (codec.step <= np.maximum(2 * reach / STEPS, 2 * np.spacing(np.abs(codec.centre)) + 2e-24)).all()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(rows)
 def test_without_widening_it_is_half_a_step(X):
     wide = np.full(D, 2e6, dtype=np.float32)
@@ -41,7 +41,7 @@ def test_without_widening_it_is_half_a_step(X):
     assert (error <= reservoir._codec.step / 2).all()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(rows, rows)
 def test_state_round_trips_and_goes_on_alike(first, then):
     reservoir = holding(first, capacity=20)
@@ -54,7 +54,7 @@ def test_state_round_trips_and_goes_on_alike(first, then):
         np.testing.assert_array_equal(ours, theirs)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(rows)
 def test_whatever_was_stored_can_be_removed(X):
     reservoir = holding(X)

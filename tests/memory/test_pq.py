@@ -153,7 +153,7 @@ def test_a_refresh_without_news_changes_nothing():
     np.testing.assert_array_equal(memory.state()[0]["codec.centroids"], before)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(n=st.integers(0, 60), then=st.integers(0, 40), evict=st.sampled_from(["random", "redundant"]))
 def test_state_round_trips_and_goes_on_alike(n, then, evict):
     book, X = codebook(n_centroids=16), clustered(120, seed=3, shift=0.5)

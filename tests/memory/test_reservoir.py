@@ -18,7 +18,7 @@ def filled(labels, capacity, codec="float32", seed=0):
     return reservoir
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(labels=st.lists(st.integers(0, 3), max_size=60), capacity=st.integers(1, 20))
 def test_restoring_changes_no_state(labels, capacity):
     reservoir, twin = filled(labels, capacity), filled([], capacity)
@@ -29,7 +29,7 @@ def test_restoring_changes_no_state(labels, capacity):
         np.testing.assert_array_equal(array, twin_arrays[key])
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(labels=st.lists(st.integers(0, 5), max_size=120), capacity=st.integers(1, 20), seed=st.integers(0, 99))
 def test_any_stream(labels, capacity, seed):
     reservoir = filled(labels, capacity, seed=seed)
@@ -46,7 +46,7 @@ def test_any_stream(labels, capacity, seed):
                 assert counts[c] >= counts.max() - 1
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     labels=st.lists(st.integers(0, 4), max_size=80),
     capacity=st.integers(1, 20),
@@ -68,7 +68,7 @@ def test_resize_and_restore(labels, capacity, to, more):
         np.testing.assert_array_equal(a, b)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(labels=st.lists(st.integers(0, 3), min_size=1, max_size=40), which=st.integers(0, 39))
 def test_removing_leaves_all_others(labels, which):
     reservoir = filled(labels, 40)
@@ -130,7 +130,7 @@ class EagerReservoir(Reservoir):
         return self._evict(y) if self.rng.random() * self._n_seen[y] < sizes[y] else -1
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(labels=st.lists(st.integers(0, 9), max_size=200), capacity=st.integers(1, 30))
 def test_looking_only_at_the_fullest_changes_nothing(labels, capacity):
     quick, eager = (

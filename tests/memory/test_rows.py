@@ -111,7 +111,7 @@ STEPS = st.lists(
 )
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(steps=STEPS, more=st.integers(0, 25))
 def test_recovery_from_either_slot_at_any_moment_is_exact(steps, more, tmp_path_factory):
     """The slots, the journal after them and the file as a cut leaves it give back the memory, bit for bit."""

@@ -63,7 +63,7 @@ def log_likelihood(drift, var, square, outputs, target):
     return -0.5 * np.sum(np.log(2 * np.pi * s) + (target - gamma * outputs) ** 2 / s)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 2**16), st.floats(1e-3, 0.3), st.floats(0, 1))
 def test_the_drift_follows_the_gradient_of_the_likelihood(seed, drift, known):
     rng = np.random.default_rng(seed)
@@ -193,7 +193,7 @@ def test_what_weights_drift_to_answers_alike_in_the_new_scale(tmp_path):
     np.testing.assert_allclose(designed(head, X[:50]) @ head.centre, before, atol=2e-3)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, 2**16), st.floats(-6, 6), st.booleans())
 def test_no_move_of_scale_breaks_it(seed, decades, constant):
     X, y = World(seed=seed).draw(300)

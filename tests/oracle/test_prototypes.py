@@ -18,7 +18,7 @@ def clustered(X, n_per_class, scale=1.0):
     return forms
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(streams)
 def test_together_they_are_the_mean_of_all_labels(draw):
     seed, n, k = draw
@@ -28,7 +28,7 @@ def test_together_they_are_the_mean_of_all_labels(draw):
     np.testing.assert_allclose(forms.counts[0] @ forms.means[0] / n, X.mean(axis=0), atol=1e-5)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(streams, st.sampled_from([1e-3, 1.0, 1e3]))
 def test_merged_they_are_the_mean_of_both(draw, scale):
     seed, n, k = draw

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_cl.sensing.host_clock import HostClock
@@ -48,7 +48,6 @@ def test_a_pause_is_a_new_anchor_and_so_is_a_count_that_begins_anew():
     assert len(clock.times([], 62.0)) == 0
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(1, 40), st.floats(0.001, 0.3)), min_size=2, max_size=60))
 def test_times_always_rise_and_stay_near_the_host(reads):
     clock, n_seen, now_s, last_s = HostClock(0.01), 0, 100.0, -np.inf

@@ -33,7 +33,7 @@ def jittered(rng, n):
     return t, x
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     seed=st.integers(0, 10**6),
     cuts=st.lists(st.integers(0, 400), max_size=30),
@@ -54,7 +54,7 @@ def test_any_split_gives_the_same_windows(seed, cuts, hop):
     assert all(np.isfinite(w).all() for _, w in expected)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     steps=st.lists(st.floats(0.001, 0.3), min_size=30, max_size=200),
     rate=st.sampled_from([7.0, 50.0, 100.0]),

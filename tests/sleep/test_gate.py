@@ -126,7 +126,7 @@ def test_the_verdict_says_how_each_class_fares() -> None:
     assert (found.accuracy_before, found.accuracy_after, found.n_judged) == (0.25, 0.625, 10)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     found=st.lists(
         st.tuples(st.integers(0, 3), st.floats(0.4, 0.6), st.floats(0.4, 0.8)), min_size=8, max_size=60

@@ -34,7 +34,7 @@ MEMORIES = st.lists(st.sampled_from([0, 1, 2, 7]), max_size=40)
 
 
 @pytest.mark.parametrize("name", NAMES)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(y=MEMORIES, n=st.integers(0, 50), size=st.integers(1, 17), step=st.integers(0, 30))
 def test_rows_are_held_balanced_and_repeatable(name: str, y: list[int], n: int, size: int, step: int) -> None:
     first, second = create(name, candidates(y)), create(name, candidates(y))

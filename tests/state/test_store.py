@@ -161,7 +161,7 @@ def test_a_snapshot_comes_back(tmp_path):
     store.close()
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(data=st.data())
 def test_any_damaged_byte_is_noticed_and_the_older_one_used(tmp_path_factory, data):
     folder = tmp_path_factory.mktemp("s")

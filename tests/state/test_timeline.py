@@ -22,7 +22,7 @@ def listed(ranges):
     return [seq for a, b in ranges for seq in range(a, b + 1)]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(steps=st.lists(STEP, min_size=1, max_size=30))
 def test_what_counts_is_as_if_kept_in_a_list(steps):
     revisions, lines, gone = [], [[]], set()

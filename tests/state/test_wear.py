@@ -59,7 +59,7 @@ def test_snapshots_come_at_last_whatever_was_written():
     assert card.wear.snapshot_due(MOST_GROWN * 1000, 1000, 10)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     steps=st.lists(st.tuples(st.floats(0, 3600), st.integers(0, 10**8)), min_size=1, max_size=60),
     least=st.floats(0, 1),

@@ -234,4 +234,4 @@ class Restarts(RuleBasedStateMachine):
 
 
 TestRestarts = Restarts.TestCase
-TestRestarts.settings = settings(max_examples=30, stateful_step_count=30, deadline=None)
+TestRestarts.settings = settings(max_examples=30, stateful_step_count=30)

@@ -35,7 +35,7 @@ values = st.recursive(
 ).map(lambda found: json.dumps(found).encode())
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.sampled_from(KINDS), st.binary(max_size=100) | values)
 def test_any_bytes(kind: str, payload: bytes) -> None:
     with contextlib.suppress(SyncError):

@@ -259,7 +259,7 @@ names = st.lists(st.text(min_size=1, max_size=200), max_size=400, unique=True)
 
 
 @given(names=names, unsigned=st.lists(st.sampled_from(["label", "sleep", "undo"]), unique=True))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_it_always_fits_into_a_message(names: list[str], unsigned: list[str]) -> None:
     body = encode_config(Announced("b", "1", "dual", tuple(names)), "lab/pi", ROOT, tuple(unsigned))
     assert len(body) < messages.MAX_MESSAGE_BYTES

@@ -66,7 +66,7 @@ def test_a_file_comes_whole(tmp_path):
     assert fetch.n_have == 24 and not fetch.n_dropped and server.now_s == 0, "nobody had to wait"
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_lost_doubled_shuffled_truncated_and_foreign_chunks_and_restarts(tmp_path_factory, seed):
     rng = random.Random(seed)

@@ -147,7 +147,7 @@ def test_a_mistyped_criterion_does_not_forget_everything() -> None:
     assert refusal(signed(typo)).code == "malformed"
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.binary(max_size=400), st.booleans(), st.floats())
 def test_no_bytes_do_more_than_be_refused(payload: bytes, retained: bool, up_s: float) -> None:
     with pytest.raises(CommandRefused):
@@ -161,7 +161,7 @@ json_values = st.recursive(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.sampled_from(["id", "to", "boot_id", "until_s", "do"]), json_values)
 def test_no_signed_content_does_more_than_be_refused(field: str, value: Any) -> None:
     checked = gate()

@@ -17,7 +17,7 @@ PRIVATE = signing.make_key()
 PUBLIC = signing.public_of(PRIVATE)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.text(max_size=200), st.text(max_size=200))
 def test_only_the_text_that_was_signed_verifies(text: str, other: str) -> None:
     signature = signing.sign(PRIVATE, signing.COMMAND, text)

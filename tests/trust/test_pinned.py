@@ -21,7 +21,7 @@ def pinned(classes: list[int], capacity: int = 32) -> Pinned:
 
 
 @given(st.lists(st.integers(0, 9), max_size=300), st.integers(0, 300))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_room_is_shared_and_a_restart_changes_nothing(classes: list[int], cut: int) -> None:
     whole, begun = pinned(classes), pinned(classes[:cut])
     arrays, meta = begun.state()

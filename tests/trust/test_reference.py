@@ -80,7 +80,7 @@ def test_while_new_classes_keep_coming_an_unseen_one_is_no_news() -> None:
 
 
 @given(scale=st.sampled_from([1e-3, 1.0, 1e3]), shift=st.sampled_from([0.0, 5.0]), seed=st.integers(0, 50))
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 def test_units_do_not_matter(scale: float, shift: float, seed: int) -> None:
     rng = np.random.default_rng(seed)
     plain, other = Reference(D), Reference(D)
@@ -113,7 +113,7 @@ def test_it_holds_no_more_than_it_says() -> None:
 
 
 @given(st.lists(st.booleans(), min_size=60, max_size=120), st.integers(0, 50))
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 def test_when_it_is_measured_changes_nothing_but_the_scale(measure_now: list[bool], seed: int) -> None:
     """Each label is measured among those before it, at once or later."""
     rng = np.random.default_rng(seed)

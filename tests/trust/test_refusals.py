@@ -30,7 +30,7 @@ def some_scores(rng, *shape):
     return scores / scores.sum(axis=-1, keepdims=True)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seed=seeds, n_features=sizes)
 def test_a_refused_reading_is_never_answered_so_again_and_others_keep_their_order(seed, n_features):
     rng, X = world(seed, n_features)
@@ -46,7 +46,7 @@ def test_a_refused_reading_is_never_answered_so_again_and_others_keep_their_orde
     assert left.sum() == pytest.approx(1, abs=1e-5) or not left.any()
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seed=seeds, scale=st.sampled_from([1e-6, 1.0, 1e6]))
 def test_it_does_not_depend_on_the_units_of_the_features(seed, scale):
     rng, X = world(seed)
@@ -58,7 +58,7 @@ def test_it_does_not_depend_on_the_units_of_the_features(seed, scale):
     np.testing.assert_allclose(plain(X, scores), scaled(X * units, scores), rtol=2e-3, atol=1e-5)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seed=seeds)
 def test_what_is_known_to_be_of_a_class_is_out_of_reach_when_said_before_or_after(seed):
     rng, X = world(seed)
@@ -146,7 +146,7 @@ def test_extreme_values_are_far_and_raise_nothing():
             assert refusals(x, half).tolist() == [0.5, 0.5]
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seed=seeds, n=st.integers(0, 24))
 def test_state_comes_back_bit_for_bit_and_many_are_answered_as_each_is(seed, n):
     rng, X = world(seed)

@@ -213,7 +213,7 @@ def test_no_trust_at_all_is_held_and_refusals_say_what_to_do() -> None:
 
 
 @given(seed=st.integers(0, 99), cut=st.integers(1, 250))
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 def test_it_goes_on_after_a_restart_as_if_there_was_none(seed: int, cut: int) -> None:
     """And equal labels in equal order give equal state."""
     whole, resumed = Home(seed), Home(seed)
@@ -264,7 +264,7 @@ def test_trust_goes_by_the_longest_name() -> None:
     size=st.integers(1, 20),
     jumps=st.lists(st.floats(-1e9, 1e9, allow_nan=False), min_size=1, max_size=200),
 )
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_no_clock_makes_a_bucket_hold_more_than_its_size(size: int, jumps: list[float]) -> None:
     bucket, now_s, allowed = Bucket(size, 60.0), 0.0, float(size)
     taken = 0

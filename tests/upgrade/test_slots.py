@@ -91,7 +91,7 @@ def test_only_the_active_and_the_previous_slot_are_kept(tmp_path):
     board.stop()
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(place=st.floats(0, 1, exclude_max=True), flip=st.integers(1, 255), cut=st.booleans())
 def test_a_damaged_pointer_is_told_and_home_runs(tmp_path_factory, place, flip, cut):
     root = tmp_path_factory.mktemp("state")
