@@ -16,7 +16,8 @@ def bundle(tmp_path):
 
 def test_a_running_device_sleeps_when_asked_then_a_stopped_one(tmp_path, bundle):
     state = tmp_path / "s"
-    with Device(bundle, state) as device:
+    (tmp_path / "c.toml").write_text("[sleep]\nidle_s = 3600  # only when it is asked\n")
+    with Device(bundle, state, "--config", tmp_path / "c.toml") as device:
         device.send(*windows(60, labelled=True))
         device.wait_for("receipt", reading_id="r59")
         before = edge_cl("sleep", "status", "--state", state)
