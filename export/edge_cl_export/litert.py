@@ -93,28 +93,28 @@ def quantise(model: bytes, calibration: FloatArray, scheme: Scheme) -> bytes:
     """
     from ai_edge_quantizer import quantizer
 
+    concerned = list(_concerned(model))
+    if not any(kind in LAYERS for kind, _ in concerned):
+        raise BundleError(f"has no {', '.join(LAYERS)} to quantise")
     try:
         with _quiet():
             made = quantizer.Quantizer(bytearray(model))
-            _configure(made, model, scheme)
+            _configure(made, concerned, scheme)
             ranges = _ranges(made, model, calibration) if made.need_calibration else None
-            found = slim(bytes(made.quantize(ranges).quantized_model))
+            return slim(bytes(made.quantize(ranges).quantized_model))
     except Exception as error:  # the quantiser raises whatever its parts do
         raise BundleError(
             f"ai-edge-quantizer cannot do {scheme.name}: {' '.join(str(error).split())[:300]}"
         ) from error
-    if not _has_int8(found):
-        raise BundleError(f"has no {', '.join(LAYERS)} to quantise")
-    return found
 
 
-def _configure(made: Any, model: bytes, scheme: Scheme) -> None:
-    """Tell the quantiser what to do with each operator that is concerned."""
+def _configure(made: Any, concerned: list[tuple[str, str]], scheme: Scheme) -> None:
+    """Tell the quantiser what to do with each operator, of this kind and with this output."""
     from ai_edge_quantizer import qtyping
 
     granularity = qtyping.QuantGranularity["CHANNELWISE" if scheme.per_channel else "TENSORWISE"]
     n_layers = 0
-    for kind, output in _concerned(model):
+    for kind, output in concerned:
         operation, only = qtyping.TFLOperationName[kind], f"^{re.escape(output)};?$"
         n_layers += kind in LAYERS
         if kind not in LAYERS:
@@ -135,7 +135,7 @@ def _concerned(model: bytes) -> Iterator[tuple[str, str]]:
 
     tree: Any = flatbuffer_utils.read_model_from_bytearray(bytearray(model))
     kinds = {value: name for name, value in vars(schema.BuiltinOperator).items()}
-    (graph,) = tree.subgraphs
+    graph = tree.subgraphs[0]  # others are branches
     for operator in graph.operators:
         kind = kinds[tree.operatorCodes[operator.opcodeIndex].builtinCode]
         constant = any(tree.buffers[graph.tensors[k].buffer].data is not None for k in operator.inputs)
@@ -159,14 +159,6 @@ def _ranges(made: Any, model: bytes, calibration: FloatArray) -> dict[str, Any]:
         for name, ranges in made.calibrate({signature: [row]}, num_threads=1).items():
             found[name] = min_max_update(found[name], ranges) if found.get(name) else ranges
     return found
-
-
-def _has_int8(model: bytes) -> bool:
-    from ai_edge_litert import schema_py_generated as schema
-    from ai_edge_litert.tools import flatbuffer_utils
-
-    tree: Any = flatbuffer_utils.read_model_from_bytearray(bytearray(model))
-    return any(tensor.type == schema.TensorType.INT8 for graph in tree.subgraphs for tensor in graph.tensors)
 
 
 @contextlib.contextmanager
