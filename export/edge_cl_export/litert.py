@@ -19,7 +19,6 @@ from torch import nn
 from edge_cl.errors import BundleError
 from edge_cl.records import FloatArray
 from edge_cl_export.lean import lean
-from edge_cl_export.slim_tflite import slim
 
 LAYERS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
 """What has weights. Norms, roots and pooling stay float32: they lose most and cost little."""
@@ -34,25 +33,23 @@ class Scheme(NamedTuple):
         What the manifest calls it.
     per_channel
         One scale for each output channel, which takes 12 bytes; else one for each layer's weights.
-    n_float_layers
-        So many first layers work with float32 activations; only their weights are int8.
     dynamic
-        No activations are stored in int8: each window's become so on the way into a layer.
+        No activations are stored in int8: each window's become so on the way into a layer. Else those of
+        the first half of the layers stay float32: what is lost there is lost in all
+        (docs/decisions/0028), and the others' are in calibrated ranges.
     """
 
     name: str
     per_channel: bool
-    n_float_layers: int = 0
     dynamic: bool = False
 
 
 SCHEMES = (
     Scheme("static per-tensor", per_channel=False),
-    Scheme("static per-tensor after layer 2", per_channel=False, n_float_layers=2),
     Scheme("static per-channel", per_channel=True),
     Scheme("dynamic range", per_channel=True, dynamic=True),
 )
-"""Smallest first."""
+"""In the order they are tried; the first is the smallest."""
 
 
 def to_tflite(model: nn.Module | torch.export.ExportedProgram, example: FloatArray) -> bytes:
@@ -77,6 +74,13 @@ def to_tflite(model: nn.Module | torch.export.ExportedProgram, example: FloatArr
                 f"litert-torch cannot convert it: {' '.join(str(error).split())[:300]}"
             ) from error
         return slim(path.read_bytes(), names=True)
+
+
+def slim(model: bytes, *, names: bool = False) -> bytes:
+    """As :func:`edge_cl_export.slim_tflite.slim`, whose libraries come with litert-torch."""
+    from edge_cl_export import slim_tflite
+
+    return slim_tflite.slim(model, names=names)
 
 
 def quantise(model: bytes, calibration: FloatArray, scheme: Scheme) -> bytes:
@@ -113,16 +117,17 @@ def _configure(made: Any, concerned: list[tuple[str, str]], scheme: Scheme) -> N
     from ai_edge_quantizer import qtyping
 
     granularity = qtyping.QuantGranularity["CHANNELWISE" if scheme.per_channel else "TENSORWISE"]
+    n_float = sum(kind in LAYERS for kind, _ in concerned) // 2
     n_layers = 0
     for kind, output in concerned:
         operation, only = qtyping.TFLOperationName[kind], f"^{re.escape(output)};?$"
         n_layers += kind in LAYERS
         if kind not in LAYERS:
-            if not scheme.dynamic and n_layers > scheme.n_float_layers:
+            if not scheme.dynamic and n_layers > n_float:
                 made.add_static_config(only, operation, 8, 8)
         elif scheme.dynamic:
             made.add_dynamic_config(only, operation, 8, granularity)
-        elif n_layers <= scheme.n_float_layers:
+        elif n_layers <= n_float:
             made.add_weight_only_config(only, operation, 8, granularity)
         else:
             made.add_static_config(only, operation, 8, 8, granularity)

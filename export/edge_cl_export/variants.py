@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 
 import msgspec
 import numpy as np
@@ -19,14 +19,13 @@ from torch import nn
 from edge_cl import encoders
 from edge_cl.bundle import Bundle, Prior, npz_bytes, write_bundle
 from edge_cl.encoders.base import Encoder
-from edge_cl.encoders.forms import LEAST_AGREEMENT, Form
+from edge_cl.encoders.forms import Form
 from edge_cl.errors import BundleError
 from edge_cl.manifest import Variant, VariantReport
 from edge_cl.records import FloatArray
 from edge_cl_export import int8_onnx, litert
 from edge_cl_export.freeze import spread
 from edge_cl_export.prior import linear_scores
-from edge_cl_export.slim_tflite import slim
 
 Module: TypeAlias = nn.Module | torch.export.ExportedProgram
 
@@ -34,8 +33,6 @@ FLOAT_PARITY = 1e-4
 N_CALIBRATION = 512
 N_JUDGED = 4000
 N_TIMED = 300
-SURE = 1.645
-"""In standard errors."""
 BATCH = 256
 
 
@@ -114,16 +111,6 @@ def add_variants(path: str | Path, module: Module | None, windows: Windows) -> B
     return made.written(path)
 
 
-class _Passed(NamedTuple):
-    """A variant that the gate lets through."""
-
-    form: Form
-    scheme: str
-    model: bytes
-    encoder: Encoder
-    report: VariantReport
-
-
 class _Made:
     """Variants as they are made and pass."""
 
@@ -144,7 +131,7 @@ class _Made:
         )
 
     def tflite(self, module: Module | None) -> None:
-        """In float32, and quantised in the smallest way that passes for sure, else that passes."""
+        """In float32, and quantised in the first way that passes."""
         if module is None:
             self.notes.append("no .tflite: a torch module is needed for that, and an ONNX file has none")
             return
@@ -154,20 +141,14 @@ class _Made:
         except BundleError as error:
             self.notes.append(f"no {form.member}: {error}")
             return
-        float32 = self._try(form, "litert", "", lambda: slim(model), None)
+        float32 = self._try(form, "litert", "", lambda: litert.slim(model), None)
         if float32 is None:
             return
         form = Form("tflite", "int8", "encoder.int8.tflite", "tflite_int8")
-        passed: list[_Passed] = []
         for scheme in litert.SCHEMES:
             make = _bound(litert.quantise, model, self._calibration, scheme)
-            found = self._passing(form, "litert", scheme.name, make, float32)
-            passed += [found] if found else []
-            if found and is_sure(found.report):
-                passed = [found]
-                break
-        if passed:
-            self._keep(passed[0])
+            if self._try(form, "litert", scheme.name, make, float32) is not None:
+                return
 
     def written(self, path: str | Path) -> Bundle:
         """The bundle with what passed."""
@@ -183,12 +164,6 @@ class _Made:
         self, form: Form, runtime: str, scheme: str, make: Callable[[], bytes], float32: Encoder | None
     ) -> Encoder | None:
         """Make a variant, judge it, and keep it when it passes; else None, and a note says why."""
-        found = self._passing(form, runtime, scheme, make, float32)
-        return None if found is None else self._keep(found)
-
-    def _passing(
-        self, form: Form, runtime: str, scheme: str, make: Callable[[], bytes], float32: Encoder | None
-    ) -> _Passed | None:
         what = f"{form.member}{f' ({scheme})' if scheme else ''}"
         try:
             model = make()
@@ -200,30 +175,20 @@ class _Made:
         if why := failure(form._replace(report=report)):
             self.notes.append(f"no {what}: {why}")
             return None
-        return _Passed(form, scheme, model, encoder, report)
-
-    def _keep(self, passed: _Passed) -> Encoder:
-        form = passed.form
         if form.golden != "features":
-            self._golden[form.golden] = passed.encoder.encode_many(self._golden["inputs"])
-        self._models[form.member] = passed.model
+            self._golden[form.golden] = encoder.encode_many(self._golden["inputs"])
+        self._models[form.member] = model
         self._variants.append(
             Variant(
                 format="onnx" if form.format == "onnx" else "tflite",
                 precision="int8" if form.precision == "int8" else "float32",
-                scheme=passed.scheme,
+                scheme=scheme,
                 member=form.member,
                 golden=form.golden,
-                report=passed.report,
+                report=report,
             )
         )
-        return passed.encoder
-
-
-def is_sure(report: VariantReport) -> bool:
-    """Whether other windows of the same kind would agree as often as the gate asks, 19 times in 20."""
-    error = (report.agreement * (1 - report.agreement) / report.n_windows) ** 0.5
-    return report.agreement - SURE * error >= LEAST_AGREEMENT
+        return encoder
 
 
 def failure(form: Form) -> str:

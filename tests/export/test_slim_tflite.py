@@ -166,6 +166,23 @@ def test_a_lean_file_has_half_the_steps_and_the_same_features(fat: dict[str, byt
     assert len(steps) <= 0.5 * len(answers(fat["float32"])[1]) and "TRANSPOSE" not in steps
 
 
+def test_the_second_half_of_the_layers_works_in_int8_with_padding_and_shortcut() -> None:
+    model = litert.quantise(litert.to_tflite(trained(), X[0]), X, litert.SCHEMES[0])
+    tree: Any = flatbuffer_utils.read_model_from_bytearray(bytearray(model))
+    (graph,) = tree.subgraphs
+    kinds = {value: name for name, value in vars(schema.BuiltinOperator).items()}
+    in_int8: dict[str, list[bool]] = {"layer": [], "PAD": [], "ADD": []}
+    for step in graph.operators:
+        kind = kinds[tree.operatorCodes[step.opcodeIndex].builtinCode]
+        kind = "layer" if kind in litert.LAYERS else kind
+        in_int8.setdefault(kind, []).append(graph.tensors[step.outputs[0]].type == schema.TensorType.INT8)
+    assert in_int8["layer"] == [False] * 4 + [True] * 5
+    assert in_int8["PAD"] == [False, True] and in_int8["ADD"].count(True) == 1
+    stored = [t for t in graph.tensors if tree.buffers[t.buffer].data is not None]
+    weights = [t for t in stored if t.type == schema.TensorType.INT8]
+    assert len(weights) == 9 and all(len(t.quantization.scale) == 1 for t in weights)
+
+
 def test_somebody_elses_network_is_not_rewritten() -> None:
     module = nn.Sequential(nn.Flatten(), nn.Linear(280, 4))
     assert lean(module) is module
