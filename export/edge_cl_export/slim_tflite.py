@@ -121,25 +121,25 @@ class _SharingBuilder(flatbuffers.Builder):  # type: ignore[misc]  # the library
 
     def __init__(self, size: int) -> None:
         super().__init__(size)
-        self._vectors: dict[tuple[int, bytes], int] = {}
-        self._before = self._size = self._alignment = 0
-        self._has_places = False
+        self._vectors: dict[bytes, int] = {}
+        self._before = self._size = 0
+        self._of_values = False
 
     def StartVector(self, size: int, n: int, alignment: int) -> int:  # noqa: N802
-        self._before, self._size, self._alignment = self.Offset(), size * n, max(alignment, 4)
-        self._has_places = False
+        self._before, self._size, self._of_values = self.Offset(), size * n, True
         return cast(int, super().StartVector(size, n, alignment))
 
     def PrependUOffsetTRelative(self, place: int) -> None:  # noqa: N802
-        self._has_places = True  # counted from here: equal ones mean other things elsewhere
+        self._of_values = False  # places are counted from here: equal ones mean other things elsewhere
         super().PrependUOffsetTRelative(place)
 
     def EndVector(self, *given: Any) -> int:  # noqa: N802
         at = cast(int, super().EndVector(*given))
-        if self._has_places:
+        if not self._of_values:
             return at
-        written = bytes(self.Bytes[self.head : self.head + 4 + self._size])
-        first = self._vectors.setdefault((self._alignment, written), at)
+        self._of_values = False  # strings end like vectors, and begin otherwise
+        written = bytes(self.Bytes[self.head : self.head + 4 + self._size])  # their number, and they
+        first = self._vectors.setdefault(written, at)
         if first != at:
             self.head = len(self.Bytes) - self._before
         return first

@@ -109,6 +109,20 @@ print("same", len(forms))
     assert done.stdout == f"same {len(FORMS)}\n", done.stderr
 
 
+def test_names_stay_apart(fat: dict[str, bytes]) -> None:
+    """Also long ones that begin alike, behind a vector of four bytes."""
+    tree: Any = flatbuffer_utils.read_model_from_bytearray(bytearray(fat["float32"]))
+    (graph,) = tree.subgraphs
+    names = {graph.inputs[0]: b"serving_default_1", graph.outputs[0]: b"serving_default_2"}
+    for number, name in names.items():
+        graph.tensors[number].name = name
+        graph.tensors[number].shape = [5]
+    model = slim(bytes(flatbuffer_utils.convert_object_to_bytearray(tree)), names=True)
+    found = schema.Model.GetRootAs(model, 0).Subgraphs(0)
+    for number in range(found.TensorsLength()):
+        assert found.Tensors(number).Name() == names.get(number, b"%d" % number)
+
+
 def test_it_cannot_be_slimmer_twice(fat: dict[str, bytes]) -> None:
     for model in fat.values():
         assert slim(slim(model)) == slim(model)
