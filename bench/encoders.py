@@ -52,7 +52,10 @@ def measure(data: Path | None, bundles: Path) -> dict[str, Any]:
     return {
         "int8_agreement": min(form["agreement"] for form in judged),
         "int8_accuracy_loss_points": max(form["accuracy_loss_points"] for form in judged),
-        "onnx_int8_size_ratio": max(found[name]["onnx int8"]["size_ratio"] for name in judging),
+        **{
+            f"{kind}_int8_size_ratio": max(found[name][f"{kind} int8"]["size_ratio"] for name in judging)
+            for kind in ("onnx", "tflite")
+        },
         "judged": judging,
         "bundles": found,
     }

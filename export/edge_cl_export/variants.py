@@ -136,14 +136,18 @@ class _Made:
             self.notes.append("no .tflite: a torch module is needed for that, and an ONNX file has none")
             return
         form = Form("tflite", "float32", "encoder.tflite", "features")
-        float32 = self._try(form, "litert", "", lambda: litert.to_tflite(module, self._calibration[0]), None)
+        try:
+            model = litert.to_tflite(module, self._calibration[0])
+        except BundleError as error:
+            self.notes.append(f"no {form.member}: {error}")
+            return
+        float32 = self._try(form, "litert", "", lambda: litert.slim(model), None)
         if float32 is None:
             return
-        model = self._models[form.member]
         form = Form("tflite", "int8", "encoder.int8.tflite", "tflite_int8")
         for scheme in litert.SCHEMES:
             make = _bound(litert.quantise, model, self._calibration, scheme)
-            if self._try(form, "litert", scheme, make, float32) is not None:
+            if self._try(form, "litert", scheme.name, make, float32) is not None:
                 return
 
     def written(self, path: str | Path) -> Bundle:

@@ -110,21 +110,24 @@ def test_what_fails_the_gate_is_not_written_and_the_figure_is_said(
     assert "agrees with float32 on" in why and "needs 99%" in why
 
 
-def test_dynamic_range_is_tried_when_static_fails(
+def test_the_next_way_is_tried_when_one_fails(
     packed: Path, fitted: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    good = litert.quantise
+    good, dynamic = litert.quantise, litert.SCHEMES[-1]
 
-    def one_way(model: bytes, calibration: Any, scheme: str) -> bytes:
-        if scheme == litert.STATIC:
+    def one_way(model: bytes, calibration: Any, scheme: litert.Scheme) -> bytes:
+        if scheme != dynamic:
             raise BundleError("cannot")
         return good(model, calibration, scheme)
 
     monkeypatch.setattr(litert, "quantise", one_way)
     made = add_variants(packed, fitted, WINDOWS)
     (scheme,) = (v.scheme for v in made.manifest.variants if v.member == "encoder.int8.tflite")
-    assert scheme == litert.DYNAMIC
-    assert made.manifest.provenance["left_out"] == ["no encoder.int8.tflite (static per-channel): cannot"]
+    assert scheme == dynamic.name == "dynamic range"
+    failed = ("static per-tensor", "static per-channel")
+    assert made.manifest.provenance["left_out"] == [
+        f"no encoder.int8.tflite ({way}): cannot" for way in failed
+    ]
 
 
 def test_what_cannot_be_converted_is_said(packed: Path) -> None:
@@ -186,7 +189,7 @@ def test_a_graph_without_weights_to_quantise_is_refused() -> None:
         int8_onnx.quantise(freeze(Mean(), SOURCE.X[:4]), TRAIN.X)
     model = litert.to_tflite(Mean(), SOURCE.X[0])
     with pytest.raises(BundleError, match="to quantise"):
-        litert.quantise(model, TRAIN.X[:2], litert.DYNAMIC)
+        litert.quantise(model, TRAIN.X[:2], litert.SCHEMES[-1])
 
 
 @pytest.mark.parametrize("depth", [1, 2, 3, 4])
