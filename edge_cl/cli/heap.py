@@ -9,6 +9,7 @@ import contextlib
 import ctypes
 
 MMAP_THRESHOLD = -3, 256 * 1024
+ARENA_MAX = -8, 1
 """Option and value for ``mallopt``."""
 
 
@@ -20,6 +21,7 @@ def return_freed_memory() -> None:
     """
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).mallopt(*MMAP_THRESHOLD)
+        ctypes.CDLL(None).mallopt(*ARENA_MAX)
 
 
 def trim() -> None:
