@@ -30,7 +30,7 @@ from edge_cl.sensing.windowing import Windower
 MAX_LINE_BYTES = 4 * 1024 * 1024
 CHUNK_LINES = 64
 CHUNK_BYTES = 8 * 1024
-"""Lines are taken together while they are fewer and shorter: long ones would hold memory, and gain nothing."""
+"""Lines are taken together while they are fewer and shorter: long ones hold memory and gain nothing."""
 STDIN = 0
 TICK_S = 0.05
 N_LOGGED = 20

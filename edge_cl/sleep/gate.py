@@ -90,9 +90,7 @@ def judge(
     """
     n = len(y)
     right = [found[:, 0] > found[:, 1] for found in (before, after)]
-    by_class = {
-        int(c): (float(right[0][y == c].mean()), float(right[1][y == c].mean())) for c in distinct(y)
-    }
+    by_class = {int(c): (float(right[0][y == c].mean()), float(right[1][y == c].mean())) for c in distinct(y)}
     was, would_be = np.mean(list(by_class.values()) or [(0.0, 0.0)], axis=0).tolist()
     if n < MIN_HELD_BACK:
         reason = f"only {n} held-back exemplars; {MIN_HELD_BACK} are needed"
