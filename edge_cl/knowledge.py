@@ -25,7 +25,7 @@ from edge_cl.manifest import Merged
 from edge_cl.memory import Exemplars, RowFile
 from edge_cl.naming import ClassNames
 from edge_cl.nap import Nap
-from edge_cl.records import FloatArray, SleepPlan, SleepProgress, SleepReport, under
+from edge_cl.records import FloatArray, SleepPlan, SleepProgress, SleepReport, distinct, under
 from edge_cl.trust import TRUSTED, Calibrator, Origin, Said, Stability, Verdict
 
 if TYPE_CHECKING:
@@ -414,10 +414,10 @@ class Knowledge:
         held_back = self.memory.held_back
         if not held_back.n:
             return
-        rows = np.unique(np.linspace(0, held_back.n - 1, N_EVALUATED).astype(np.int64))
+        rows = distinct(np.linspace(0, held_back.n - 1, N_EVALUATED).astype(np.int64))
         y = held_back.labels[rows]
         right = self.head.predict_many(held_back.features(rows)).argmax(axis=1) == y
-        self.stability.update({int(c): float(right[y == c].mean()) for c in np.unique(y)})
+        self.stability.update({int(c): float(right[y == c].mean()) for c in distinct(y)})
 
     def check_room(self, label: str) -> None:
         """Raise BudgetExceeded when `label` is a new class that fits in no way; changes nothing."""

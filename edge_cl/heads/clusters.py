@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_cl.heads.prototypes import absorb, closest
-from edge_cl.records import FloatArray
+from edge_cl.records import FloatArray, distinct
 
 SWEEPS = 5
 """Of moving every mean to its samples; at 2 most of the gain is lost."""
@@ -34,7 +34,7 @@ def recluster(Z: FloatArray, means: FloatArray, counts: NDArray[np.float64]) -> 
         yield
     for _ in range(SWEEPS):
         nearest = _nearest(Z, means)
-        for k in np.unique(nearest):
+        for k in distinct(nearest):
             means[k] = Z[nearest == k].mean(axis=0)
         yield
     share = np.bincount(_nearest(Z, means), minlength=len(means)) / len(Z)

@@ -15,7 +15,7 @@ from edge_cl.heads.linalg import merged_means
 from edge_cl.heads.priors import prior_weights
 from edge_cl.heads.prototypes import SubPrototypes
 from edge_cl.memory.exemplars import Exemplars
-from edge_cl.records import FloatArray, under
+from edge_cl.records import FloatArray, distinct, under
 
 MOST_FORMS = 64
 """More is a slip of the pen."""
@@ -97,7 +97,7 @@ class PrototypeHead(Head):
         """Weigh all classes alike in the within-class variance; merge and split the forms of each."""
         X, y = exemplars.selected(MAX_EXEMPLARS)
         spread = np.zeros(self.n_features)
-        classes = [c for c in np.unique(y) if (y == c).sum() > 1]
+        classes = [c for c in distinct(y) if (y == c).sum() > 1]
         for c in classes:
             spread += X[y == c].var(axis=0, ddof=1, dtype=np.float64) / len(classes)
         if classes:

@@ -17,7 +17,7 @@ from edge_cl.heads.priors import prior_weights
 from edge_cl.heads.program import Parameters, StepProgram, Trainer
 from edge_cl.heads.standardise import RunningMoments, Standardiser
 from edge_cl.memory.exemplars import Exemplars
-from edge_cl.records import FloatArray, under
+from edge_cl.records import FloatArray, distinct, under
 
 LOCAL_WEIGHT = 1.0
 """Of the local memory. `dual` gives it 0.6, but its slow memory learns the same labels; this one waits for
@@ -167,7 +167,7 @@ class StepHead(Head):
         self.standardise.refit(exemplars.selected(N_SCALE)[0])
         self.moments = None
         new = np.zeros(self.n_classes, dtype=np.bool_)
-        new[np.unique(exemplars.y)] = True
+        new[distinct(exemplars.y)] = True
         new &= ~self.trained
         weight = self.program.spec.class_weight
         norms = np.linalg.norm(self.parameters[weight][self.trained if self.trained.any() else new], axis=1)

@@ -14,7 +14,7 @@ from edge_cl.errors import BudgetExceeded, StateError
 from edge_cl.memory.codecs import CODECS, Float32
 from edge_cl.memory.eviction import DRAWN, most_redundant
 from edge_cl.memory.rows import FileRows, RamRows, RowFile
-from edge_cl.records import FloatArray, under
+from edge_cl.records import FloatArray, distinct, under
 
 ABOUT = np.dtype([("label", np.uint16), ("born", np.uint32), ("box", np.uint8), ("due", np.uint16)])
 """What is known of an exemplar beside its row: class, which offer it was, recall box, sleep it is due in."""
@@ -337,7 +337,7 @@ class Reservoir:
         if self.evict == "random" or len(slots) < 3:
             return int(self.rng.integers(len(slots)))
         drawn = self.rng.integers(len(slots), size=DRAWN) if len(slots) > DRAWN else np.arange(len(slots))
-        drawn = np.unique(drawn)
+        drawn = distinct(drawn)
         return int(drawn[most_redundant(self.features(np.array([slots[k] for k in drawn.tolist()])))])
 
     def _evict(self, c: int) -> int:
@@ -363,7 +363,7 @@ class Reservoir:
         self._rows.move(slots, to)
         self._about[to] = self._about[slots]
         new_slot = dict(zip(slots.tolist(), to.tolist(), strict=True))
-        for c in np.unique(self._about["label"][to]).tolist():
+        for c in distinct(self._about["label"][to]).tolist():
             self._slots[c] = array("i", [new_slot.get(slot, slot) for slot in self._slots[c]])
         self.n = n
 

@@ -29,6 +29,8 @@ from edge_cl.sensing.windowing import Windower
 
 MAX_LINE_BYTES = 4 * 1024 * 1024
 CHUNK_LINES = 64
+CHUNK_BYTES = 8 * 1024
+"""Lines are taken together while they are fewer and shorter: long ones hold memory and gain nothing."""
 STDIN = 0
 TICK_S = 0.05
 N_LOGGED = 20
@@ -291,9 +293,11 @@ class PipeStream(_Lines):
         chunk: list[bytes] = []
         try:
             line = self._lines.get(timeout=TICK_S)
+            room = CHUNK_BYTES
             while line is not None:
                 chunk.append(line)
-                if len(chunk) == CHUNK_LINES:
+                room -= len(line)
+                if len(chunk) == CHUNK_LINES or room <= 0:
                     return chunk, False
                 line = self._lines.get_nowait()
             return chunk, True

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_cl.records import FloatArray
+from edge_cl.records import FloatArray, distinct
 
 MIN_HELD_BACK = 8
 """With fewer held-back exemplars no head can be judged, and the old one stays."""
@@ -90,9 +90,7 @@ def judge(
     """
     n = len(y)
     right = [found[:, 0] > found[:, 1] for found in (before, after)]
-    by_class = {
-        int(c): (float(right[0][y == c].mean()), float(right[1][y == c].mean())) for c in np.unique(y)
-    }
+    by_class = {int(c): (float(right[0][y == c].mean()), float(right[1][y == c].mean())) for c in distinct(y)}
     was, would_be = np.mean(list(by_class.values()) or [(0.0, 0.0)], axis=0).tolist()
     if n < MIN_HELD_BACK:
         reason = f"only {n} held-back exemplars; {MIN_HELD_BACK} are needed"
@@ -125,7 +123,7 @@ def loss_on_pinned(before: FloatArray, after: FloatArray, y: NDArray[np.int64]) 
     lost, won = was_right & ~is_right, is_right & ~was_right
     if _by_chance(int(lost.sum()), int(won.sum())) <= PINNED_P:
         return f"it loses {lost.sum()} of {len(y)} pinned exemplars and wins {won.sum()}"
-    classes = np.unique(y)
+    classes = distinct(y)
     for c in classes:
         n_lost, n_won = int((lost & (y == c)).sum()), int((won & (y == c)).sum())
         if _by_chance(n_lost, n_won) <= PINNED_P / len(classes):

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from edge_cl.errors import NumericalError
 from edge_cl.memory import Exemplars, ReplayMemory
-from edge_cl.records import FloatArray, SleepPlan, SleepProgress
+from edge_cl.records import FloatArray, SleepPlan, SleepProgress, distinct
 from edge_cl.sleep import samplers
 from edge_cl.sleep.gate import Verdict, answers, judge, loss_on_pinned
 from edge_cl.sleep.samplers import Candidates
@@ -151,11 +151,11 @@ class Rehearsal(Generic[H]):
 
     def _look(self) -> None:
         """How well the candidate does just now, on some of the exemplars that judge."""
-        rows = np.unique(np.linspace(0, self.n_held_back - 1, BLOCK).astype(np.int64))
         if self.n_held_back:
+            rows = distinct(np.linspace(0, self.n_held_back - 1, BLOCK).astype(np.int64))
             y = self._judge_y[rows]
             right = self.candidate.exam(self._judges.features(rows), y, learned=False).argmax(axis=1) == y
-            self.looks.append({int(c): float(right[y == c].mean()) for c in np.unique(y)})
+            self.looks.append({int(c): float(right[y == c].mean()) for c in distinct(y)})
 
     def _judge(self) -> Verdict:
         verdict = judge(

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from edge_cl.errors import ConfigError
 from edge_cl.memory.exemplars import Sampler
-from edge_cl.records import FloatArray
+from edge_cl.records import FloatArray, distinct
 
 MAX_BOX = 5
 """An exemplar that is answered right again and again rests 2^5 = 32 sleeps at most."""
@@ -65,7 +65,7 @@ class _ClassBalanced(abc.ABC):
 
     def __init__(self, candidates: Candidates) -> None:
         self.candidates = candidates
-        self._classes = np.unique(candidates.y)
+        self._classes = distinct(candidates.y)
         self._rows = [np.flatnonzero(candidates.y == c) for c in self._classes]
         self._pools = [self._order(c, rows) for c, rows in enumerate(self._rows)]
 
@@ -85,7 +85,7 @@ class _ClassBalanced(abc.ABC):
         turns = np.arange(step * size, (step + 1) * size)
         classes, rounds = turns % len(self._classes), turns // len(self._classes)
         rows = np.empty(size, dtype=np.int64)
-        for c in np.unique(classes):
+        for c in distinct(classes):
             mine = classes == c
             rows[mine] = self._drawn(int(c), step, rounds[mine])
         return rows
@@ -115,7 +115,7 @@ class Balanced(_ClassBalanced):
     def _drawn(self, c: int, step: int, rounds: NDArray[np.int64]) -> NDArray[np.int64]:
         n = len(self._pools[c])
         rows = np.empty(len(rounds), dtype=np.int64)
-        for epoch in np.unique(rounds // n).tolist():
+        for epoch in distinct(rounds // n).tolist():
             mine = rounds // n == epoch
             rows[mine] = self._epoch(c, epoch)[rounds[mine] % n]
         return rows

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_cl.memory.codecs import Float16
-from edge_cl.records import FloatArray
+from edge_cl.records import FloatArray, distinct
 
 CAPACITY = 512
 """Features of trusted labels that are kept."""
@@ -182,7 +182,7 @@ class Reference:
         squares[np.arange(n_rows) >= among[:, None]] = np.inf
         own, rival = np.full((2, len(y)), np.inf)
         nearest = np.full(len(y), -1)
-        for c in np.unique(self._y[:n_rows]).tolist():
+        for c in distinct(self._y[:n_rows]).tolist():
             of_class = squares[:, self._y[:n_rows] == c]
             if of_class.shape[1] > N_NEAREST:
                 of_class = np.partition(of_class, N_NEAREST - 1, axis=1)[:, :N_NEAREST]

@@ -60,6 +60,27 @@ def test_run_on_the_default_bundle_loads_nothing_heavy(tmp_path):
     assert not packages & {"paho", "ssl"}, "no MQTT was asked for"
 
 
+def test_learning_loads_no_masked_arrays(tmp_path):
+    """`numpy.ma` is 1 MB, and one call of `np.unique` brings it."""
+    manifest = Bundle.load(WRIST).manifest
+    n = manifest.window_samples
+    blocks = [
+        {
+            "t": [(k * n + j) / manifest.rate_hz for j in range(n)],
+            "x": [[0.1 * k, j % 7, 9.8, 0, 0, 0] for j in range(n)],
+            "label": manifest.class_names[k % 2],
+        }
+        for k in range(12)
+    ]
+    command = [sys.executable, "-X", "importtime", *COMMAND[1:], "run", WRIST, "--state", str(tmp_path / "s")]
+    done = subprocess.run(
+        command, input=jsonl(blocks), capture_output=True, env=ENVIRONMENT, timeout=60, check=True
+    )
+    assert len(answers(done.stdout.decode(), "receipt")) >= 12
+    imported = {line.split("|")[-1].strip() for line in done.stderr.decode().splitlines() if "|" in line}
+    assert "numpy.lib" in imported and "numpy.ma" not in imported
+
+
 @pytest.mark.parametrize("command", [["run", "--help"], ["status", "--help"], ["simulate", "--help"]])
 def test_help_is_quick(command):
     code = (

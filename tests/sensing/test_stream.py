@@ -258,6 +258,23 @@ def test_a_pipe_that_ends_ends_the_stream(manifest):
     assert len(readings(events)) == 199
 
 
+@pytest.mark.parametrize(("n_padding", "most"), [(0, 64), (3000, 3)])
+def test_a_pipe_takes_few_long_lines_at_once(manifest, monkeypatch, n_padding, most):
+    """A chunk is held in memory, as lines and as what they hold."""
+    padding = b" " * n_padding + b"\n"
+    text = b"".join(json.dumps(sample(k)).encode() + padding for k in range(400))
+    stream = PipeStream(manifest, file=io.BytesIO(text))
+    feed, taken = stream.assembler.feed, []
+
+    def counted(chunk):
+        taken.append(len(chunk))
+        return feed(chunk)
+
+    monkeypatch.setattr(stream.assembler, "feed", counted)
+    assert len(readings(list(stream))) == 79
+    assert sum(taken) == 400 and max(taken) <= most
+
+
 def test_paced_plays_at_the_recordings_speed(tmp_path, manifest):
     path = write(
         tmp_path / "a.jsonl", [sample(k) for k in range(40)] + [sample(10_000 + k) for k in range(10)]
