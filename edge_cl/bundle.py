@@ -24,7 +24,7 @@ import hashlib
 import io
 import struct
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +126,11 @@ class Bundle:
             return self._members[name]
         except KeyError:
             raise BundleError(f"bundle {self.manifest.name!r} has no member {name!r}") from None
+
+    def let_go(self, names: Iterable[str]) -> None:
+        """Hold the bytes of these members no longer; whoever wants them again loads the file again."""
+        for name in names:
+            self._members.pop(name, None)
 
     def prior(self) -> Prior | None:
         """The source statistics, or None when the bundle carries none (a cold start)."""

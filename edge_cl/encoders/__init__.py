@@ -32,6 +32,7 @@ __all__ = [
     "create",
     "encode",
     "golden_error",
+    "let_go",
     "load",
     "load_model",
     "self_test",
@@ -62,6 +63,11 @@ def create(bundle: Bundle, settings: EncoderSettings | None = None, choice: Choi
     if choice is not None and (chosen := _chosen(bundle, settings, choice)) is not None:
         return chosen
     return _first_that_works(bundle, settings)
+
+
+def let_go(bundle: Bundle) -> None:
+    """Forget what only `create` needs, most of a bundle with a large encoder: a runtime has its own."""
+    bundle.let_go([*(form.member for form in forms(bundle)), "golden.npz"])
 
 
 def load(bundle: Bundle, form: Form, runtime: str, *, provider: str = "cpu", threads: int = 1) -> Encoder:

@@ -6,7 +6,6 @@ A decoder turns a line into `Samples`, a `Labelled` ready window, or a `Label`, 
 
 from __future__ import annotations
 
-import csv
 from typing import Any, TypeAlias
 
 import msgspec
@@ -132,6 +131,8 @@ class CsvDecoder:
 
     def decode(self, line: bytes) -> Item | None:
         """One row; None for the header and for empty ones."""
+        import csv  # most devices read none
+
         try:
             cells = next(csv.reader([line.decode("utf-8")]), [])
         except (UnicodeDecodeError, csv.Error) as error:

@@ -17,10 +17,8 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeout
 from pathlib import Path
-from typing import IO, Literal, Protocol, TypeVar
+from typing import IO, TYPE_CHECKING, Literal, Protocol, TypeVar
 
 import msgspec
 
@@ -28,6 +26,9 @@ from edge_cl.errors import DeviceNotRunning, EdgeCLError, StateError, SyncError
 from edge_cl.records import Answer, Label, LabelKind, Receipt, SleepReport, SleepRequest, Status
 from edge_cl.revisions import HeldLabel, Outcome, Revision
 from edge_cl.sync.messages import MAX_INBOUND_BYTES, answers, check_label
+
+if TYPE_CHECKING:  # imported when somebody asks
+    from concurrent.futures import Future
 
 SOCKET_NAME = "control.sock"
 SOURCE = "local"
@@ -198,7 +199,7 @@ class ControlServer:
 
     def _status_reply(self) -> Reply:
         if self._device is not None:
-            with contextlib.suppress(FutureTimeout):
+            with contextlib.suppress(TimeoutError):
                 return Reply(status=self._in_the_loop(self._device.status, STATUS_S))
         if self._status is None:
             return Reply(error="the device is starting and has no status yet; ask again in a moment")
@@ -224,13 +225,15 @@ class ControlServer:
                     lambda: device.revise(revision, source=SOURCE, wait=False), REVISE_S
                 )
             )
-        except FutureTimeout:
+        except TimeoutError:
             return Reply(error="the device is busy and may still do it; ask for its status in a moment")
         except EdgeCLError as error:
             return Reply(error=str(error))
 
     def _in_the_loop(self, ask: Callable[[], A], timeout_s: float) -> A:
         """What `ask()` gives or raises on the run loop's thread, at its next poll."""
+        from concurrent.futures import Future
+
         asked = Future[A]()
 
         def answer() -> None:
@@ -243,12 +246,14 @@ class ControlServer:
         return asked.result(timeout=timeout_s)
 
     def _teach(self, label: Label) -> Reply:
+        from concurrent.futures import Future
+
         waiting = (label, Future[Receipt]())
         self._waiting.append(waiting)
         self._arrived.append(label)
         try:
             return Reply(receipt=waiting[1].result(timeout=RECEIPT_S))
-        except FutureTimeout:
+        except TimeoutError:
             with contextlib.suppress(ValueError):
                 self._waiting.remove(waiting)
             return Reply(

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from edge_cl import encoders
 from edge_cl.bundle import Bundle
 from edge_cl.commands import Release
 from edge_cl.config import Settings
@@ -92,7 +93,7 @@ class Upgrade:
         self._began_s = clock()
         self._noted = 0
         self._resumed = False
-        learner.installed = self.describe
+        self._acts(learner)
 
     # ------------------------------------------------------------------ what may be asked
 
@@ -192,7 +193,7 @@ class Upgrade:
             return False
         swap, self._swap = self._swap, None
         swap()
-        self.learner.installed = self.describe
+        self._acts(self.learner)
         self._watch = Watch(self._slots, self._least.probation)
         return True
 
@@ -232,6 +233,10 @@ class Upgrade:
         return f"{text}, {self._delivery.describe()}" if self._delivery else text
 
     # ------------------------------------------------------------------ step by step
+
+    def _acts(self, learner: Learner) -> None:
+        learner.installed = self.describe
+        encoders.let_go(learner.bundle)  # its runtime has it
 
     def _step(self, busy: Callable[[], bool]) -> None:
         if self._began_s and self._clock() >= self._began_s + WELL_AFTER_S:
