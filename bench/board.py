@@ -5,7 +5,7 @@
              bundle and (with ``--data``) of one exported from myo_emg, on people the export never saw;
              ``onnx_int8_size_ratio``, ``tflite_int8_size_ratio``
 ``memory``   ``onnx_resident_mb``, ``litert_resident_mb``: `edge-cl run` in a clean environment with only
-             its runtime, 20,000 windows, 4,000 labels
+             its runtime, 20,000 windows, 4,000 labels; ``litert_1_3_resident_mb``, LiteRT's smallest
 ``limit``    ``limit_mb``, ``limit_windows``: `edge-cl run` under a memory limit of the kernel, killed when
              it needs more; ``limit_…_peak_mb`` includes the page cache
 ``day``      ``growth_mb_per_day`` and the other figures of `bench.day`
@@ -66,9 +66,13 @@ class Run:
         self.folder, self.bundle, self.data, self.quick = folder, bundle, data, quick
         self._pythons: dict[str, Path] = {}
 
-    def python(self, runtime: str) -> Path:
-        """The Python of an environment that has edge-cl and this runtime, and nothing else."""
-        if runtime not in self._pythons:
+    def python(self, runtime: str, also: str = "") -> Path:
+        """The Python of an environment that has edge-cl and this runtime, and nothing else.
+
+        `also`: what else to install, a runtime of another version.
+        """
+        name = runtime + also
+        if name not in self._pythons:
             dist = self.folder / "dist"
             if not dist.exists():
                 build = [
@@ -82,12 +86,13 @@ class Run:
                     ".",
                 ]
                 subprocess.run(build, check=True, capture_output=True)
-            place = self.folder / f"venv-{runtime}"
+            place = self.folder / f"venv-{len(self._pythons)}"
             venv.create(place, with_pip=True)
             wheel = next(dist.glob("*.whl"))
-            subprocess.run([place / "bin/pip", "install", "-q", f"{wheel}[{runtime}]"], check=True)
-            self._pythons[runtime] = place / "bin/python"
-        return self._pythons[runtime]
+            wanted = [f"{wheel}[{runtime}]", *filter(None, [also])]
+            subprocess.run([place / "bin/pip", "install", "-q", *wanted], check=True)
+            self._pythons[name] = place / "bin/python"
+        return self._pythons[name]
 
 
 def int8(run: Run) -> dict[str, Any]:
@@ -99,17 +104,15 @@ def memory(run: Run) -> dict[str, Any]:
     """Resident memory with either runtime."""
     n = 3_000 if run.quick else 20_000
     found = {}
-    for runtime in ("onnx", "litert"):
-        figures = resident.resident(
-            run.bundle,
-            run.folder / f"state-{runtime}",
-            n_windows=n,
-            seed=0,
-            python=run.python(runtime),
-        )
-        found[f"{runtime}_resident_mb"] = figures["resident_mb"]
-        found[f"{runtime}_peak_mb"] = figures["resident_peak_mb"]
-        found[f"{runtime}_ledger_awake_mb"] = figures["ledger_awake_mb"]
+    environments = {"onnx": run.python("onnx"), "litert": run.python("litert")}
+    if sys.version_info < (3, 13):  # the smallest release; it has no wheels for later ones
+        environments["litert_1_3"] = run.python("litert", "ai-edge-litert<1.4")
+    for name, python in environments.items():
+        state = run.folder / f"state-{name}"
+        figures = resident.resident(run.bundle, state, n_windows=n, seed=0, python=python)
+        found[f"{name}_resident_mb"] = figures["resident_mb"]
+        found[f"{name}_peak_mb"] = figures["resident_peak_mb"]
+        found[f"{name}_ledger_awake_mb"] = figures["ledger_awake_mb"]
     return found
 
 
