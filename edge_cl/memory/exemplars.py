@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Protocol, Self
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -27,8 +27,7 @@ class Sampler(Protocol):
         ...
 
 
-@dataclass(frozen=True, eq=False)
-class Exemplars:
+class Exemplars(msgspec.Struct, frozen=True, eq=False):
     """Remembered exemplars of one sleep; nobody changes them while it lasts.
 
     Attributes
