@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable
-from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -25,8 +25,7 @@ CHUNK = 256
 """Rows decoded at once while distances are measured."""
 
 
-@dataclass(frozen=True, eq=False)
-class Candidates:
+class Candidates(msgspec.Struct, frozen=True, eq=False):
     """What a sampler chooses from; row i of every array is the same exemplar.
 
     Attributes

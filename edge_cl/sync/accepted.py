@@ -9,7 +9,6 @@ from __future__ import annotations
 import sqlite3
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import msgspec
@@ -43,8 +42,7 @@ class CommitsTogether(Protocol):
         """Run a statement in the transaction of the next commit."""
 
 
-@dataclass(slots=True)
-class Entry:
+class Entry(msgspec.Struct):
     """A command that was accepted; `status` is "" until it is finished."""
 
     id: str

@@ -5,8 +5,9 @@ in.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from itertools import islice, pairwise
+
+import msgspec
 
 from edge_cl.sync.outbox import Outbox
 from edge_cl.sync.outbox_rows import Row
@@ -24,8 +25,7 @@ ASKED_AT_ONCE = 2_000
 RANGES_AT_ONCE = 1_000
 
 
-@dataclass
-class _Sent:
+class _Sent(msgspec.Struct):
     row_id: str
     nbytes: int
     due_s: float
