@@ -127,8 +127,8 @@ class Bundle:
         except KeyError:
             if name in self.manifest.members:
                 raise BundleError(
-                    f"bundle {self.manifest.name!r} holds {name!r} no longer: a device runs it; load its file "
-                    "again for another"
+                    f"bundle {self.manifest.name!r} holds {name!r} no longer: a device runs it; for another, "
+                    "load its file again"
                 ) from None
             raise BundleError(f"bundle {self.manifest.name!r} has no member {name!r}") from None
 

@@ -16,13 +16,13 @@ pytestmark = pytest.mark.torch
 from ai_edge_litert import schema_py_generated as schema  # noqa: E402
 from ai_edge_litert.interpreter import Interpreter  # noqa: E402
 from ai_edge_litert.tools import flatbuffer_utils  # noqa: E402
-from edge_cl.errors import BundleError  # noqa: E402
 from edge_cl_export import litert  # noqa: E402
 from edge_cl_export.encoders import SensorEncoder  # noqa: E402
 from edge_cl_export.lean import LeanEncoder, lean  # noqa: E402
 from edge_cl_export.slim_tflite import slim  # noqa: E402
 from torch import nn  # noqa: E402
 
+from edge_cl.errors import BundleError  # noqa: E402
 from tests import tflite  # noqa: E402
 
 VECTORS = ((1, 2, 3), (4, 5, 6))
