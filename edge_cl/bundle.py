@@ -125,6 +125,11 @@ class Bundle:
         try:
             return self._members[name]
         except KeyError:
+            if name in self.manifest.members:
+                raise BundleError(
+                    f"bundle {self.manifest.name!r} holds {name!r} no longer: a device runs it; for another, "
+                    "load its file again"
+                ) from None
             raise BundleError(f"bundle {self.manifest.name!r} has no member {name!r}") from None
 
     def let_go(self, names: Iterable[str]) -> None:
@@ -170,7 +175,7 @@ class Bundle:
 
         `name` is a variant's `golden`: an int8 one has features of its own.
         """
-        if "golden.npz" not in self._members:
+        if "golden.npz" not in self.manifest.members:  # one that was let go would pass for none
             return None
         arrays = _arrays(self.member("golden.npz"), "golden.npz")
         if not {"inputs", name} <= set(arrays):

@@ -189,3 +189,14 @@ def test_verify_refuses_without_a_traceback(path, tmp_path):
     ]:
         done = edge_cl("verify", target)
         assert done.returncode == 1 and found in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_member_that_was_let_go_is_said_to_be_and_no_self_test_passes_without_it(path):
+    bundle = Bundle.load(path)
+    bundle.let_go(["golden.npz"])
+    for ask in (bundle.golden, lambda: bundle.member("golden.npz")):
+        with pytest.raises(BundleError, match=r"holds 'golden\.npz' no longer.*load its file again"):
+            ask()
+    with pytest.raises(BundleError, match="has no member 'other'"):
+        bundle.member("other")
+    assert bundle.prior() is not None

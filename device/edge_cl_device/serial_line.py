@@ -44,7 +44,7 @@ class SerialOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         Of ``frames``: how a value is sent, and by what it (or each channel's) is multiplied.
     full_scale
         Largest magnitude, or each channel's, in the bundle's units: samples there are called saturated. 0:
-        unknown, but of ``int16`` its largest number.
+        unknown, but of ``int16`` never more than its largest number.
     """
 
     port: str
@@ -64,13 +64,14 @@ class SerialLine:
         asked = read_options("sensor serial", options, SerialOptions)
         self.rate_hz = asked.rate_hz
         n_channels = manifest.n_channels
-        self.full_scale = largest(asked.full_scale, n_channels, "sensor serial: option full_scale")
+        named = largest(asked.full_scale, n_channels, "sensor serial: option full_scale")
+        self.full_scale = named
         clocks = Clocks(asked.rate_hz or manifest.rate_hz)
         self._parser: _Parser
         if asked.format == "frames":
             scale = per_channel(asked.scale, n_channels, "sensor serial: option scale")
-            if asked.values == "int16" and self.full_scale is None:
-                self.full_scale = 32768 * np.abs(scale)
+            if asked.values == "int16":
+                self.full_scale = np.minimum(32768 * np.abs(scale), np.inf if named is None else named)
             self._parser = _Frames(FrameParser(n_channels, asked.values), scale, clocks)
         else:
             self._parser = _Lines(_line_decoder(asked, manifest), clocks)

@@ -9,5 +9,6 @@ probation       the time after it took over
 slots, pointer  which bundle runs, which one is gone back to, where each lies; survives any stop
 ==============  ===================================================================================
 
-Nothing is imported here: what a start needs is ``slots``, the rest is loaded when a bundle comes.
+Nothing is imported here: a command that only looks needs ``pointer`` and ``slots``, and a device loads
+``delivery`` and ``shadow`` when a bundle comes.
 """

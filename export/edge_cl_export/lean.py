@@ -18,7 +18,7 @@ from edge_cl_export.encoders import SensorEncoder
 
 def lean(module: nn.Module) -> nn.Module:
     """What to convert in the place of `module`: a `LeanEncoder`, or `module` where there is none for it."""
-    if isinstance(module, SensorEncoder) and _adjacent(module):
+    if type(module) is SensorEncoder and _adjacent(module):  # a subclass may compute something else
         return LeanEncoder(module).eval()
     return module
 

@@ -63,17 +63,17 @@ def to_tflite(model: nn.Module | torch.export.ExportedProgram, example: FloatArr
         raise BundleError(
             f"litert-torch cannot be imported ({error}); run `pip install litert-torch`"
         ) from error
-    module: Any = lean(model.eval()) if isinstance(model, nn.Module) else model.module()
     window = torch.from_numpy(np.ascontiguousarray(example[None], np.float32))
     with _quiet(), tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "encoder.tflite"
         try:
+            module: Any = lean(model.eval()) if isinstance(model, nn.Module) else model.module()
             litert_torch.convert(module, (window,)).export(str(path))
+            return slim(path.read_bytes(), names=True)
         except Exception as error:  # the converter raises whatever its parts do
             raise BundleError(
                 f"litert-torch cannot convert it: {' '.join(str(error).split())[:300]}"
             ) from error
-        return slim(path.read_bytes(), names=True)
 
 
 def slim(model: bytes, *, names: bool = False) -> bytes:

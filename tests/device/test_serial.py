@@ -5,6 +5,7 @@ import errno
 import grp
 import itertools
 import json
+import math
 import os
 import sys
 import termios
@@ -178,7 +179,9 @@ def test_a_line_without_end_is_given_up(monkeypatch):
             {"port": "x", "format": "frames", "scale": [1, 2, 3]},
             r"scale is \[1.0, .*\]; allowed: .* 2 of them",
         ),
-        ({"port": "x", "full_scale": [4, 0]}, r"full_scale is \[4.0, 0.0\]; allowed: .* 2 of them"),
+        ({"port": "x", "full_scale": [4] * 3}, r"full_scale is \[4.0, .*\]; allowed: a number, or 2 of them"),
+        ({"port": "x", "full_scale": []}, r"full_scale is \[\]; allowed"),
+        ({"port": "x", "full_scale": [4, math.nan]}, r"full_scale is \[4.0, nan\]; allowed"),
     ],
 )
 def test_wrong_options_are_explained(options, said):
@@ -307,6 +310,9 @@ def test_text_at_the_end_of_the_range_that_is_named_is_said(cable):
     [
         ({}, None),
         ({"full_scale": -4}, [4, 4]),
+        ({"full_scale": [4, 0]}, [4, math.inf]),
+        ({"full_scale": [0, 0]}, None),
+        ({"format": "frames", "scale": 0.5, "full_scale": [4, 0]}, [4, 16384]),
         ({"format": "frames", "scale": [0.5, -1]}, [16384, 32768]),
         ({"format": "frames", "full_scale": [2, 4]}, [2, 4]),
         ({"format": "frames", "values": "float32"}, None),

@@ -22,6 +22,7 @@ from edge_cl_export.lean import LeanEncoder, lean  # noqa: E402
 from edge_cl_export.slim_tflite import slim  # noqa: E402
 from torch import nn  # noqa: E402
 
+from edge_cl.errors import BundleError  # noqa: E402
 from tests import tflite  # noqa: E402
 
 VECTORS = ((1, 2, 3), (4, 5, 6))
@@ -197,6 +198,26 @@ def test_the_second_half_of_the_layers_works_in_int8_with_padding_and_shortcut()
     assert len(weights) == 9 and all(len(t.quantization.scale) == 1 for t in weights)
 
 
-def test_somebody_elses_network_is_not_rewritten() -> None:
-    module = nn.Sequential(nn.Flatten(), nn.Linear(280, 4))
+class Doubled(SensorEncoder):
+    def forward(self, window: Any) -> Any:
+        return 2 * super().forward(window)
+
+
+@pytest.mark.parametrize(
+    "module", [nn.Sequential(nn.Flatten(), nn.Linear(280, 4)), Doubled(7, feature_size=16, width=16)]
+)
+def test_somebody_elses_network_is_not_rewritten(module: nn.Module) -> None:
     assert lean(module) is module
+
+
+def test_whatever_fails_on_the_way_is_a_bundle_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that the bundle is written without the form."""
+
+    def fail(*_: Any, **__: Any) -> bytes:
+        raise ValueError("no such thing")
+
+    for name in ("lean", "slim"):
+        with monkeypatch.context() as patch:
+            patch.setattr(litert, name, fail)
+            with pytest.raises(BundleError, match="no such thing"):
+                litert.to_tflite(nn.Sequential(nn.Flatten(), nn.Linear(280, 4)), X[0])

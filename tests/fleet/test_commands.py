@@ -190,7 +190,7 @@ def test_serve_collects_shows_and_ends_at_sigterm(broker: Broker, tmp_path: Path
 
 def _get(address: str) -> str:
     try:
-        with urllib.request.urlopen(address, timeout=5) as answer:
+        with urllib.request.urlopen(address, timeout=20) as answer:
             return str(answer.read().decode())
     except OSError:
         return ""

@@ -67,11 +67,11 @@ def _subscribe(url, received):
     client.connect("127.0.0.1", int(url.rpartition(":")[2]))
     client.subscribe("edgecl/#", qos=1)
     client.loop_start()
-    assert ready.wait(5)
+    assert ready.wait(15)
     return client
 
 
-def _wait(happened, timeout_s=5.0):
+def _wait(happened, timeout_s=15.0):
     deadline = time.monotonic() + timeout_s
     while not happened() and time.monotonic() < deadline:
         time.sleep(0.01)

@@ -30,6 +30,9 @@ from edge_cl.sync.connection import MAX_ARRIVALS
 from edge_cl.sync.link import MqttLink, Pace
 from tests.mosquitto import Broker, free_port, wait_until
 
+NOT_WAITED_S = 8.0
+"""Less than the 10 s that `linked` lets a stop take, and much more than a busy machine does."""
+
 ROOT = "edgecl/1/lab/pi"
 STATUS = Status(
     bundle_name="wrist",
@@ -228,7 +231,7 @@ def test_a_broker_that_is_absent_at_start(
         for n in range(49):
             link.sink(receipt(n))
         link.sink(STATUS)
-        assert time.monotonic() - began_s < 1.0
+        assert time.monotonic() - began_s < NOT_WAITED_S
         wait_until(lambda: "cannot be reached ([Errno 111]" in link.alarm, "an alarm")
         wait_until(lambda: link.counts["queued"] == 50, "all queued")
         assert link.counts["sent"] == 0 and not link.connected
@@ -245,7 +248,7 @@ def test_stop_does_not_wait_for_an_absent_broker(stopped_broker: Broker, tmp_pat
         link.sink(receipt(1))
         wait_until(lambda: link.alarm, "the attempt failed")
         began_s = time.monotonic()
-    assert time.monotonic() - began_s < 3.0
+    assert time.monotonic() - began_s < NOT_WAITED_S
     assert queued_on_disk(tmp_path) == 1
 
 
