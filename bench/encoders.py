@@ -53,7 +53,11 @@ def measure(data: Path | None, bundles: Path) -> dict[str, Any]:
         "int8_agreement": min(form["agreement"] for form in judged),
         "int8_accuracy_loss_points": max(form["accuracy_loss_points"] for form in judged),
         **{
-            f"{kind}_int8_size_ratio": max(found[name][f"{kind} int8"]["size_ratio"] for name in judging)
+            f"{kind}_int8_size_ratio": max(
+                found[name][form]["size_ratio"]
+                for name in judging
+                if (form := f"{kind} int8") in found[name]  # else a gate left it out
+            )
             for kind in ("onnx", "tflite")
         },
         "judged": judging,
