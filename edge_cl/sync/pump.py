@@ -244,15 +244,18 @@ class Pump:
         if connection is None or not self.dialler.is_up:
             return
         now_s = time.monotonic()
-        if self._birth_is_due and self.delivery.room > 0:
-            self._birth_is_due = False
-            self._publish("status", self.bearing.birth(), retain=True)
+        self._send_birth()
         for row in self.delivery.due(now_s):
             self._publish(row.kind, self._wrap(row, connection), row=row)
         if self.delivery.room > 0 and (state := self.bearing.take_state()) is not None:
             self._publish("state", state, retain=True)
         while self.delivery.room > 0 and (found := self.discovery.take()) is not None:
             self._announce(*found)
+
+    def _send_birth(self) -> None:
+        if self._birth_is_due and self.delivery.room > 0:
+            self._birth_is_due = False
+            self._publish("status", self.bearing.birth(), retain=True)
 
     def _announce(self, topic: str, body: bytes) -> None:
         self._note_discovery()
@@ -308,7 +311,8 @@ class Pump:
         topics = [(f"{self._root}/{topic}", qos) for topic, qos in SUBSCRIPTIONS.items()]
         hellos = [(topic, 0) for topic in (messages.HELLO, self.discovery.birth_topic) if topic]
         connection.subscribe([*topics, *hellos])
-        self.say_birth()  # nothing is on its way yet, so it goes first
+        self.say_birth()
+        self._send_birth()  # at once, before any task that waits: nothing goes before it
         self.bearing.again()
         self.discovery.again()
 

@@ -28,6 +28,7 @@ from edge_cl.sync.broker import Access, parse_url
 from edge_cl.sync.broker import Broker as BrokerAddress
 from edge_cl.sync.connection import MAX_ARRIVALS
 from edge_cl.sync.link import MqttLink, Pace
+from edge_cl.sync.pump import Pump
 from tests.mosquitto import Broker, free_port, wait_until
 
 NOT_WAITED_S = 8.0
@@ -284,6 +285,7 @@ import sys, time, pathlib
 from edge_cl.records import Receipt
 from edge_cl.sync.broker import Access
 from edge_cl.sync.link import MqttLink, Pace
+from edge_cl.sync.pump import Pump
 from tests.mosquitto import Broker, free_port, wait_until
 link = MqttLink(sys.argv[1], device="pi", site="lab", state_dir=pathlib.Path(sys.argv[2]), confirm="broker")
 link.start()
@@ -351,6 +353,23 @@ def test_birth_and_last_will_of_a_killed_device(
     rebirth = watcher.of("status")[2]
     assert rebirth.online and will.is_stale_against(rebirth)
     assert rebirth.session > will.session
+
+
+@pytest.mark.broker
+def test_a_decision_that_comes_while_it_connects_does_not_overtake_the_birth(
+    broker: Broker, watch: Callable[..., Watcher], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connected = Pump.connected
+
+    def at_once(pump: Pump, connection: Any) -> None:
+        connected(pump, connection)
+        pump.put(lambda: pump.publish_event(Decision(reading_id="r0", t_s=0.0, label="walk", confidence=0.5)))
+
+    monkeypatch.setattr(Pump, "connected", at_once)
+    watcher = watch(broker.url)
+    with linked(broker.url, None):
+        wait_until(lambda: len(watcher.messages) >= 2, "both arrive")
+    assert [topic.removeprefix(f"{ROOT}/") for topic, _, _ in watcher.messages[:2]] == ["status", "event"]
 
 
 @pytest.mark.broker
